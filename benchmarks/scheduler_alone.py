@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--run", type=int, default=100, help="tasks in one submit")
     parser.add_argument("--tasks", type=int, default=200_000)
     parser.add_argument("--strategy", choices=BY_NAME, help="only this one")
-    parser.add_argument("--objects", type=int, default=0, help="each task refers to one of so many shared objects")
+    parser.add_argument("--objects", type=int, default=0, help="shared objects; each task refers to one")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--single", action="store_true", help="call the scheduler for each event alone")
     options = parser.parse_args()

@@ -267,7 +267,7 @@ def real(rounds: int, slaves: int, arrays: int, array_bytes: int, tasks: int, ru
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="work whose name has this in it")
-    parser.add_argument("--real", action="store_true", help="processes in the place of the model")
+    parser.add_argument("--real", action="store_true", help="use processes instead of the model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slaves", type=int, default=4)
     parser.add_argument("--arrays", type=int, default=24)

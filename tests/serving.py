@@ -29,7 +29,7 @@ LIMITS = ConnectionLimits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=40)
 
 
 class Sample:
-    """Methods of every kind that there is."""
+    """Methods of every kind."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -46,7 +46,7 @@ class Sample:
 
     @remote(roles=EVERYBODY)
     async def whoami(self, caller: Caller) -> dict[str, str]:
-        """Tell who calls."""
+        """Return the caller."""
         await asyncio.sleep(0)
         return {"role": caller.role, "local": caller.local_host, "remote": caller.remote_host}
 
@@ -92,11 +92,11 @@ class Serving:
         self.port = int(self.endpoints[0].rpartition(":")[2])
 
     def client(self, role: str = "admin", certificate_pem: str | None = None, timeout_s: float = 5.0) -> ControlClient:
-        """Give a client that is good in every way."""
+        """Return a valid client."""
         return ControlClient(self.endpoints, TOKENS[role], certificate_pem, timeout_s)
 
     def answers(self) -> bool:
-        """Tell whether a good client gets its answer."""
+        """Return whether a valid client gets its answer."""
         with self.client() as client:
             return bool(client.call("add", a=1, b=2) == 3)
 
@@ -144,7 +144,7 @@ def looping() -> Iterator[asyncio.AbstractEventLoop]:
 
 @contextlib.contextmanager
 def peer(behave: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Run a TCP server that does `behave` to each connection, and give its URL."""
+    """Run a TCP server that does `behave` to each connection, and yield its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     open_sockets: list[socket.socket] = []
     threads: list[threading.Thread] = []
@@ -225,7 +225,7 @@ def ask(
 
 
 def raw(running: Serving, *pieces: bytes, pause_s: float = 0.0) -> bytes:
-    """Send bytes as they are, and give all that comes until the server closes."""
+    """Send bytes unchanged, and return everything that arrives until the server closes."""
     received = b""
     with socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock:
         with contextlib.suppress(ConnectionError):
@@ -239,12 +239,12 @@ def raw(running: Serving, *pieces: bytes, pause_s: float = 0.0) -> bytes:
 
 
 def head(running: Serving, *lines: str) -> bytes:
-    """Give the head of a POST by a good client, with more lines."""
+    """Return the head of a POST by a valid client, with more lines."""
     good = [f"Host: 127.0.0.1:{running.port}", *(f"{name}: {value}" for name, value in HEADERS.items())]
     return "\r\n".join(["POST /api/1 HTTP/1.1", *good, *lines, "", ""]).encode()
 
 
-# ----------------------------------------------------------------------------------------- what other servers say
+# ----------------------------------------------------------------------------------------- replies of other servers
 
 
 def reply(body: bytes, status: str = "200 OK", *lines: str) -> bytes:
@@ -257,7 +257,7 @@ PONG = reply(b"pong")
 
 
 def answers(*replies: bytes, requests: list[bytes] | None = None) -> Callable[[socket.socket], None]:
-    """Make a peer that gives these replies, one for each request, and then closes."""
+    """Return a peer that sends these replies, one for each request, and then closes."""
 
     def behave(sock: socket.socket) -> None:
         for text in replies:
@@ -270,13 +270,13 @@ def answers(*replies: bytes, requests: list[bytes] | None = None) -> Callable[[s
 
 
 def silence(sock: socket.socket) -> None:
-    """Read all that comes, and say nothing."""
+    """Read everything, and send nothing."""
     while sock.recv(65536):
         pass
 
 
 def trickle(text: bytes) -> Callable[[socket.socket], None]:
-    """Make a peer that sends a byte now and then, for longer than anybody should wait."""
+    """Return a peer that sends single bytes, for longer than any client may wait."""
 
     def behave(sock: socket.socket) -> None:
         sock.recv(65536)

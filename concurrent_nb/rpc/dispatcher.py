@@ -43,7 +43,7 @@ class Dispatcher:
             return item
         try:
             if left_bytes <= 0:
-                raise _too_large("the answers of this batch have", "it was not carried out: ask for less at once")
+                raise _too_large("the answers of this batch have", "it was not carried out: send smaller batches")
             result = await self._run(item, caller)
             if (size_bytes := len(memoryview(result))) > left_bytes:
                 raise _too_large(f"an answer of {size_bytes} bytes has, with those before it,", "it is left out")

@@ -191,7 +191,7 @@ class ClientEventHandler:
         before = sum(cost_of(outcome, job) for outcome in outcomes)
         job.shares_memory = shares_memory
         if outcomes:
-            self._state.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
+            self._state.keep_bytes(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
             self._state.release_kept_bytes(job.owner, before)
 
     def _fresh(self, job: JobRecord, event: TasksSubmitted, needs: Needs | None) -> list[TaskRecord]:

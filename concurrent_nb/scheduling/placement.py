@@ -43,10 +43,10 @@ class Placement:
         """Assign tasks that fit; refuse tasks that are too large for every slave and have waited long enough."""
         state = self._state
         if state.placement_due:
-            self._look(now)
+            self._assign_queued(now)
         while now >= self.give_up_s:
             self._refuse(state.multi_slot.take(len(state.multi_slot)))
-            self._look(now)
+            self._assign_queued(now)
 
     def move(self, now: float) -> None:
         """Recall a multi-slot task that has not started, if another slave has enough free slots for it.
@@ -72,7 +72,7 @@ class Placement:
         other = self._slave_for_multi_slot(needs.cores)
         return other is not None and other.load + (needs.cores or other.slots) <= other.slots
 
-    def _look(self, now: float) -> None:
+    def _assign_queued(self, now: float) -> None:
         state = self._state
         while (run := state.system_hosts.first()) is not None and (slave := self._slave_for_system_host()) is not None:
             for task in state.system_hosts.take(1):

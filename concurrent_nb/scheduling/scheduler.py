@@ -172,8 +172,8 @@ class Scheduler:
         state = self._state
         due_s = min(state.lingering.soonest, state.overdue.soonest, state.stop_unconfirmed.soonest)
         due_s = min(due_s, self._placement.give_up_s, self._suspects.give_up_s)
-        if state.oversubscribed and (look_s := self._balance.next_deadline_s()) is not None and look_s < due_s:
-            due_s = look_s
+        if state.oversubscribed and (balance_s := self._balance.next_deadline_s()) is not None and balance_s < due_s:
+            due_s = balance_s
         return None if due_s == inf else due_s
 
     def validate(self) -> None:

@@ -143,7 +143,7 @@ class SchedulerState:
         self.outbox.silent.discard(client)
         return self.undelivered.pop(client, [])
 
-    def keep(self, owner: str, size_bytes: int) -> None:
+    def keep_bytes(self, owner: str, size_bytes: int) -> None:
         """Count outcomes that their owner has not acknowledged. Above the limit, pause the owner."""
         kept = self.kept_bytes[owner] = self.kept_bytes.get(owner, 0) + size_bytes
         if kept > self._results_kept_bytes and owner not in self.paused:

@@ -229,7 +229,7 @@ class SlaveEventHandler:
                 over = True
         self._measure(slave, function, total_s, count)
         if kept_bytes:
-            state.keep(job.owner, kept_bytes)
+            state.keep_bytes(job.owner, kept_bytes)
             if function is not None and count == len(event.items):
                 state.estimates.weighed(function, kept_bytes // count)
         return over

@@ -43,7 +43,7 @@ class TaskLifecycle:
         keep(task, outcome, buffers, slave)
         if task.deaths:
             self._state.blamed.pop(task, None)
-        self._state.keep(task.job.owner, cost_of(outcome, task.job))
+        self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
 
     def deliver(self, task: TaskRecord) -> None:

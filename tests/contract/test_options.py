@@ -153,11 +153,12 @@ def test_a_chunk_has_no_timeout_or_retries_of_an_item(app: ApplicationNode) -> N
         assert list(options.map(work.square, range(3), chunksize=1)) == [0, 1, 4]
 
 
-def test_what_one_sees_of_them(app: ApplicationNode) -> None:
+def test_what_one_sees_of_them(cluster: Cluster, app: ApplicationNode) -> None:
     assert repr(app) in repr(app.options(retries=2))
     assert "retries=2" in repr(app.options(retries=2)) and "timeout_s" not in repr(app.options(retries=2))
     assert repr(app).startswith("<ApplicationNode application-") and "of cluster embedded-" in repr(app)
-    other = concurrent_nb.connect(app._where)
+    assert cluster.connection_file is not None
+    other = concurrent_nb.connect(cluster.connection_file)
     other.shutdown()
     assert "(shut down)" in repr(other)
 

@@ -1,4 +1,4 @@
-"""The door of the compute channel, over real sockets: who gets in, who does not, and that strangers do no harm."""
+"""The compute channel over real sockets: which peers are admitted, which not, and that refused ones do no harm."""
 
 import socket
 import struct
@@ -23,13 +23,13 @@ PATIENCE_S = 10.0
 
 @dataclass
 class Door:
-    """A gate that a thread polls; it echoes whatever registered peers send."""
+    """A server that a thread polls; it echoes what registered peers send."""
 
     pair: KeyPair
     admitted: set[bytes]
     gate: ComputeServer
-    heard: list[tuple[bytes, bytes, list[bytes]]] = field(default_factory=list)
-    owners: dict[bytes, bytes] = field(default_factory=dict)  #: keys of sessions: of those who named them first
+    received: list[tuple[bytes, bytes, list[bytes]]] = field(default_factory=list)
+    owners: dict[bytes, bytes] = field(default_factory=dict)  #: by session, the key that named it first
     left: list[bytes] = field(default_factory=list)
     closing: bool = False
 
@@ -47,7 +47,7 @@ class Door:
             for connection, session, frames in self.gate.receive():
                 if self.owners.setdefault(session, connection.key) != connection.key:
                     continue
-                self.heard.append((session, connection.key, [bytes(frame) for frame in frames]))
+                self.received.append((session, connection.key, [bytes(frame) for frame in frames]))
                 self.gate.bind(session, connection)
                 self.gate.send(session, frames)
             self.left += self.gate.take_left()
@@ -71,7 +71,7 @@ def door() -> Iterator[Door]:
 
 
 def answers(link: ComputeClient, wait_s: float) -> list[list[bytes]]:
-    """What a link hears within `wait_s`; returns at once when something has come."""
+    """Return what a link receives within `wait_s`; returns with the first messages."""
     link.socket.poll(int(wait_s * 1000))
     return [[bytes(frame) for frame in frames] for frames in link.receive()]
 
@@ -82,26 +82,26 @@ def assert_good_peer_is_heard(door: Door) -> None:
     link = door.link(pair, b"s" + pair.public[:15])
     link.send([b"hello"])
     assert answers(link, PATIENCE_S) == [[b"hello"]]
-    assert door.heard[-1][:2] == (b"s" + pair.public[:15], pair.public)
+    assert door.received[-1][:2] == (b"s" + pair.public[:15], pair.public)
     link.close()
 
 
-def test_a_registered_key_is_heard_and_known_by_its_key(door: Door) -> None:
+def test_a_registered_key_is_admitted_and_identified(door: Door) -> None:
     assert_good_peer_is_heard(door)
 
 
-def test_an_unknown_key_is_not_heard_and_finds_out(door: Door) -> None:
+def test_an_unknown_key_is_refused_and_notices_it(door: Door) -> None:
     link = door.link(keys.fresh())
     link.send([b"let me in"])
     assert link.monitor.poll(int(PATIENCE_S * 1000))
     assert link.disturbed()
     assert answers(link, 0.3) == []
     link.close()
-    assert door.heard == []
+    assert door.received == []
     assert_good_peer_is_heard(door)
 
 
-def test_a_key_that_was_withdrawn_cannot_come_again(door: Door) -> None:
+def test_a_withdrawn_key_cannot_return(door: Door) -> None:
     pair = keys.fresh()
     door.admitted.add(pair.public)
     link = door.link(pair)
@@ -113,21 +113,21 @@ def test_a_key_that_was_withdrawn_cannot_come_again(door: Door) -> None:
     again.send([b"second"])
     assert answers(again, 0.5) == []
     again.close()
-    assert [frames for _, _, frames in door.heard] == [[b"first"]]
+    assert [frames for _, _, frames in door.received] == [[b"first"]]
 
 
-def test_who_expects_another_master_does_not_speak_to_this_one(door: Door) -> None:
+def test_a_client_of_another_master_does_not_connect_to_this_one(door: Door) -> None:
     pair = keys.fresh()
     door.admitted.add(pair.public)
     link = door.link(pair, server_key=keys.fresh().public)
-    link.send([b"a secret for somebody else"])
+    link.send([b"a secret for another master"])
     assert answers(link, 0.5) == []
     link.close()
-    assert door.heard == []
+    assert door.received == []
 
 
 @pytest.mark.parametrize("mechanism", ["null", "plain"])
-def test_other_mechanisms_are_not_heard(door: Door, mechanism: str) -> None:
+def test_other_mechanisms_are_refused(door: Door, mechanism: str) -> None:
     with zmq.Context() as context:
         stranger = context.socket(zmq.DEALER)
         stranger.linger = 0
@@ -137,12 +137,12 @@ def test_other_mechanisms_are_not_heard(door: Door, mechanism: str) -> None:
         stranger.send(b"hello")
         assert not stranger.poll(500)
         stranger.close()
-    assert door.heard == []
+    assert door.received == []
     assert_good_peer_is_heard(door)
 
 
 def test_without_the_zap_handler_no_connection_is_admitted() -> None:
-    """ZeroMQ lets everybody in when the ZAP handler is gone, unless it is told not to."""
+    """Without a ZAP handler ZeroMQ admits every peer, unless an option forbids it."""
     pair, mine = keys.fresh(), keys.fresh()
     gate = ComputeServer(["127.0.0.1"], pair.public, pair.secret, lambda key: True)
     gate.zap_socket.close(linger=0)
@@ -166,12 +166,12 @@ GREETING = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00CURVE".ljust(64, b"
         pytest.param(GREETING + b"\x06" + struct.pack(">Q", 16 * 1024 * 1024) + b"x" * 4096, id="frame of 16 MiB"),
     ],
 )
-def test_what_is_no_peer_is_cut_and_others_are_not_disturbed(door: Door, bytes_sent: bytes) -> None:
+def test_an_invalid_peer_is_cut_and_others_are_not_disturbed(door: Door, bytes_sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", door.port)) as stranger:
         stranger.settimeout(PATIENCE_S)
         stranger.sendall(bytes_sent)
         assert_cut(stranger)
-    assert door.heard == []
+    assert door.received == []
     assert_good_peer_is_heard(door)
 
 
@@ -199,22 +199,22 @@ def test_a_frame_over_the_limit_does_not_arrive(door: Door) -> None:
     link.send([b"x" * (2 * MAX_FRAME_BYTES)])
     assert answers(link, 0.5) == []
     link.close()
-    assert door.heard == []
+    assert door.received == []
     assert_good_peer_is_heard(door)
 
 
-def test_sending_to_who_is_not_there_is_an_error_and_not_a_loss(door: Door) -> None:
+def test_sending_to_a_missing_peer_is_an_error_and_not_a_loss(door: Door) -> None:
     assert door.gate.send(b"s" + b"nobody" * 2, [b"hello"]) is False
 
 
-def test_the_gate_notices_whose_connection_has_ended(door: Door) -> None:
+def test_the_server_reports_sessions_whose_connection_has_ended(door: Door) -> None:
     pair = keys.fresh()
     door.admitted.add(pair.public)
     link = door.link(pair)
     link.send([b"hello"])
     assert answers(link, PATIENCE_S)
     link.close()
-    eventually(lambda: door.left, "the gate says whose connection has ended")
+    eventually(lambda: door.left, "the server reports whose connection has ended")
     assert door.left == [SESSION]
     assert door.gate.send(SESSION, [b"are you there?"]) is False
 
@@ -225,7 +225,7 @@ def test_the_gate_notices_whose_connection_has_ended(door: Door) -> None:
 def socket_of(
     door: Door, context: "zmq.Context[zmq.Socket[bytes]]", pair: KeyPair, routing_id: bytes
 ) -> "zmq.Socket[bytes]":
-    """Make a peer that gives itself a routing id, as no node of ours does."""
+    """Create a peer with its own routing id, which no node of ours has."""
     peer = context.socket(zmq.DEALER)
     peer.linger = 0
     peer.curve_serverkey, peer.curve_publickey, peer.curve_secretkey = door.pair.public, pair.public, pair.secret
@@ -234,7 +234,7 @@ def socket_of(
     return peer
 
 
-def test_what_is_for_a_session_goes_to_who_has_spoken_for_it_last(door: Door) -> None:
+def test_messages_of_a_session_go_to_the_last_connection_of_its_key(door: Door) -> None:
     pair = keys.fresh()
     door.admitted.add(pair.public)
     old, new = door.link(pair), door.link(pair)
@@ -249,7 +249,7 @@ def test_what_is_for_a_session_goes_to_who_has_spoken_for_it_last(door: Door) ->
 
 
 @pytest.mark.parametrize("name", [SESSION, b"x", b"y" * 255, "in use", "to come"], ids=str)
-def test_who_wants_a_routing_id_of_his_own_gets_nothing_and_disturbs_nobody(door: Door, name: bytes | str) -> None:
+def test_a_peer_with_its_own_routing_id_gets_nothing_and_disturbs_no_other(door: Door, name: bytes | str) -> None:
     victim, thief = keys.fresh(), keys.fresh()
     door.admitted |= {victim.public, thief.public}
     link = door.link(victim)
@@ -262,13 +262,13 @@ def test_who_wants_a_routing_id_of_his_own_gets_nothing_and_disturbs_nobody(door
         peer = socket_of(door, context, thief, name)
         try:
             for _ in range(3):
-                peer.send(SESSION + b"what is his?")
+                peer.send(SESSION + b"what is theirs?")
             assert not peer.poll(300)
             link.send([b"still here"])
             assert answers(link, PATIENCE_S) == [[b"still here"]]
         finally:
             peer.close()
-    assert [frames for _, key, frames in door.heard if key == thief.public] == []
+    assert [frames for _, key, frames in door.received if key == thief.public] == []
     link.close()
 
 
@@ -285,7 +285,7 @@ def test_a_message_that_does_not_end_is_cut_before_it_fills_the_memory(door: Doo
     link.send([bytes(FRAME_BYTES)] * 1000)
     eventually(link.disturbed, "the connection is cut")
     link.close()
-    assert [len(frames) for _, _, frames in door.heard] == [1]
+    assert [len(frames) for _, _, frames in door.received] == [1]
     assert_good_peer_is_heard(door)
 
 
@@ -303,7 +303,7 @@ def test_large_messages_one_after_another_are_not_cut(door: Door) -> None:
 
 
 @ONLY_LINUX
-def test_connections_of_one_key_are_limited_and_the_oldest_gives_way(door: Door) -> None:
+def test_connections_of_one_key_are_limited_and_the_oldest_is_cut(door: Door) -> None:
     one, other = keys.fresh(), keys.fresh()
     door.admitted |= {one.public, other.public}
     good = door.link(other, b"o" * 16)
@@ -335,7 +335,7 @@ def test_a_connection_whose_key_was_withdrawn_is_cut_a_while_later(door: Door) -
 
 
 @ONLY_LINUX
-def test_connections_that_deliver_nothing_are_few_and_short_lived() -> None:
+def test_silent_connections_are_limited_in_number_and_time() -> None:
     pair = keys.fresh()
     gate = ComputeServer(["127.0.0.1"], pair.public, pair.secret, lambda key: True, silent_s=0.5, silent_max=5)
     door = Door(pair, set(), gate)

@@ -1,6 +1,6 @@
-"""The control channel on real sockets: what a good client gets, and what everybody else does not.
+"""The control channel on real sockets: what a valid client gets, and what all others do not.
 
-After each test a good client still gets its answer; the fixture sees to that.
+After each test the fixture checks that a valid client still gets its answer.
 """
 
 import json
@@ -21,7 +21,7 @@ def shared() -> Iterator[Serving]:
 
 @pytest.fixture
 def running(shared: Serving, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
-    """A running server, which still answers after the test, and has not met an error that it did not foresee."""
+    """A running server, which still answers after the test, without an unexpected error."""
     yield shared
     assert shared.answers()
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
@@ -214,7 +214,7 @@ def test_another_version_of_the_api_is_named(running: Serving) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/1", "/ping", "/nowhere"])
-def test_nothing_tells_what_the_server_is_made_of(running: Serving, path: str) -> None:
+def test_no_answer_reveals_the_servers_software(running: Serving, path: str) -> None:
     for method in ("GET", "POST", "FOO"):
         reply = ask(running, b"{", method=method, path=path)
         assert "Server" not in reply.headers

@@ -1,6 +1,6 @@
 """The control channel under attack: bad bodies, ambiguous lengths, slowness, numbers.
 
-After each attack a good client still gets its answer; the fixture sees to that.
+After each attack the fixture checks that a valid client still gets its answer.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def shared() -> Iterator[Serving]:
 
 @pytest.fixture
 def running(shared: Serving, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
-    """A running server, which still answers after the test, and has not met an error that it did not foresee."""
+    """A running server, which still answers after the test, without an unexpected error."""
     yield shared
     assert shared.answers()
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
@@ -67,7 +67,7 @@ def test_a_bad_body_is_answered_with_its_code(running: Serving, body: bytes, cod
     assert len(reply.body) < 5000
 
 
-def test_an_internal_error_tells_nothing(running: Serving) -> None:
+def test_an_internal_error_reveals_nothing(running: Serving) -> None:
     reply = ask(running, call("fail", ["bug"]))
     assert reply.error["code"] == -32603
     assert b"secret" not in reply.body
@@ -114,7 +114,7 @@ def test_headers_over_the_limit_are_refused(running: Serving) -> None:
 @pytest.mark.parametrize(
     "garbage", [b"\0" * 100 + b"\r\n\r\n", b"\x16\x03\x01\x02\x00" * 50 + b"\r\n\r\n", b"\r\n" * 5]
 )
-def test_what_is_no_http_is_refused(running: Serving, garbage: bytes) -> None:
+def test_a_request_that_is_no_http_is_refused(running: Serving, garbage: bytes) -> None:
     assert b" 200 " not in raw(running, garbage)
 
 
@@ -161,7 +161,7 @@ def test_a_peer_that_does_not_take_its_answer_is_cut_off(running: Serving) -> No
         assert received < size_bytes
 
 
-def test_strangers_cannot_use_up_the_connections(running: Serving) -> None:
+def test_peers_without_a_token_cannot_use_up_the_connections(running: Serving) -> None:
     known = running.client()
     assert known.call("add", a=1, b=2) == 3
     link = known._link
@@ -174,7 +174,7 @@ def test_strangers_cannot_use_up_the_connections(running: Serving) -> None:
     known.close()
 
 
-def test_the_oldest_stranger_makes_room(running: Serving) -> None:
+def test_the_oldest_connection_without_a_token_is_closed(running: Serving) -> None:
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
         for _ in range(LIMITS.connections):
@@ -197,7 +197,7 @@ def authorized(running: Serving, role: str, stack: contextlib.ExitStack) -> sock
 
 
 @pytest.mark.parametrize("role", ["client", "slave", "admin"])
-def test_connections_of_one_token_lock_nobody_out(running: Serving, role: str) -> None:
+def test_connections_of_one_token_keep_no_other_role_out(running: Serving, role: str) -> None:
     share = int(LIMITS.connections * LIMITS.shares[role])
     with contextlib.ExitStack() as stack:
         others = {
@@ -219,7 +219,7 @@ def test_connections_of_one_token_lock_nobody_out(running: Serving, role: str) -
                 assert newcomer.call("add", a=1) == 2
 
 
-def test_when_descriptors_run_out_accept_pauses_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_descriptors_accept_pauses_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
     limits = LIMITS._replace(pause_s=0.05)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with serving(limits=limits) as running:

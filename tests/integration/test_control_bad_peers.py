@@ -1,4 +1,4 @@
-"""The control client against what is no master, or a slow one: a typed error, in time, and never two calls."""
+"""The control client with a server that is no master, or a slow one: a typed error, in time, and never two calls."""
 
 import contextlib
 import socket
@@ -57,7 +57,7 @@ def error_of(endpoint: str, timeout_s: float = 5.0) -> ConcurrentError:
     ],
     ids=range(11),
 )
-def test_what_is_no_master_is_a_protocol_error(text: bytes) -> None:
+def test_a_server_that_is_no_master_is_a_protocol_error(text: bytes) -> None:
     with peer(answers(text, text)) as endpoint:
         error = error_of(endpoint)
         assert type(error) is ProtocolError
@@ -93,7 +93,7 @@ def test_an_odd_answer_to_a_call_is_a_typed_error(text: bytes, cls: type[Concurr
 
 
 @pytest.mark.parametrize("greeting", [reply(b"OK"), reply(b"pong", "404 No"), b"SSH-2.0-OpenSSH_9\r\n"])
-def test_a_token_is_shown_to_masters_only(greeting: bytes) -> None:
+def test_a_token_is_sent_to_masters_only(greeting: bytes) -> None:
     requests: list[bytes] = []
     with peer(answers(greeting, greeting, requests=requests)) as endpoint:
         assert isinstance(error_of(endpoint), ProtocolError)
@@ -112,7 +112,7 @@ def test_a_call_is_never_sent_twice() -> None:
     assert sum(request.startswith(b"POST") for request in requests) == 1
 
 
-def test_the_answer_of_an_interrupted_call_is_not_taken_for_the_next(running: Serving) -> None:
+def test_the_answer_of_an_interrupted_call_is_not_read_by_the_next(running: Serving) -> None:
     class Interrupted(http_link.HttpLink):
         def exchange(self, method: str, *args: Any) -> http_link.Reply:
             if method == "POST":
@@ -137,7 +137,7 @@ def test_a_reply_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.1])
-def test_what_comes_after_a_reply_is_not_taken_for_the_next(pause_s: float) -> None:
+def test_bytes_after_a_reply_are_not_read_as_the_next(pause_s: float) -> None:
     def behave(sock: socket.socket) -> None:
         sock.recv(65536)
         sock.sendall(PONG)

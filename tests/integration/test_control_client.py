@@ -38,7 +38,7 @@ def running() -> Iterator[Serving]:
 
 @pytest.fixture
 def closed_endpoint() -> str:
-    """Give an endpoint at which nobody listens."""
+    """Return an endpoint without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
 
@@ -66,7 +66,7 @@ def test_a_parameter_may_have_any_name(running: Serving) -> None:
         ("bug", ClusterError, "internal error"),
     ],
 )
-def test_an_error_of_the_master_is_raised_as_what_it_was(
+def test_an_error_of_the_master_is_raised_with_its_class(
     running: Serving, kind: str, cls: type[ConcurrentError], text: str
 ) -> None:
     with running.client() as client:
@@ -81,12 +81,12 @@ def test_a_wrong_token_is_refused(running: Serving) -> None:
         client.call("add", a=1)
 
 
-def test_a_role_that_may_not(running: Serving) -> None:
+def test_a_role_without_permission_is_refused(running: Serving) -> None:
     with running.client("slave") as client, pytest.raises(AccessRefused, match="needs a token of role admin"):
         client.call("note", text="x")
 
 
-def test_a_call_that_no_master_would_read_is_not_sent(running: Serving) -> None:
+def test_a_call_over_the_limit_is_not_sent(running: Serving) -> None:
     with running.client() as client:
         with pytest.raises(TooLarge) as caught:
             client.call("echo", value="x" * 2_000_000)
@@ -95,7 +95,7 @@ def test_a_call_that_no_master_would_read_is_not_sent(running: Serving) -> None:
         assert client.call("echo", value=largest) == largest
 
 
-def test_a_parameter_that_json_cannot_hold_is_the_callers_error(running: Serving) -> None:
+def test_a_parameter_that_json_cannot_represent_is_the_callers_error(running: Serving) -> None:
     with running.client() as client, pytest.raises(TypeError):
         client.call("echo", value=object())
 
@@ -244,7 +244,7 @@ def test_the_error_names_every_endpoint(closed_endpoint: str) -> None:
         "http://master.example:80",
     ],
 )
-def test_an_endpoint_that_is_none_or_would_show_the_token_is_refused(endpoint: str) -> None:
+def test_an_endpoint_that_is_invalid_or_would_expose_the_token_is_refused(endpoint: str) -> None:
     with pytest.raises(ConfigurationError):
         ControlClient([endpoint], TOKEN)
 
@@ -262,7 +262,7 @@ def test_a_token_that_would_break_a_header_is_refused(token: str) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_no_time_is_refused(timeout_s: float) -> None:
+def test_a_timeout_of_zero_is_refused(timeout_s: float) -> None:
     with pytest.raises(ConfigurationError, match="timeout_s"):
         ControlClient(["http://127.0.0.1:80"], TOKEN, timeout_s=timeout_s)
 

@@ -32,7 +32,7 @@ def test_plain_http_beyond_this_machine_is_refused_at_the_start(addresses: list[
 
 
 @pytest.mark.parametrize("port", [-1, 70000])
-def test_a_port_that_is_none_is_refused(port: int) -> None:
+def test_an_invalid_port_is_refused(port: int) -> None:
     with pytest.raises(ConfigurationError, match=f"port {port}"):
         asyncio.run(server_on("127.0.0.1", port=port).start())
 
@@ -155,7 +155,7 @@ def test_old_tls_is_refused() -> None:
             context.wrap_socket(sock)
 
 
-def test_the_defaults_are_those_that_the_design_names() -> None:
+def test_the_defaults_are_those_of_the_design() -> None:
     limits = ConnectionLimits()
     assert limits.body_bytes == 1 << 20
     assert limits.body_s == 5

@@ -259,7 +259,7 @@ def test_a_file_without_an_admins_token_says_so(info: ConnectionFile, slave: str
         ConnectionFile(name="lab", endpoints=info.endpoints, master_key=info.master_key, tokens=tokens),
         tmp_path / "for-clients.json",
     )
-    with pytest.raises(AccessRefused, match="no token for an admin"):
+    with pytest.raises(AccessRefused, match="no admin's token"):
         open_kernel(connection_file.read(path), slave)
 
 

@@ -1,4 +1,4 @@
-"""constraints.txt: what `make` installs, and how it is written."""
+"""constraints.txt: the versions that `make` installs, and how the file is written."""
 
 import importlib.util
 import re
@@ -24,14 +24,14 @@ def constraints() -> ModuleType:
     return module
 
 
-def test_it_has_names_and_versions_and_nothing_else() -> None:
+def test_the_file_has_only_names_and_versions() -> None:
     for line in TEXT.splitlines():
         if not line.startswith("#"):
             assert re.fullmatch(r'[a-z0-9-]+==[\w.!+-]+( ; python_version [<>]=? "3\.\d+"( and [^;]*)?)?', line), line
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_all_that_is_asked_for_has_a_version_that_will_do(python: tuple[int, int], constraints: ModuleType) -> None:
+def test_every_requirement_has_a_version_that_satisfies_it(python: tuple[int, int], constraints: ModuleType) -> None:
     chosen = constraints.read(TEXT, python)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
@@ -42,7 +42,7 @@ def test_all_that_is_asked_for_has_a_version_that_will_do(python: tuple[int, int
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_what_it_says_for_a_python_is_read_as_it_was_written(python: tuple[int, int], constraints: ModuleType) -> None:
+def test_versions_for_a_python_are_read_as_they_were_written(python: tuple[int, int], constraints: ModuleType) -> None:
     versions: dict[str, dict[tuple[int, int], str]] = {}
     for each in PYTHONS:
         constraints.add(versions, each, constraints.read(TEXT, each))

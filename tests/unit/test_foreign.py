@@ -1,4 +1,4 @@
-"""Code that is not ours, called in our threads: whatever it raises is logged and goes no further."""
+"""User code, called in our threads: everything that it raises is logged and goes no further."""
 
 import logging
 import threading
@@ -46,7 +46,7 @@ def in_a_thread(function: object, *args: object) -> None:
 
 
 @pytest.mark.parametrize("error", [*EVERYTHING, Unspeakable()], ids=lambda error: type(error).__name__)
-def test_whatever_is_raised_is_logged_and_given_back(
+def test_every_exception_is_logged_and_returned(
     error: BaseException, log: foreign.Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     def raises(what: object) -> None:
@@ -59,13 +59,13 @@ def test_whatever_is_raised_is_logged_and_given_back(
     assert [record.message for record in caplog.records] == ["it has raised"]
 
 
-def test_what_does_not_raise_leaves_no_word(log: foreign.Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_without_an_exception_logs_nothing(log: foreign.Log, caplog: pytest.LogCaptureFixture) -> None:
     got: list[int] = []
     foreign.guarded(log, "it has raised", got.append)(5)
     assert got == [5] and not caplog.records
 
 
-def test_the_stop_button_goes_through_in_the_main_thread_alone(log: foreign.Log) -> None:
+def test_the_stop_button_passes_in_the_main_thread_only(log: foreign.Log) -> None:
     def pressed() -> None:
         raise KeyboardInterrupt
 
@@ -83,17 +83,17 @@ def test_an_exception_is_described_whatever_its_own_code_does() -> None:
 
 
 @pytest.mark.usefixtures("broken_handler")
-def test_a_handler_that_raises_ends_nothing_and_what_was_to_be_logged_is_not_lost(
+def test_a_handler_that_raises_ends_nothing_and_its_message_is_not_lost(
     log: foreign.Log, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log.warning("%s is %s", "water", "wet")
     foreign.call(log, "it has raised", [].pop)
-    said = capfd.readouterr().err
-    assert "has raised an exception for the message: %s is %s" in said
-    assert "has raised an exception for the message: it has raised" in said
-    assert "SystemExit: the handler is broken" in said
+    output = capfd.readouterr().err
+    assert "has raised an exception for the message: %s is %s" in output
+    assert "has raised an exception for the message: it has raised" in output
+    assert "SystemExit: the handler is broken" in output
 
 
-def test_a_record_names_the_caller_s_line(log: foreign.Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_names_the_callers_line(log: foreign.Log, caplog: pytest.LogCaptureFixture) -> None:
     log.warning("here")
     assert caplog.records[0].filename == "test_foreign.py"

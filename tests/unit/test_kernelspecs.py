@@ -29,7 +29,7 @@ def test_make_installs_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_jupyter_wants_to_know(name: str) -> None:
+def test_a_kernelspec_has_what_jupyter_needs(name: str) -> None:
     manager = KernelManager(
         kernel_name=name, kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(ROOT / "kernels")])
     )
@@ -39,5 +39,5 @@ def test_it_says_what_jupyter_wants_to_know(name: str) -> None:
     assert spec.metadata == {"debugger": True, "supported_encryption": ["curve"]}
     assert spec.kernel_protocol_version == "5.5"
     assert "{connection_file}" in spec.argv
-    assert spec.argv[0] == "python"  # which Jupyter takes for its own
+    assert spec.argv[0] == "python"  # which Jupyter replaces by its own Python
     manager.context.destroy(linger=0)

@@ -48,7 +48,7 @@ def test_a_process_is_reported_with_its_id_and_command() -> None:
     assert any(f"process {process.pid} (" in report and "input()" in report for report in reports)
 
 
-def test_a_process_that_nobody_waited_for_is_reported() -> None:
+def test_a_zombie_is_reported() -> None:
     before = leaks.held()
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not asked how
@@ -124,7 +124,7 @@ def test_a_file_in_a_watched_folder_is_reported(tmp_path: Path) -> None:
     assert leaks.left_since(before, [tmp_path], IMPATIENT_S) == [f"file {tmp_path / 'kernel-1.json'}"]
 
 
-def test_what_goes_in_time_is_not_reported() -> None:
+def test_leftovers_that_end_in_time_are_not_reported() -> None:
     before = leaks.held()
     thread = threading.Timer(0.05, lambda: None)
     thread.start()
@@ -150,6 +150,6 @@ def test_a_test_that_leaves_something_fails(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess()
     for name in "left-1", "left-2":
         Path(os.environ["TMPDIR"], name).unlink()
-    # Then only the second is told that it left something
+    # Then only the second fails with what it left
     result.assert_outcomes(passed=2, failed=1, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_untidy*", "the test left behind:", "  file */left-1"])

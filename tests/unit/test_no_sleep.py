@@ -1,4 +1,4 @@
-"""Unit tests take their time from a clock that they hold, so none of them waits for the real one."""
+"""Unit tests use a clock that they control, so none of them waits for the real one."""
 
 import re
 from pathlib import Path

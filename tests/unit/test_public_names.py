@@ -1,4 +1,4 @@
-"""What users find who look around: names, help, representations."""
+"""What users find interactively: names, help, representations."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Job
 
-#: words that are for the components of an application among themselves
+#: names that the components of an application use among themselves
 INTERNAL = ("ship", "pack", "fail", "new_future", "task_noted", "task_wrote", "task_started", "tasks_ended", "has_left")
 
 
@@ -35,7 +35,7 @@ def test_help_of_a_class_has_no_internals(kind: type) -> None:
     assert all(inspect.getdoc(getattr(kind, name)) for name in members)
 
 
-def test_help_of_task_says_where_its_tasks_run() -> None:
+def test_help_of_task_explains_where_its_tasks_run() -> None:
     text = pydoc.render_doc(concurrent_nb.task)
     assert "The cluster is the notebook's" in text
     assert ".submit(3)" in text

@@ -420,7 +420,7 @@ class Job(Generic[T]):
             return count is None or count <= len(self.futures)
 
     async def _awaited(self) -> Any:
-        import asyncio
+        import asyncio  # as in `_until`
 
         try:
             await self._until(self._is_over)
@@ -545,7 +545,7 @@ def _is_unpacked_in_a_coroutine(frame: FrameType) -> bool:
 
 async def _end_of(future: TaskFuture[Any]) -> None:
     """Wait for the end of a task. Cancelling the coroutine does not cancel the task."""
-    import asyncio
+    import asyncio  # as in `Job._until`
 
     loop = asyncio.get_running_loop()
     woken = loop.create_future()

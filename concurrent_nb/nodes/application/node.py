@@ -94,7 +94,7 @@ class ApplicationNode(concurrent.futures.Executor):
         start_job        a function, for each of many calls   -> Job: all futures as one thing
         push_task(s)     objects of type `Task`               -> TaskFuture (Job)
         push_tasksystem  an `ITaskSystem`, beside the master  -> SystemRun
-        run_everywhere   a setup, in every worker            -> EverywhereCall
+        run_everywhere   a setup, in every worker             -> EverywhereCall
 
     >>> with concurrent_nb.Cluster(workers=2) as cluster:
     ...     app = cluster.application()
@@ -121,7 +121,6 @@ class ApplicationNode(concurrent.futures.Executor):
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
         self.default_chunksize: int | None = None  #: of maps that are given none; None: measured times decide
-        self._where = where
         self._lock = threading.Lock()  # guards the job of the submits, which many threads use
         self._application_id = os.urandom(8)
         self._indexes = itertools.count()

@@ -32,7 +32,7 @@ class SystemPusher:
     Args:
         where: path of the cluster's connection file.
         client_id: name of the application.
-        callbacks: pickles systems that cells return, and tells the application's receiver how systems end.
+        callbacks: pickles systems that cells return, and reports ends of systems to the application's receiver.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SystemPusher:
         limits = TaskLimits(options.limits.timeout_s)
 
         def push_system(run: CellRun, system: ITaskSystem) -> None:
-            self._callbacks.call(self._push_returned, run, system, limits)  # pickling a system runs its owner's code
+            self._callbacks.call(self._push_returned, run, system, limits)  # pickling a system runs the user's code
 
         run = CellRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints, push_system)
         self._client_thread.post(self._packer.job_entries(run, record, function, [()], options))
@@ -79,7 +79,7 @@ class SystemPusher:
             return
         try:
             self._begin(run, ClientJob[TaskHandle](new_job_id(), run.name), system, limits)
-        except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; the future has the error)
+        except BaseException as error:  # noqa: BLE001  (pickling it runs the user's code; the future has the error)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
             self._client_thread.cancel(run.id, None)

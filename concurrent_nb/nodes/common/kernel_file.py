@@ -52,7 +52,7 @@ def open_kernel(info: ConnectionFile, slave: str) -> KernelFile:
 
 def attach_command(path: Path) -> str:
     """Return the command that attaches to a kernel: Jupyter finds the files in its runtime folder by name."""
-    from jupyter_core.paths import jupyter_runtime_dir
+    from jupyter_core.paths import jupyter_runtime_dir  # here, because slaves import this module and need no Jupyter
 
     name = path.name if path.parent == Path(jupyter_runtime_dir()) else str(path)
     return f"jupyter console --existing {name}"

@@ -41,6 +41,6 @@ def restricted_access(info: ConnectionFile, keys: KeyPair, system_id: str, clien
     return SystemAccess(info, keys, system_id, client_id)
 
 
-def run_system(system: ITaskSystem, given: SystemAccess) -> Any:
+def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
     """Run a task system as a task of kind host; see `nodes.worker.system_host.run_system`."""
-    return import_module(HOST_MODULE).run_system(system, given)
+    return import_module(HOST_MODULE).run_system(system, access)

@@ -101,7 +101,7 @@ class MasterLoop(Generic[ConnectionT]):
             self._gate.send(session, envelope)
 
     def _refuse(self, connection: ConnectionT, now: float, *, is_known: bool) -> None:
-        """Drop an envelope that names a session which is not its sender's; answer if there is no such session."""
+        """Drop an envelope that names a session which is not its sender's; answer an unknown session with a Bye."""
         if is_known:
             self._limited_log.warning("key", now, "dropped an envelope that names the session of another key")
         elif now - connection.answered_at >= self._interval_s:

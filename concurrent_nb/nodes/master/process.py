@@ -460,7 +460,7 @@ class Master:
             self._settle_kernels()
 
     def _settle_kernels(self) -> None:
-        """Give the callers that asked for kernels their answers."""
+        """Answer the callers that asked for kernels."""
         for request, answer in self._core.kernels.take_settled():
             self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
 

@@ -153,7 +153,7 @@ class SharedMemoryTracker:
         store: where contents that applications on other hosts send are stored; None where no peer can open it.
         touched: called with the session of a peer to which a message was sent.
         on_event: called with events for the scheduler.
-        closed: called with segments that are closed, before any peer is told to drop them.
+        closed: called with segments that are closed, before any peer must drop them.
         limits: how much a key may share, and how much is copied for it.
     """
 

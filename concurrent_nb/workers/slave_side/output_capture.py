@@ -8,7 +8,7 @@ task that writes nothing costs no marker.
 Bytes that no marker follows yet are forwarded immediately if the same task ran before and after the read and the pipe
 is empty. Otherwise they are kept until the next read or marker. Bytes that come while no task runs have ticket 0.
 
-`OutputSplitter` is pure and knows one pipe; `OutputCapture` reads the two pipes of one worker.
+`OutputSplitter` is pure and handles one pipe; `OutputCapture` reads the two pipes of one worker.
 """
 
 import os

@@ -502,7 +502,7 @@ class Pool:
         own = connection.own_segments
         for slice_ in result.sizes:
             if isinstance(slice_, Slice) and slice_.offset + slice_.size > own.get(slice_.segment, -1):
-                raise ProtocolError(f"gave a slice that is not in its own shared memory, of {slice_.segment.hex()[:8]}")
+                raise ProtocolError(f"sent a slice that is not in its own shared memory, of {slice_.segment.hex()[:8]}")
 
     def _add_own_segment(self, connection: WorkerConnection, made: AddSegment) -> None:
         known = made.segment in self._segments or any(
@@ -522,7 +522,7 @@ class Pool:
             *(other.own_segments for other in self._connections.values() if other is not connection),
         ]
         if any(segment in known for segment in segments for known in others):
-            raise ProtocolError("gave up shared memory that is not its own")
+            raise ProtocolError("removed shared memory that is not its own")
         own = connection.own_segments
         self._removed_segments += [segment for segment in segments if own.pop(segment, None) is not None]
 

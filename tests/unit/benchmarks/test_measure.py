@@ -25,7 +25,7 @@ def test_a_peers_queue_is_measured_once_and_ours_in_every_round() -> None:
     assert groups("ours", 1) == ["figures", "queue", "scheduler"]
 
 
-def test_quick_is_what_needs_no_installing() -> None:
+def test_quick_has_the_contenders_that_need_no_installation() -> None:
     assert [CONTENDERS[name].distribution for name in QUICK] == ["concurrent-nb", "", ""]
 
 
@@ -45,18 +45,18 @@ def test_md5_ranges_cover_every_number_once() -> None:
 
 
 @pytest.mark.parametrize("got", [[1, 2], [1, 2, 4], [1, 2, None], [1, 2, ValueError()]])
-def test_wrong_results_are_no_figure(got: list[Any]) -> None:
+def test_wrong_results_give_no_figure(got: list[Any]) -> None:
     with pytest.raises(AssertionError):
         check([1, 2, 3], got)
 
 
-def test_an_error_that_did_not_come_is_noticed() -> None:
+def test_a_missing_error_is_detected() -> None:
     check([1, -2], [1, ValueError()])
     with pytest.raises(AssertionError):
         check([1, -2], [1, -2])
 
 
-def test_costs_go_to_what_the_processes_do() -> None:
+def test_costs_are_added_by_role() -> None:
     commands = {
         10: "python -P -m concurrent_nb.nodes master {} name",
         11: "python -P -m concurrent_nb.nodes slave {}",
@@ -76,7 +76,7 @@ def test_costs_go_to_what_the_processes_do() -> None:
     assert roles(Ours(), {10: 2.0}, commands, set(), client=10) == {"client": 2.0}
 
 
-def test_counts_grow_until_all_are_done_and_what_is_quick_is_done_again() -> None:
+def test_counts_grow_up_to_all_items_and_short_runs_are_repeated() -> None:
     counts: list[int] = []
 
     def call(items: Sequence[Any]) -> list[Any]:
@@ -91,7 +91,7 @@ def test_counts_grow_until_all_are_done_and_what_is_quick_is_done_again() -> Non
     assert figure["value"] > 0
 
 
-def test_what_a_contender_cannot_do_is_recorded_and_the_rest_goes_on() -> None:
+def test_an_operation_that_a_contender_lacks_is_recorded_and_the_rest_goes_on() -> None:
     out = io.StringIO()
     measurement = Measurement(Ours(), "run", SIZES["tiny"], out)
     with measurement.figure("m"):

@@ -1,4 +1,4 @@
-"""Figures become medians, ranges, ratios and tables; what is missing is named, never left out."""
+"""Figures become medians, ranges, ratios and tables; missing ones are named, not left out."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_without_values_there_is_no_median() -> None:
     )
 
 
-def test_results_tell_contenders_apart() -> None:
+def test_results_distinguish_contenders() -> None:
     results = Results([*rounds("pool", "m", 1.0, 2.0, 9.0), *rounds("ours", "m", 4.0), *rounds("ray", "other", 7.0)])
     assert results.median("m", "pool") == 2.0
     assert results.median("m", "ray") is None
@@ -55,7 +55,7 @@ def test_results_tell_contenders_apart() -> None:
         (1e6, "1,000,000"),
     ],
 )
-def test_numbers_have_three_digits_that_count(value: float | None, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float | None, text: str) -> None:
     assert report.number(value) == text
 
 
@@ -90,7 +90,7 @@ def test_contenders_stand_best_first_and_those_without_a_figure_last() -> None:
     assert best_first.index("concurrent_nb") < best_first.index("ProcessPoolExecutor")
 
 
-def test_costs_are_told_by_process() -> None:
+def test_costs_are_reported_by_process() -> None:
     results = Results(
         [
             *rounds("ours", "cpu_us/task", 60.0),
@@ -120,7 +120,7 @@ def test_a_target_is_judged_in_its_row() -> None:
     assert row.endswith("| multiprocessing.Pool 10,000 | met | missed |")
 
 
-def test_a_report_says_what_is_missing_and_what_went_wrong() -> None:
+def test_a_report_names_what_is_missing_and_what_went_wrong() -> None:
     figures = [
         *rounds("ours", "submit_10k/s", 25_000.0),
         Figure("ray", 1, PROBLEM, None, None, "figures: took more than 90 s, ended"),
@@ -133,10 +133,10 @@ def test_a_report_says_what_is_missing_and_what_went_wrong() -> None:
     assert "no verdict" not in text
 
 
-def test_a_report_of_smaller_counts_says_so() -> None:
+def test_a_report_of_smaller_counts_has_a_note() -> None:
     assert "no verdict below is the promised one" in report.render([], about("ours", size="quick"))
 
 
 @pytest.mark.parametrize(("calm", "busy"), [((98.0, 70.0, 99.0), False), ((98.0, 70.0, 60.0), True), ((), False)])
-def test_a_report_from_a_busy_machine_says_so(calm: tuple[float, ...], busy: bool) -> None:
+def test_a_report_from_a_busy_machine_has_a_note(calm: tuple[float, ...], busy: bool) -> None:
     assert ("machine was busy" in report.render(rounds("ours", "calm_%", *calm), about("ours"))) is busy

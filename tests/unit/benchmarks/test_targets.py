@@ -30,7 +30,7 @@ def test_a_bound_holds_up_to_its_limit(bound: Bound, expected: Verdict) -> None:
     assert bound.verdict(METRIC, medians(ours=100.0, pool=25.0)) is expected
 
 
-def test_without_our_figure_nothing_is_known() -> None:
+def test_without_our_figure_a_target_stays_open() -> None:
     for bound in (Bound(1.0, at_least=True), Bound(1.0, at_least=True, peer="pool")):
         assert bound.verdict(METRIC, medians(pool=25.0)) is Verdict.UNKNOWN
 

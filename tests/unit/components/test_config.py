@@ -1,4 +1,4 @@
-"""Config items: what a value may be, what a reader gets, what a user is told."""
+"""Config items: valid values, the values that readers get, the errors that users get."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Master(Component):
     folder = PathItem("~/nodes", help="Where nodes keep things.")
     bind = HostItem("127.0.0.1:8080", help="Where to listen.")
     strategy = ExtensionPointItem(IStrategy, "PushBest", help="Who gets the next task.")
-    hooks = ExtensionPointListItem(IStrategy, [], help="Who is told.")
+    hooks = ExtensionPointListItem(IStrategy, [], help="Called in this order.")
 
 
 def master(**items: Any) -> Master:
@@ -104,7 +104,7 @@ def test_every_item_can_be_configured_and_has_a_help_text() -> None:
         ("bind", "[fe80::1]", Host("fe80::1")),
     ],
 )
-def test_a_good_value_is_read_back(item: str, value: object, gives: object) -> None:
+def test_a_valid_value_is_read_back(item: str, value: object, gives: object) -> None:
     assert getattr(master(**{item: value}), item) == gives
 
 
@@ -143,12 +143,14 @@ def test_a_good_value_is_read_back(item: str, value: object, gives: object) -> N
         ("hooks", ["push", 3], "give a list of names"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_item_the_value_and_the_remedy(item: str, value: object, remedy: str) -> None:
+def test_an_invalid_value_is_refused_with_the_item_the_value_and_the_remedy(
+    item: str, value: object, remedy: str
+) -> None:
     with pytest.raises(ItemError, match=rf"^Master\.{item} cannot be .*: .*{remedy}"):
         master(**{item: value})
 
 
-def test_a_bad_value_is_a_configuration_error_to_us_and_a_trait_error_to_jupyter() -> None:
+def test_an_invalid_value_is_a_configuration_error_and_a_trait_error() -> None:
     assert issubclass(ItemError, ConfigurationError)
     assert issubclass(ItemError, TraitError)
 
@@ -171,7 +173,7 @@ def test_a_subclass_is_named_by_its_own_name() -> None:
         manager.get(Chief)
 
 
-def test_a_default_that_is_not_acceptable_is_refused_when_the_class_is_defined() -> None:
+def test_an_invalid_default_is_refused_when_the_class_is_defined() -> None:
     with pytest.raises(ItemError, match=r"Hasty\.workers cannot be 0: give a whole number of at least 1"):
 
         class Hasty(Component):
@@ -271,7 +273,7 @@ def test_a_bad_choice_names_the_option_the_interface_what_was_given_and_the_choi
     )
 
 
-def test_a_choice_that_does_not_implement_the_interface_is_told_so() -> None:
+def test_a_choice_that_does_not_implement_the_interface_is_refused() -> None:
     one = master(hooks=["push", "Unrelated"])
     with pytest.raises(
         ConfigurationError, match=r"Master\.hooks = 'Unrelated' .*: choose one of PushBest \(push\)"

@@ -1,4 +1,4 @@
-"""Interfaces, components, managers and extension points, said as promises."""
+"""Interfaces, components, managers and extension points."""
 
 import inspect
 from pathlib import Path
@@ -49,7 +49,7 @@ def manager() -> ComponentManager:
 # ------------------------------------------------------------------------------------------------ extension points
 
 
-def test_an_extension_point_gives_every_implementation_in_the_order_of_registration(manager: ComponentManager) -> None:
+def test_an_extension_point_lists_every_implementation_in_the_order_of_registration(manager: ComponentManager) -> None:
     manager.load([Curt, Door, Polite])
     assert [type(greeter).__name__ for greeter in manager.get(Door).greeters] == ["Curt", "Polite"]
     assert [greeter.greet("Ada") for greeter in manager.get(Door).greeters] == ["Ada", "dear Ada"]
@@ -60,7 +60,7 @@ def test_an_extension_point_is_empty_where_nothing_implements_its_interface(mana
     assert manager.get(Door).greeters == []
 
 
-def test_what_is_registered_later_appears_too(manager: ComponentManager) -> None:
+def test_components_registered_later_appear_too(manager: ComponentManager) -> None:
     manager.load([Door])
     door = manager.get(Door)
     manager.register(Curt)
@@ -76,7 +76,7 @@ def test_a_subclass_implements_what_its_base_does(manager: ComponentManager) -> 
     assert manager.implementations(IGreeter) == [VeryPolite]
 
 
-def test_who_implements_an_interface_implements_what_it_extends(manager: ComponentManager) -> None:
+def test_an_implementation_of_an_interface_implements_its_bases(manager: ComponentManager) -> None:
     class IWarmGreeter(IGreeter):
         def smile(self) -> None:
             raise NotImplementedError
@@ -94,7 +94,7 @@ def test_who_implements_an_interface_implements_what_it_extends(manager: Compone
 # -------------------------------------------------------------------------------------------------------- managers
 
 
-def test_a_component_is_made_once_for_each_manager(manager: ComponentManager) -> None:
+def test_a_component_is_created_once_per_manager(manager: ComponentManager) -> None:
     other = ComponentManager()
     manager.load([Polite])
     other.load([Polite])
@@ -103,13 +103,13 @@ def test_a_component_is_made_once_for_each_manager(manager: ComponentManager) ->
     assert manager.get(Polite).manager is manager
 
 
-def test_what_one_manager_knows_another_does_not(manager: ComponentManager) -> None:
+def test_managers_share_no_components(manager: ComponentManager) -> None:
     manager.load([Polite])
     with pytest.raises(ConfigurationError, match=r"test_core\.Polite is not registered with this manager: register it"):
         ComponentManager().get(Polite)
 
 
-def test_a_component_is_made_when_it_is_first_asked_for(manager: ComponentManager) -> None:
+def test_a_component_is_created_on_first_use(manager: ComponentManager) -> None:
     made = []
 
     class Lazy(Component):
@@ -151,12 +151,12 @@ def test_a_short_name_may_not_be_the_name_of_another(manager: ComponentManager) 
     manager.register(Polite)
     with pytest.raises(ConfigurationError, match="both named 'kind'"):
         manager.register(Impostor)
-    # A refused class has left nothing behind
+    # A refused class is not registered
     with pytest.raises(ConfigurationError, match="not registered"):
         manager.get(Impostor)
 
 
-def test_components_that_need_each_other_to_be_made_are_refused(manager: ComponentManager) -> None:
+def test_components_that_need_each_other_to_be_created_are_refused(manager: ComponentManager) -> None:
     class Hen(Component):
         def __init__(self, manager: ComponentManager) -> None:
             super().__init__(manager)
@@ -172,7 +172,7 @@ def test_components_that_need_each_other_to_be_made_are_refused(manager: Compone
         manager.get(Hen)
 
 
-def test_a_component_that_failed_to_be_made_may_be_asked_for_again(manager: ComponentManager) -> None:
+def test_a_component_whose_creation_failed_may_be_requested_again(manager: ComponentManager) -> None:
     broken = [True]
 
     class Flaky(Component):
@@ -347,7 +347,7 @@ def test_a_method_that_fails_a_promised_call_is_refused(method: object) -> None:
         implements(IGreeter)(type("Unable", (Component,), {"greet": method}))
 
 
-def test_promised_splats_have_to_be_taken() -> None:
+def test_promised_splats_must_be_accepted() -> None:
     class ICollector(Interface):
         def collect(self, first: object, /, *rest: object, **named: object) -> None:
             raise NotImplementedError
@@ -392,7 +392,7 @@ def test_plug_ins_are_found_only_when_asked_for(
     # Given an installed package that offers a component
     install(tmp_path, f"{__name__}:Polite")
     monkeypatch.syspath_prepend(str(tmp_path))
-    # Then it is not known before the manager is told to look
+    # Then it is not registered before the manager loads entry points
     assert manager.implementations(IGreeter) == []
     manager.load_entry_points()
     assert manager.implementations(IGreeter) == [Polite]
@@ -417,7 +417,7 @@ def test_a_bad_plug_in_is_named(
         manager.load_entry_points()
 
 
-def test_everything_public_says_what_it_gives() -> None:
+def test_everything_public_has_annotations() -> None:
     for thing in Interface, Component, ComponentManager, ExtensionPoint, implements:
         assert inspect.getdoc(thing)
     for name, method in vars(ComponentManager).items():

@@ -1,4 +1,4 @@
-"""Private mappings: what is written there is one's own, and can be undone."""
+"""Private mappings: writes are visible only there, and can be undone."""
 
 import mmap
 import os
@@ -25,7 +25,7 @@ def fd() -> Iterator[int]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("offset", [0, mmap.ALLOCATIONGRANULARITY])
-def test_a_change_is_undone_and_is_seen_by_nobody_else(fd: int, size: int, offset: int) -> None:
+def test_a_change_is_undone_and_not_visible_to_others(fd: int, size: int, offset: int) -> None:
     original = os.pread(fd, size, offset)
     mapped, other = (mapping.map_private(fd, offset, size) for _ in range(2))
     view = memoryview(mapped).cast("B")
@@ -41,7 +41,7 @@ def test_a_change_is_undone_and_is_seen_by_nobody_else(fd: int, size: int, offse
     assert bytes(view) == original
 
 
-def test_what_was_only_read_is_left_as_it_is(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_were_only_read_stay(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = mapping.map_private(fd, 0, 4 * 1024 * 1024)
     restorer = mapping.Restorer([mapped])
     assert np.frombuffer(mapped, dtype="u8").sum() > 0
@@ -59,9 +59,7 @@ def test_what_was_only_read_is_left_as_it_is(fd: int, monkeypatch: pytest.Monkey
     assert advised == [4 * 1024 * 1024]
 
 
-def test_where_the_system_does_not_tell_what_was_written_all_is_restored(
-    fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_report_of_written_pages_everything_is_restored(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = mapping.map_private(fd, 0, 65536)
     view = memoryview(mapped).cast("B")
     restorer = mapping.Restorer([mapped])

@@ -60,7 +60,7 @@ def master() -> Master:
 
 
 def dispatch(master: Master, body: Any, caller: Caller = ADMIN) -> Any:
-    """Give the answer to a body, as Python values; `silence` for none."""
+    """Return the answer to a body, as Python values; `silence` for none."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = asyncio.run(Dispatcher(Registry(master)).dispatch(data, caller))
     return "silence" if answer is None else json.loads(answer)
@@ -108,12 +108,12 @@ def test_a_notification_that_fails_is_not_answered_either(master: Master, method
     assert dispatch(master, note(method)) == "silence"
 
 
-def test_a_method_may_be_a_coroutine_and_may_want_its_caller(master: Master) -> None:
+def test_a_method_may_be_a_coroutine_and_may_take_its_caller(master: Master) -> None:
     caller = Caller("client", "10.0.0.1", "10.0.0.2")
     assert dispatch(master, call("later", ["x"]), caller)["result"] == ["client", "10.0.0.1", "10.0.0.2", "x"]
 
 
-def test_who_calls_cannot_be_claimed(master: Master) -> None:
+def test_a_call_cannot_claim_its_caller(master: Master) -> None:
     assert dispatch(master, call("later", {"caller": {"role": "admin"}}), CLIENT)["error"]["code"] == -32602
     assert dispatch(master, call("later", [{"role": "admin"}]), CLIENT)["result"][0] == "client"
 
@@ -133,19 +133,19 @@ def test_a_role_that_no_method_names_may_call_nothing(master: Master, role: str)
 
 
 @pytest.mark.parametrize("name", ["__class__", "__init__", "_private", "a.b.c", "rpc.api", "unmarked", "", "x" * 10**6])
-def test_what_is_not_offered_cannot_be_called(master: Master, name: str) -> None:
+def test_an_unmarked_method_cannot_be_called(master: Master, name: str) -> None:
     error = dispatch(master, call(name))["error"]
     assert error["code"] == -32601
     assert len(error["message"]) < 200
 
 
-def test_an_error_of_ours_travels_as_what_it_is(master: Master) -> None:
+def test_a_concurrent_error_is_sent_with_its_class(master: Master) -> None:
     error = dispatch(master, call("refuse"))["error"]
     assert error["message"] == "it broke"
     assert error["data"] == {"type": "RemoteError", "task": "ab/1", "slave": "", "worker": 0, "type_name": "Odd"}
 
 
-def test_an_unexpected_error_stays_here_under_a_number(master: Master, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_logged_under_a_number(master: Master, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         answer = dispatch(master, call("break_down"))
     assert answer["error"]["code"] == -32603
@@ -160,14 +160,14 @@ def test_an_unexpected_error_stays_here_under_a_number(master: Master, caplog: p
 
 
 @pytest.mark.parametrize("kind", ["object", "surrogate", "keys"])
-def test_a_result_that_json_cannot_hold_fails_its_own_call_only(master: Master, kind: str) -> None:
+def test_a_result_that_json_cannot_represent_fails_its_own_call_only(master: Master, kind: str) -> None:
     first, second = dispatch(master, [call("unwritable", [kind]), call("subtract", [2, 1], 2)])
     assert first["error"]["code"] == -32603
     assert second == result(1, 2)
 
 
 @pytest.mark.parametrize("calls", [2, 3, 100])
-def test_the_answers_of_a_batch_are_limited_and_what_has_no_room_is_refused(
+def test_the_answers_of_a_batch_are_limited_and_further_calls_are_refused(
     master: Master, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     monkeypatch.setattr(jsonrpc, "MAX_ANSWER_BYTES", 1500)
@@ -191,7 +191,7 @@ def test_the_introspection_is_open_to_every_role(master: Master) -> None:
         assert described["methods"]["stop"] == {"doc": "Stop.", "params": {}, "roles": ["admin"]}
 
 
-def test_cancelling_the_dispatch_is_not_taken_for_an_error_of_the_method() -> None:
+def test_cancelling_the_dispatch_is_not_an_error_of_the_method() -> None:
     started = asyncio.Event()
 
     class Waiter:
@@ -217,11 +217,11 @@ def test_every_body_has_an_answer(body: bytes) -> None:
     assert answer == "silence" or "error" in answer or "result" in answer
 
 
-def test_a_registry_that_cannot_be_described_is_refused_at_once() -> None:
+def test_a_registry_that_cannot_be_described_is_refused_when_built() -> None:
     class Odd:
         @remote(roles=["admin"])
         def odd(self, value: Any = object()) -> None:  # noqa: B008
-            """Have a default that JSON cannot hold."""
+            """Have a default that JSON cannot represent."""
 
     with pytest.raises(ConfigurationError):
         Registry(Odd())

@@ -1,4 +1,4 @@
-"""What may be called: which methods a registry finds, what it refuses to offer, how it checks arguments."""
+"""Which methods a registry finds, which it refuses, how it checks arguments."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,7 +18,7 @@ class Point(msgspec.Struct):
 
 
 class Master:
-    """Methods to look at."""
+    """Methods for the tests."""
 
     @remote(roles=["admin", "client"])
     def jobs(self, limit: int = 10, *, state: Literal["open", "done"] = "open") -> list[str]:
@@ -28,9 +28,9 @@ class Master:
         """
         return [state] * limit
 
-    @remote(roles=["slave"], doc="Say that you are alive.")
+    @remote(roles=["slave"], doc="Send a heartbeat.")
     def beat(self, caller: Caller, load: float, key: bytes = b"") -> None:
-        """Not told to callers."""
+        """Not shown to callers."""
 
     @remote(roles=["admin"])
     def draw(self, points: list[Point], name: str | None = None) -> int:
@@ -83,7 +83,7 @@ def test_a_method_is_described() -> None:
                 "roles": ["admin", "client", "slave"],
             },
             "beat": {
-                "doc": "Say that you are alive.",
+                "doc": "Send a heartbeat.",
                 "params": {
                     "load": {"type": "float", "required": True},
                     "key": {"type": "bytes", "required": False, "default": ""},
@@ -127,7 +127,7 @@ def test_arguments_are_taken_by_position_and_by_name(params: Any, arguments: dic
     assert method("jobs").arguments(params) == arguments
 
 
-def test_arguments_become_what_the_annotation_says() -> None:
+def test_arguments_are_converted_to_their_annotation() -> None:
     assert method("draw").arguments({"points": [{"x": 1}, {"x": 2, "y": 3}]}) == {"points": [Point(1), Point(2, 3)]}
     assert method("beat").arguments([1, "YWJj"]) == {"load": 1.0, "key": b"abc"}
 
@@ -190,14 +190,14 @@ def odd_type(self: object, a: Callable[[int], int]) -> None: ...
 @pytest.mark.parametrize(
     "function", [untyped, positional_only, starred, double_starred, odd_default, odd_type], ids=lambda f: f.__name__
 )
-def test_a_method_that_cannot_be_called_from_outside_is_refused(function: Callable[..., None]) -> None:
+def test_a_method_that_cannot_be_called_remotely_is_refused(function: Callable[..., None]) -> None:
     kind = type("Kind", (), {"method": remote(roles=["admin"])(function)})
     with pytest.raises(ConfigurationError):
         Registry(kind())
 
 
 @pytest.mark.parametrize("name", ["_private", "__len__", "Upper", "x" * 65, "früh", "api"])
-def test_a_method_with_a_name_that_cannot_travel_is_refused(name: str) -> None:
+def test_a_method_with_an_invalid_name_is_refused(name: str) -> None:
     def function(self: object) -> None: ...
 
     kind = type("Kind", (), {name: remote(roles=["admin"])(function)})

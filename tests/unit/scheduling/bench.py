@@ -1,4 +1,4 @@
-"""A scheduler on a bench: a clock that stands still, short names for events, and what instructions say in short.
+"""A scheduler on a bench: a clock that stands still, short names for events, and instructions in short form.
 
 The bench checks all invariants after every call.
 """
@@ -192,11 +192,11 @@ def attempts(instructions: list[Instruction]) -> dict[int, int]:
 
 
 def delivered(instructions: list[Instruction]) -> dict[int, Status]:
-    """How which task ended, as the owner is told."""
+    """The status of each delivered outcome by index."""
     parcels = [instruction.items for instruction in instructions if isinstance(instruction, DeliverOutcomes)]
-    told = [(item.index, Status(item.status)) for items in parcels for item in items]
-    assert len(told) == len(dict(told)), "an outcome is delivered twice at once"
-    return dict(told)
+    pairs = [(item.index, Status(item.status)) for items in parcels for item in items]
+    assert len(pairs) == len(dict(pairs)), "an outcome is delivered twice at once"
+    return dict(pairs)
 
 
 def withdrawn(instructions: list[Instruction], *, stop: bool) -> dict[str, list[int]]:
@@ -208,14 +208,14 @@ def withdrawn(instructions: list[Instruction], *, stop: bool) -> dict[str, list[
     }
 
 
-def told_started(instructions: list[Instruction]) -> list[int]:
-    """Which tasks the owner is told to be running."""
-    told = [instruction.tasks for instruction in instructions if isinstance(instruction, AnnounceStarted)]
-    return [ref.index for tasks in told for ref in tasks]
+def announced_started(instructions: list[Instruction]) -> list[int]:
+    """The tasks that are announced as running."""
+    runs = [instruction.tasks for instruction in instructions if isinstance(instruction, AnnounceStarted)]
+    return [ref.index for tasks in runs for ref in tasks]
 
 
 def report(instructions: list[Instruction]) -> str:
-    """What the only delivered ErrorReport says."""
+    """The message of the only delivered ErrorReport."""
     (deliver,) = [instruction for instruction in instructions if isinstance(instruction, DeliverOutcomes)]
     (item,) = deliver.items
     return msgspec.msgpack.decode(item.body, type=ErrorReport).message

@@ -18,6 +18,7 @@ from tests.unit.scheduling.bench import (
     F,
     G,
     acknowledged,
+    announced_started,
     assigned,
     attempts,
     closed,
@@ -29,7 +30,6 @@ from tests.unit.scheduling.bench import (
     slave_id,
     started,
     submitted,
-    told_started,
 )
 
 
@@ -43,7 +43,7 @@ def test_a_task_is_assigned_delivered_and_forgotten() -> None:
     assert (assign.slave, assign.job, assign.function, assign.timeout_s) == (slave_id("a"), JOB, F, 2.5)
     (task,) = assign.tasks
     assert (task.index, task.attempt, task.body) == (0, 1, b"arguments")
-    # When it has ended, then its owner is told, and the payload is dropped
+    # When it has ended, then its owner gets the outcome, and the payload is dropped
     (deliver,) = bench(ended("a", 0))
     assert isinstance(deliver, DeliverOutcomes)
     assert (deliver.client, deliver.job, deliver.slave) == (ME, JOB, "a")
@@ -123,10 +123,10 @@ def test_without_buffers_none_are_listed() -> None:
     assert list(deliver.buffers) == []
 
 
-def test_the_owner_hears_what_runs() -> None:
+def test_the_owner_gets_the_tasks_that_run() -> None:
     bench = Bench()
     bench(joined("a", slots=2), opened(), submitted([0, 1]))
-    assert told_started(bench(started("a", 0))) == [0]
+    assert announced_started(bench(started("a", 0))) == [0]
     # but only once, and nothing of attempts that are not there
     assert bench(started("a", 0), started("a", 1, attempt=2), started("b", 1)) == []
 
@@ -169,7 +169,7 @@ def test_senseless_settings_are_refused_by_name(settings: dict[str, float]) -> N
         Scheduler(PullRoundRobinStrategy(), **settings)  # type: ignore[arg-type]
 
 
-def test_a_slave_that_nobody_knows_is_not_heard() -> None:
+def test_reports_of_an_unknown_slave_do_not_count() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted([0]))
     assert bench(ended("nobody", 0)) == []

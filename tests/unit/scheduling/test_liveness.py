@@ -11,7 +11,7 @@ from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 A, B = SessionId(b"a"), SessionId(b"b")
 
 
-def test_nobody_is_watched_at_first() -> None:
+def test_no_node_is_watched_at_first() -> None:
     liveness = Liveness()
     assert liveness.next_deadline() is None
     assert liveness.tick(1e9) == []
@@ -32,7 +32,7 @@ def test_a_silent_node_is_suspected_and_then_lost() -> None:
     assert liveness.next_deadline() is None
 
 
-def test_a_node_that_lets_itself_be_heard_is_left_alone() -> None:
+def test_a_node_that_sends_something_is_trusted() -> None:
     liveness = Liveness()
     liveness.watch(A, 0.0)
     for second in range(1, 100):
@@ -41,7 +41,7 @@ def test_a_node_that_lets_itself_be_heard_is_left_alone() -> None:
     assert liveness.tick(102.0) == [Suspected(A)]
 
 
-def test_a_suspected_node_that_is_heard_is_trusted_again() -> None:
+def test_a_suspected_node_that_sends_something_is_trusted_again() -> None:
     liveness = Liveness()
     liveness.watch(A, 0.0)
     liveness.tick(3.0)
@@ -58,7 +58,7 @@ def test_a_node_whose_connection_is_gone_is_suspected_at_once_and_lost_soon() ->
     liveness.seen(A, 0.9)
     liveness.unreachable(A, 1.0)
     assert liveness.tick(1.0) == [Suspected(A)]
-    liveness.unreachable(A, 1.5)  # said twice, it is no later
+    liveness.unreachable(A, 1.5)  # a second report does not delay it
     assert liveness.tick(1.9) == []
     assert liveness.tick(2.0) == [Lost(A)]
 
@@ -81,7 +81,7 @@ def test_a_connection_that_is_gone_does_not_lengthen_the_silence() -> None:
     assert liveness.tick(5.0) == [Lost(A)]
 
 
-def test_a_node_that_says_good_bye_is_not_judged() -> None:
+def test_a_forgotten_node_is_not_judged() -> None:
     liveness = Liveness()
     liveness.watch(A, 0.0)
     liveness.watch(B, 0.0)
@@ -90,13 +90,13 @@ def test_a_node_that_says_good_bye_is_not_judged() -> None:
     assert liveness.tick(3.0) == [Suspected(B)]
 
 
-def test_silence_that_nobody_listened_to_proves_nothing() -> None:
+def test_silence_while_this_process_slept_proves_nothing() -> None:
     liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
     liveness.watch(A, 0.0)
     liveness.watch(B, 0.0)
     # Given that this process was stopped for a minute
     assert liveness.tick(60.0) == []
-    # When one of two is heard then, the other is lost after one more interval
+    # When one of two is seen then, the other is lost after one more interval
     liveness.seen(A, 60.5)
     assert liveness.next_deadline() == 61.0
     assert liveness.tick(61.0) == [Lost(B)]
@@ -117,14 +117,14 @@ def test_senseless_settings_are_refused_with_both_values(settings: dict[str, flo
         Liveness(**settings)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["heard", "unreachable", "quiet"]), st.floats(0.01, 0.9)), max_size=80))
+@given(st.lists(st.tuples(st.sampled_from(["seen", "unreachable", "quiet"]), st.floats(0.01, 0.9)), max_size=80))
 def test_whatever_happens_verdicts_are_in_order_and_in_time(steps: list[tuple[str, float]]) -> None:
     liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
     liveness.watch(A, 0.0)
     now, heard_s, state = 0.0, 0.0, "trusted"
     for step, pause_s in steps:
         now += pause_s
-        if step == "heard" and state != "lost":
+        if step == "seen" and state != "lost":
             heard_s = now
             liveness.seen(A, now)
         elif step == "unreachable":
@@ -147,7 +147,7 @@ def test_silence_of_a_node_that_is_kept_is_no_loss_and_only_a_long_broken_connec
     assert liveness.tick(3.0) == [Suspected(A)]
     assert liveness.next_deadline() is None
     assert liveness.tick(1e6) == []
-    # Its connection breaks, and it is heard again within the time
+    # Its connection breaks, and it is seen again within the time
     liveness.unreachable(A, 1e6)
     assert liveness.tick(1e6) == [] and liveness.next_deadline() == 1e6 + 3600
     liveness.seen(A, 1e6 + 3500)

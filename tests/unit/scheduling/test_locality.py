@@ -53,7 +53,7 @@ def a_cluster(*names: str, slots: int = 1) -> Bench:
 # ------------------------------------------------------------------------------------------- who has what
 
 
-def test_a_slave_has_what_its_tasks_refer_to_whatever_the_strategy_until_it_says_otherwise() -> None:
+def test_a_slave_has_what_its_tasks_refer_to_whatever_the_strategy_until_it_reports_otherwise() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted([0, 1], objects=[X, Y]))
     slave = bench.scheduler.slaves[slave_id("a")]
@@ -74,10 +74,10 @@ def test_a_slave_that_shares_memory_has_everything_and_nothing_is_noted_of_it() 
     slave = bench.scheduler.slaves[slave_id("a")]
     assert missing_bytes(slave, BOTH) == 0
     assert len(slave.objects) == len(bench.scheduler._state.locations) == 0
-    books = bench.scheduler._state.locations
-    assert list(books.near(X, 5)) == [slave]
+    state = bench.scheduler._state.locations
+    assert list(state.near(X, 5)) == [slave]
     bench(lost("a"))
-    assert list(books.near(X, 5)) == []
+    assert list(state.near(X, 5)) == []
 
 
 def test_tasks_travel_together_only_if_they_refer_to_the_same() -> None:
@@ -96,18 +96,18 @@ def test_objects_without_tasks_are_refused() -> None:
 
 def test_what_is_remembered_of_a_slave_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_locations, "MOST", 3)
-    books, slave = ObjectLocations(), SlaveState(SessionId(b"a"), "a", 1, 1)
-    books.hold(slave, [b"%d" % number for number in range(5)])
+    state, slave = ObjectLocations(), SlaveState(SessionId(b"a"), "a", 1, 1)
+    state.hold(slave, [b"%d" % number for number in range(5)])
     assert list(slave.objects) == [b"2", b"3", b"4"]
-    assert len(books) == 3
+    assert len(state) == 3
 
 
 def test_all_holders_of_an_object_are_looked_at_in_turn() -> None:
-    books = ObjectLocations()
+    state = ObjectLocations()
     slaves = [SlaveState(SessionId(b"%d" % number), "", 1, 1) for number in range(5)]
     for slave in slaves:
-        books.hold(slave, [b"x"])
-    rounds = [list(books.near(X, 2)) for _ in range(5)]
+        state.hold(slave, [b"x"])
+    rounds = [list(state.near(X, 2)) for _ in range(5)]
     assert all(len(some) == 2 for some in rounds)
     assert {slave for some in rounds for slave in some} == set(slaves)
 

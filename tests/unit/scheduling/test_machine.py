@@ -1,6 +1,6 @@
 """Random histories: owners, slaves and losses in any order, and the promises of the scheduler checked at each step.
 
-The world around the scheduler is played here. Slaves hold attempts, start some, answer late or never; what they say is
+The world around the scheduler is played here. Slaves hold attempts, start some, answer late or never; what they send is
 in flight until it is received, even when the slave is lost meanwhile. Owners leave, come back, submit twice, cancel.
 """
 
@@ -65,7 +65,7 @@ SIZES_BYTES = {b"small": 1000, b"large": 50_000_000, b"huge": 5_000_000_000}
 
 @dataclass
 class PlayedSlave:
-    """A slave: the attempts that it holds, which of them run, and what it has said but nobody has received."""
+    """A slave: the attempts that it holds, which of them run, and what it has sent and the master has not received."""
 
     id: SessionId
     slots: int
@@ -90,7 +90,7 @@ class PlayedSlave:
 
 @dataclass
 class PlayedJob:
-    """What an owner knows of his job."""
+    """What an owner knows of a job."""
 
     id: JobId
     owner: str
@@ -153,7 +153,7 @@ class World(RuleBasedStateMachine):
             slave.held.append(attempt)
             if assign.needs is not None:
                 slave.on_top.add(attempt)
-        if assign.needs is None:  # what comes on top says nothing of a slave that has shrunk meanwhile
+        if assign.needs is None:  # others are not counted for a slave that has shrunk meanwhile
             on_top = [attempt for attempt in slave.held if attempt in slave.on_top]
             assert len(slave.held) - len(on_top) <= slave.credit, "a slave has more than it accepts"
 
@@ -181,7 +181,7 @@ class World(RuleBasedStateMachine):
 
     def forget(self, job: PlayedJob) -> None:
         done = job.closed and job.acknowledged == job.submitted
-        assert done or self.sessions[job.owner] is None, "a job was forgotten that somebody waits for"
+        assert done or self.sessions[job.owner] is None, "a job was forgotten for which an owner waits"
 
     # --------------------------------------------------------------------------------------- slaves
 
@@ -288,7 +288,9 @@ class World(RuleBasedStateMachine):
             TasksStarted(slave, [ref]),
             TasksReturned(slave, [ref]),
         ]
-        assert self.scheduler.handle(*words, now=self.now) == [], "a slave was heard on what it does not have"
+        assert self.scheduler.handle(*words, now=self.now) == [], (
+            "a report of a slave on a task that it does not have counted"
+        )
 
     # --------------------------------------------------------------------------------------- owners
 

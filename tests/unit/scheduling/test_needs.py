@@ -133,7 +133,7 @@ def test_a_host_is_not_asked_back_for_idle_slots(bench: Bench) -> None:
     assert withdrawn(bench.after(1.0), stop=False) == {"a": [1]}
 
 
-def test_how_long_hosts_take_says_nothing_of_their_slave(bench: Bench) -> None:
+def test_run_times_of_hosts_do_not_measure_their_slave(bench: Bench) -> None:
     bench(joined("a"), opened(), submitted([0], needs=HOST))
     bench(ended("a", 0, elapsed_s=3600.0))
     assert bench.scheduler.slaves[slave_id("a")].task_s is None
@@ -149,7 +149,7 @@ def test_hosts_of_several_cores_are_no_such_thing(bench: Bench, needs: Needs) ->
 # ------------------------------------------------------------------------------------------------------- several cores
 
 
-def test_what_needs_one_slot_in_a_process_is_plain_however_it_is_said(bench: Bench) -> None:
+def test_what_needs_one_slot_in_a_process_is_plain_however_it_is_written(bench: Bench) -> None:
     bench(joined("a", slots=2), opened())
     (one,) = bench(submitted([0], needs=Needs()), submitted([1]))
     assert isinstance(one, AssignTasks)
@@ -196,8 +196,8 @@ def test_a_task_that_waits_for_slots_goes_where_they_come_free_first(bench: Benc
     where = {index: name for name, indexes in names_of_tasks(bench).items() for index in indexes}
     (stuck,) = assigned(bench(started("a", *[n for n in where if where[n] == "a"]), submitted([9], needs=ALL)))
     other = {"a": "b", "b": "a"}[stuck]
-    told = bench.after(1.0, *[ended(other, index) for index in where if where[index] == other])
-    assert withdrawn(told, stop=False) == {stuck: [9]}
+    instructions = bench.after(1.0, *[ended(other, index) for index in where if where[index] == other])
+    assert withdrawn(instructions, stop=False) == {stuck: [9]}
     assert not withdrawn(bench.after(1.0), stop=False)  # it is asked once
     assert assigned(bench(returned(stuck, 9))) == {other: [9]}
     assert bench.scheduler.next_deadline() is None
@@ -247,16 +247,16 @@ def test_owners_take_turns_with_large_tasks_too(bench: Bench) -> None:
 def test_the_cancelled_first_in_the_queue_lets_the_next_one_in(bench: Bench) -> None:
     bench(joined("a", slots=4), opened(), submitted([0], needs=Needs(cores=2)))
     bench(submitted([1], needs=ALL), submitted([2], needs=Needs(cores=2)))
-    told = bench(cancelled([1]))
-    assert (delivered(told), assigned(told)) == ({1: CANCELLED}, {"a": [2]})
+    instructions = bench(cancelled([1]))
+    assert (delivered(instructions), assigned(instructions)) == ({1: CANCELLED}, {"a": [2]})
 
 
 def test_what_is_given_back_or_dies_is_placed_again(bench: Bench) -> None:
     bench(joined("a", slots=2), opened(), submitted([0], needs=ALL))
     assert attempts(bench(returned("a", 0))) == {0: 2}
     assert attempts(bench(worker_died("a", 0, attempt=2))) == {0: 3}
-    told = bench(ended("a", 0, status=DIED, attempt=3), ended("a", 0, status=DIED, attempt=4))
-    assert attempts(told) == {0: 4}
+    instructions = bench(ended("a", 0, status=DIED, attempt=3), ended("a", 0, status=DIED, attempt=4))
+    assert attempts(instructions) == {0: 4}
 
 
 def test_runs_differ_by_what_they_need(bench: Bench) -> None:
@@ -274,18 +274,18 @@ def test_runs_differ_by_what_they_need(bench: Bench) -> None:
 
 def test_more_cores_than_any_slave_has_are_refused_at_once(bench: Bench) -> None:
     bench(joined("a", slots=2), joined("b", slots=4), opened())
-    told = bench(submitted([0, 1], needs=Needs(cores=8)))
-    assert delivered(told) == {0: REFUSED, 1: REFUSED}
-    told = bench(submitted([2], needs=Needs(cores=5)))
-    assert "needs 5 cores of one slave, and the largest slave has 4" in report(told)
+    instructions = bench(submitted([0, 1], needs=Needs(cores=8)))
+    assert delivered(instructions) == {0: REFUSED, 1: REFUSED}
+    instructions = bench(submitted([2], needs=Needs(cores=5)))
+    assert "needs 5 cores of one slave, and the largest slave has 4" in report(instructions)
     assert assigned(bench(submitted([3], needs=Needs(cores=4)))) == {"b": [3]}
 
 
 def test_a_refused_task_ends_a_job_that_stops_on_errors(bench: Bench) -> None:
     bench(joined("a", slots=2), opened(stop_on_error=True), submitted([0]))
-    told = bench(submitted([1], needs=Needs(cores=8)))
-    assert delivered(told) == {1: REFUSED}
-    assert withdrawn(told, stop=True) == {"a": [0]}
+    instructions = bench(submitted([1], needs=Needs(cores=8)))
+    assert delivered(instructions) == {1: REFUSED}
+    assert withdrawn(instructions, stop=True) == {"a": [0]}
 
 
 def test_without_a_slave_it_waits_for_one_that_is_large_enough(bench: Bench) -> None:
@@ -301,9 +301,9 @@ def test_where_none_comes_that_is_large_enough_it_is_refused_after_a_while(bench
     bench(joined("a", slots=2))
     assert bench.scheduler.next_deadline() == bench.now + TOO_LARGE_AFTER_S
     assert not delivered(bench.after(TOO_LARGE_AFTER_S * 0.9))
-    told = bench.after(TOO_LARGE_AFTER_S * 0.1)
-    assert delivered(told) == {0: REFUSED, 1: REFUSED}
-    assert assigned(told) == {"a": [2]}  # it has waited behind them
+    instructions = bench.after(TOO_LARGE_AFTER_S * 0.1)
+    assert delivered(instructions) == {0: REFUSED, 1: REFUSED}
+    assert assigned(instructions) == {"a": [2]}  # it has waited behind them
     assert bench.scheduler.next_deadline() is None
 
 
@@ -311,8 +311,8 @@ def test_what_happens_meanwhile_makes_the_wait_no_longer(bench: Bench) -> None:
     bench(opened(), submitted([0], needs=Needs(cores=8)))
     bench(joined("a", slots=2))
     for number in range(4):
-        told = bench.after(TOO_LARGE_AFTER_S / 4, joined(f"b{number}"), submitted([1 + number], needs=HOST))
-    assert delivered(told) == {0: REFUSED}
+        instructions = bench.after(TOO_LARGE_AFTER_S / 4, joined(f"b{number}"), submitted([1 + number], needs=HOST))
+    assert delivered(instructions) == {0: REFUSED}
 
 
 def test_the_large_slave_that_is_lost_may_come_back(bench: Bench) -> None:

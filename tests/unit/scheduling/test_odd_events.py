@@ -1,4 +1,4 @@
-"""Whatever a peer says is handled or refused, and what is refused has changed nothing. The good ones go on."""
+"""Every event of a peer is handled or refused; a refused one changes nothing, and the other peers go on."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
@@ -129,7 +129,7 @@ def busy_bench(name: str) -> Bench:
     return bench
 
 
-def told(thing: Any, seen: dict[int, int] | None = None) -> Any:
+def snapshot(thing: Any, seen: dict[int, int] | None = None) -> Any:
     """Give all that can be reached from something, as what can be compared."""
     seen = {} if seen is None else seen
     if thing is None or isinstance(thing, bool | int | float | str | bytes | type):
@@ -140,11 +140,11 @@ def told(thing: Any, seen: dict[int, int] | None = None) -> Any:
     if isinstance(thing, count):
         return repr(thing)
     if isinstance(thing, Mapping):
-        return [type(thing).__name__, *[(told(key, seen), told(value, seen)) for key, value in thing.items()]]
+        return [type(thing).__name__, *[(snapshot(key, seen), snapshot(value, seen)) for key, value in thing.items()]]
     if isinstance(thing, Set):
-        return ["set", *sorted(str(told(each, seen)) for each in thing)]
+        return ["set", *sorted(str(snapshot(each, seen)) for each in thing)]
     if isinstance(thing, Sequence | deque):
-        return [type(thing).__name__, *[told(each, seen) for each in thing]]
+        return [type(thing).__name__, *[snapshot(each, seen) for each in thing]]
     if isinstance(thing, msgspec.Struct):
         names: Sequence[str] = thing.__struct_fields__
     elif is_dataclass(thing):
@@ -153,7 +153,7 @@ def told(thing: Any, seen: dict[int, int] | None = None) -> Any:
         names = list(vars(thing))
     else:
         names = getattr(type(thing), "__slots__", ())
-    return [type(thing).__name__, *[(name, told(getattr(thing, name), seen)) for name in names]]
+    return [type(thing).__name__, *[(name, snapshot(getattr(thing, name), seen)) for name in names]]
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -162,11 +162,11 @@ def told(thing: Any, seen: dict[int, int] | None = None) -> Any:
 def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, events: list[Event]) -> None:
     bench = busy_bench(name)
     for event in events:
-        before = told(bench.scheduler._state)
+        before = snapshot(bench.scheduler._state)
         try:
             bench(event)
         except EventRefused:
-            assert told(bench.scheduler._state) == before
+            assert snapshot(bench.scheduler._state) == before
             bench()
     # Time passes, and the good ones find everything as it should be
     bench.after(0.2)
@@ -226,20 +226,20 @@ def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, ev
 )
 def test_what_cannot_be_is_refused_and_has_changed_nothing(event: Event) -> None:
     bench = busy_bench("pull_round_robin")
-    before = told(bench.scheduler._state)
+    before = snapshot(bench.scheduler._state)
     with pytest.raises(EventRefused):
         bench(event)
-    assert told(bench.scheduler._state) == before
+    assert snapshot(bench.scheduler._state) == before
     bench()
 
 
-def test_the_books_are_told_apart() -> None:
+def test_snapshots_of_different_states_differ() -> None:
     bench = busy_bench("pull_round_robin")
-    before = told(bench.scheduler._state)
-    assert before == told(busy_bench("pull_round_robin").scheduler._state)
+    before = snapshot(bench.scheduler._state)
+    assert before == snapshot(busy_bench("pull_round_robin").scheduler._state)
     for event in (submitted([50]), SlaveResized(slave_id("a"), 1, 4), cancelled([0]), opened(job=JobId(b"j" * 16))):
         bench(event)
-        after = told(bench.scheduler._state)
+        after = snapshot(bench.scheduler._state)
         assert after != before
         before = after
 

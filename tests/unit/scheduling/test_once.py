@@ -1,4 +1,4 @@
-"""Exactly once: duplicates are recognised, and an attempt that is over is not heard any more."""
+"""Exactly once: duplicates are recognised, and reports about an attempt that is over do not count."""
 
 from itertools import permutations
 
@@ -16,6 +16,7 @@ from tests.unit.scheduling.bench import (
     OTHER_JOB,
     Bench,
     acknowledged,
+    announced_started,
     assigned,
     attempts,
     cancelled,
@@ -30,7 +31,6 @@ from tests.unit.scheduling.bench import (
     slave_id,
     started,
     submitted,
-    told_started,
     withdrawn,
     worker_died,
 )
@@ -71,12 +71,12 @@ def test_the_answer_of_an_older_attempt_does_not_count() -> None:
     # Given a task that was given back and is in its second attempt on the same slave
     bench(joined("a"), opened(), submitted([0]))
     assert attempts(bench(returned("a", 0))) == {0: 2}
-    # Then nothing of the first attempt is heard
+    # Then no report about the first attempt counts
     assert bench(ended("a", 0, attempt=1), started("a", 0, attempt=1), returned("a", 0, attempt=1)) == []
     assert delivered(bench(ended("a", 0, attempt=2))) == {0: OK}
 
 
-def test_a_slave_that_was_lost_is_not_heard() -> None:
+def test_reports_of_a_lost_slave_do_not_count() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted([0]))
     bench(lost("a"))
@@ -162,7 +162,7 @@ def test_what_was_decided_before_a_refused_event_is_not_lost() -> None:
     with pytest.raises(EventRefused) as caught:
         bench(submitted([0]), submitted([5], job=OTHER_JOB), submitted([1]))
     assert caught.value.position == 1
-    # Then the first has happened, the third has not, and the next call says so
+    # Then the first has happened, the third has not, and the next call returns it
     assert assigned(bench()) == {"a": [0]}
 
 
@@ -185,11 +185,11 @@ def test_outcomes_wait_for_an_owner_who_is_away() -> None:
     # When the owner goes without having acknowledged, then nothing is sent
     assert bench(gone(), ended("a", 1)) == []
     assert bench(started("a", 2)) == []
-    # When he is back, then he gets everything that he has not acknowledged, and hears what runs
+    # When the owner is back, then all unacknowledged outcomes come, and the tasks that run
     back = slave_id("back")
     instructions = bench(opened(back))
     assert delivered(instructions) == {0: OK, 1: OK}
-    assert told_started(instructions) == [2]
+    assert announced_started(instructions) == [2]
     assert delivered(bench(ended("a", 2))) == {2: OK}
     assert bench(acknowledged([0, 1, 2], client=back)) == []
     assert bench.tasks_kept == 0
@@ -264,7 +264,7 @@ def test_another_session_may_finish_the_job_of_one_that_is_gone() -> None:
     assert bench.after(31.0) == []
 
 
-def test_a_job_of_somebody_who_never_gives_up_lingers_for_ever() -> None:
+def test_a_job_with_an_endless_linger_time_lingers_for_ever() -> None:
     bench = Bench()
     bench(opened(), gone(linger_s=float("inf")))
     assert bench.scheduler.next_deadline() is None

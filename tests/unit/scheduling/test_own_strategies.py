@@ -116,7 +116,7 @@ def test_more_room_is_made_while_more_is_needed_and_no_sooner_than_needed() -> N
     assert list(withdrawn(bench.after(due - bench.now), stop=False)) == ["s1"]
 
 
-def test_while_others_have_tasks_nobody_pushes_ahead_and_for_a_moment_after() -> None:
+def test_while_others_have_tasks_and_for_a_moment_after_no_job_prefetches() -> None:
     bench = Bench()
     bench(joined("a", slots=2, credit=100))
     bench(opened(YOU, "you", OTHER_JOB), submitted([0], client=YOU, job=OTHER_JOB))

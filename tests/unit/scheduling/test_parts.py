@@ -246,7 +246,7 @@ BREAKAGES: list[Callable[[Scheduler], None]] = [
 
 @pytest.mark.parametrize("break_it", BREAKAGES, ids=lambda break_it: break_it.__name__.strip("_"))
 def test_a_contradiction_is_found(break_it: Callable[[Scheduler], None]) -> None:
-    # Given books in which everything occurs
+    # Given a state in which everything occurs
     bench = Bench()
     bench(joined("a", slots=2), opened(), submitted(range(8), timeout_s=1.0))
     bench(ended("a", 0), started("a", 1))
@@ -257,6 +257,6 @@ def test_a_contradiction_is_found(break_it: Callable[[Scheduler], None]) -> None
         bench.scheduler.validate()
 
 
-def test_books_without_owner_are_sound() -> None:
+def test_a_state_without_owner_is_valid() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted(range(3)), gone())

@@ -39,18 +39,18 @@ def silent(client: SessionId = ME) -> ClientSilent:
     return ClientSilent(client)
 
 
-def heard(client: SessionId = ME) -> ClientResumed:
+def resumed(client: SessionId = ME) -> ClientResumed:
     return ClientResumed(client)
 
 
-def test_what_ends_meanwhile_is_delivered_once_when_the_owner_is_heard() -> None:
+def test_what_ends_meanwhile_is_delivered_once_when_the_owner_is_back() -> None:
     bench = Bench()
     bench(joined("a", slots=2, credit=2), opened(), submitted(range(4)))
     bench(silent())
     assert delivered(bench(ended("a", 0))) == {}
     assert delivered(bench(ended("a", 1))) == {}
-    assert set(delivered(bench(heard()))) == {0, 1}
-    assert delivered(bench(silent(), heard())) == {}
+    assert set(delivered(bench(resumed()))) == {0, 1}
+    assert delivered(bench(silent(), resumed())) == {}
     assert set(delivered(bench(ended("a", 2)))) == {2}
 
 
@@ -60,19 +60,19 @@ def test_a_silent_owner_s_waiting_tasks_are_still_handed_out() -> None:
     assert assigned(bench(ended("a", 0))) == {"a": [1]}
 
 
-def test_whoever_takes_the_job_over_gets_all_of_it_and_the_silent_session_nothing() -> None:
+def test_a_session_that_takes_the_job_over_gets_all_of_it_and_the_silent_session_nothing() -> None:
     bench = Bench()
     second = slave_id("second")
     bench(joined("a", slots=2), opened(), submitted(range(2)))
     bench(silent(), ended("a", 0))
     assert set(delivered(bench(opened(second)))) == {0}
     assert set(delivered(bench(ended("a", 1)))) == {1}
-    assert delivered(bench(heard())) == {}
+    assert delivered(bench(resumed())) == {}
     bench(acknowledged([0, 1], client=second), closed(client=second), gone())
     assert not bench.scheduler.jobs
 
 
-def test_an_owner_for_whom_too_much_is_kept_gets_no_more_tasks_run_until_he_has_it() -> None:
+def test_an_owner_for_whom_too_much_is_kept_gets_no_more_tasks_run_until_it_is_acknowledged() -> None:
     bench = strict()
     bench(joined("a", slots=1, credit=2), opened(), submitted(range(6)), silent())
     instructions = bench(ended("a", 0))
@@ -80,7 +80,7 @@ def test_an_owner_for_whom_too_much_is_kept_gets_no_more_tasks_run_until_he_has_
     assert assigned(instructions) == {} and withdrawn(instructions, stop=False) == {"a": [1]}
     assert assigned(bench(returned("a", 1))) == {}
     assert bench.scheduler.waiting == 5
-    assert set(delivered(bench(heard()))) == {0}
+    assert set(delivered(bench(resumed()))) == {0}
     assert assigned(bench(acknowledged([0]))) == {"a": [1, 2]}
 
 
@@ -99,7 +99,7 @@ def test_tasks_with_needs_wait_as_well(needs: Needs) -> None:
     bench(joined("a", slots=2), opened(), submitted([0]))
     bench(silent(), ended("a", 0))
     assert assigned(bench(submitted([1], needs=needs))) == {}
-    assert assigned(bench(heard(), acknowledged([0]))) == {"a": [1]}
+    assert assigned(bench(resumed(), acknowledged([0]))) == {"a": [1]}
 
 
 def test_a_paused_owner_s_job_can_end_and_be_forgotten() -> None:
@@ -110,11 +110,11 @@ def test_a_paused_owner_s_job_can_end_and_be_forgotten() -> None:
         assert bench.scheduler.waiting == 5
         bench(end)
         assert bench.scheduler.waiting == 0
-        bench(heard(), acknowledged(range(6)), opened(job=OTHER_JOB))
+        bench(resumed(), acknowledged(range(6)), opened(job=OTHER_JOB))
         assert assigned(bench(submitted([7], job=OTHER_JOB))) == {"a": [7]}
 
 
-# ------------------------------------------------------------------------------- owners who are heard, and take nothing
+# ----------------------------------------------------------------- owners that are not silent, and acknowledge nothing
 
 
 def result(index: int, size_bytes: int = 0, slice_bytes: int = 0) -> OutcomesReceived:
@@ -192,13 +192,13 @@ def test_suspects_of_a_paused_owner_wait_as_well() -> None:
     assert assigned(bench(acknowledged([0]))) == {"b": [1]}
 
 
-def test_who_waits_behind_a_paused_owner_is_served_when_he_pauses() -> None:
+def test_an_owner_behind_a_paused_one_is_served() -> None:
     bench = Bench(results_kept_bytes=1000)
     bench(joined("a", slots=2), opened(), opened(YOU, "you", OTHER_JOB))
     bench(submitted([0]))
     bench(submitted([1, 2], needs=Needs(2)))
     bench(submitted([7], client=YOU, job=OTHER_JOB, needs=Needs(0)))
-    # Two wide tasks in turn: the owner's first one runs, and his second one comes after the other's
+    # Two multi-slot tasks in turn: the owner's first one runs, and the second one comes after the other's
     assert {0, 1} <= {task.index for task in bench.scheduler.slaves[slave_id("a")].tasks}
     assert assigned(bench(result(0, 5000), ended("a", 1))) == {"a": [7]}
 

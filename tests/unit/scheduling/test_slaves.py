@@ -41,7 +41,7 @@ def test_a_suspected_slave_gets_nothing_until_it_is_trusted_again() -> None:
     assert assigned(bench(SlaveTrusted(slave_id("a")))) == {"a": [0]}
 
 
-def test_a_suspected_slave_is_still_heard() -> None:
+def test_reports_of_a_suspected_slave_count() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted([0]))
     assert delivered(bench(SlaveSuspected(slave_id("a")), ended("a", 0))) == {0: OK}
@@ -221,7 +221,7 @@ def test_nothing_is_asked_back_without_need() -> None:
     # A slave that has only what it runs,
     bench(joined("a", slots=2), opened(), submitted([0, 1]), joined("b", slots=2))
     assert bench.after(1.0) == []
-    # or nobody with an idle slot.
+    # or no slave with an idle slot.
     bench(submitted(range(2, 8)))
     assert bench.after(1.0) == []
     assert bench.scheduler.next_deadline() is None

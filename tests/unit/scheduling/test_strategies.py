@@ -47,7 +47,7 @@ def give(slave: SlaveState, count: int, estimate_s: float = 0.02) -> None:
 
 
 @every_strategy
-def test_without_slaves_nobody_is_chosen(make: Callable[[], Strategy]) -> None:
+def test_without_slaves_none_is_chosen(make: Callable[[], Strategy]) -> None:
     assert make().choose(None, 1) is None
 
 

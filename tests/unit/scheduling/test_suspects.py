@@ -91,7 +91,7 @@ def test_a_lost_slave_with_many_tasks_does_not_make_them_run_one_by_one(bench: B
 
 
 @pytest.mark.parametrize("reason", ["it sent a Bye: no more work", "it has unregistered", "drained"])
-def test_a_slave_that_leaves_is_nobody_s_fault(bench: Bench, reason: str) -> None:
+def test_no_task_is_to_blame_for_a_slave_that_leaves(bench: Bench, reason: str) -> None:
     bench(opened(), submitted([0, 1]))
     for number, name in enumerate("abcdef", 1):
         assert attempts(bench(joined(name, slots=2))) == {0: number, 1: number}

@@ -75,7 +75,7 @@ def test_a_task_whose_worker_died_runs_again() -> None:
     assert delivered(bench(ended("a", 0, attempt=2))) == {0: OK}
 
 
-def test_a_task_that_kills_its_workers_is_quarantined_and_the_owner_is_told_how_each_died() -> None:
+def test_a_task_that_kills_its_workers_is_quarantined_and_the_owner_gets_how_each_died() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted([0]))
     bench(worker_died("a", 0, 1, "killed by SIGSEGV"))
@@ -97,7 +97,7 @@ def test_how_many_deaths_are_too_many_can_be_set() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1 no msgpack", b"\x93\x01\x02\x03"])
-def test_a_death_that_nobody_can_explain_counts_all_the_same(body: bytes) -> None:
+def test_an_unexplained_death_counts_too(body: bytes) -> None:
     bench = Bench(deaths_allowed=1)
     bench(joined("a"), opened(), submitted([0]))
     instructions = bench(ended("a", 0, status=DIED, body=body))
@@ -105,7 +105,7 @@ def test_a_death_that_nobody_can_explain_counts_all_the_same(body: bytes) -> Non
     assert "worker 4321 died" in report(instructions)
 
 
-def test_a_slave_may_not_say_everything() -> None:
+def test_a_slave_may_not_report_every_status() -> None:
     bench = Bench()
     bench(joined("a", slots=2), opened(), submitted([0, 1]))
     for impossible in (POISON, Status.REFUSED, 99, -1):
@@ -123,7 +123,7 @@ def test_a_hit_ends_a_job_that_runs_until_one() -> None:
     bench = Bench()
     bench(joined("a", slots=1), joined("b", slots=1), opened(until=True), submitted(range(6)))
     instructions = bench(ended("a", 0, status=HIT))
-    # Then the owner hears of the hit first, what waits is cancelled, what runs is stopped
+    # Then the owner gets the hit first, waiting tasks are cancelled, running ones are stopped
     assert delivered(instructions) == {0: HIT, 4: CANCELLED, 5: CANCELLED}
     assert next(iter(delivered(instructions))) == 0
     assert withdrawn(instructions, stop=True) == {"a": [1], "b": [2, 3]}
@@ -208,7 +208,7 @@ def test_cancelling_one_task_does_not_end_a_job_that_stops_on_errors() -> None:
     assert assigned(bench(ended("a", 1), submitted([2]))) == {"a": [2]}
 
 
-def test_what_never_ran_says_so() -> None:
+def test_the_outcome_of_a_task_that_never_ran_has_no_slave() -> None:
     bench = Bench()
     (deliver,) = bench(opened(), submitted([0]), cancelled())
     assert isinstance(deliver, DeliverOutcomes)
@@ -261,7 +261,7 @@ def test_owners_take_turns() -> None:
     assert assigned(bench(joined("a", slots=2))) == {"a": [0, 1, 1000, 1001]}
 
 
-def test_within_an_owner_first_come_is_first_served_over_all_his_jobs() -> None:
+def test_within_an_owner_first_come_is_first_served_over_all_their_jobs() -> None:
     bench = Bench()
     other = type(JOB)(b"other".ljust(16))
     bench(opened(), opened(job=other), submitted([0, 1]), submitted([100], job=other), submitted([2]))
@@ -288,7 +288,7 @@ def test_a_slave_that_does_not_stop_a_task_is_reminded_and_then_the_task_is_give
     instructions = bench.after(0.2)
     assert delivered(instructions) == {0: TIMEOUT}
     assert "5.0 s" in report(instructions)
-    # Its late answer is not heard, but until then it fills the slave.
+    # Its late report does not count, but until then it takes its slot.
     assert bench(submitted([1])) == []
     assert assigned(bench(ended("a", 0))) == {"a": [1]}
 

@@ -1,4 +1,4 @@
-"""The table of states: what may follow what, and what an illegal step tells."""
+"""The table of states: what may follow what, and the error of an illegal step."""
 
 from itertools import product
 
@@ -53,7 +53,7 @@ def test_every_state_can_be_reached_from_waiting_and_nothing_leads_out_of_forgot
     assert not [source for source, _ in TRANSITIONS if source is TaskState.FORGOTTEN]
 
 
-def test_an_illegal_step_says_which_task_from_where_to_where_and_what_happened_to_it() -> None:
+def test_the_error_of_an_illegal_step_names_which_task_from_where_to_where_and_what_happened_to_it() -> None:
     # Given a task with a past
     task = a_task()
     task.attempt, task.slave, task.started, task.cancelled = 3, SessionId(b"\x01\x02"), True, True
@@ -62,7 +62,7 @@ def test_an_illegal_step_says_which_task_from_where_to_where_and_what_happened_t
     # When it is forgotten before it has finished
     with pytest.raises(InvalidTransition) as caught:
         move(task, FORGET)
-    # Then the error tells all that
+    # Then the error contains all that
     error = caught.value
     assert (error.task, error.source, error.target) == ("abababab/7", TaskState.WAITING, TaskState.FORGOTTEN)
     assert "abababab/7 cannot forget (WAITING to FORGOTTEN)" in str(error)

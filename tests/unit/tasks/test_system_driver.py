@@ -140,20 +140,20 @@ def test_a_system_without_tasks_is_complete_at_once(tasks: Any) -> None:
 
 
 def test_a_task_learns_who_it_is_and_its_end_before_the_system_does() -> None:
-    heard: list[Any] = []
+    ends: list[Any] = []
 
-    class Heard(Task):
+    class Recorded(Task):
         def finished(self, result: Any, error: BaseException | None) -> None:
-            heard.append((self.slave_id, result, error))
+            ends.append((self.slave_id, result, error))
 
-    task = Heard()
-    system = System([task], task_finished=lambda *given: heard.append(given[1:]))
+    task = Recorded()
+    system = System([task], task_finished=lambda *given: ends.append(given[1:]))
     driver = driver_of(system)
     driver.begin()
     assert (task.system_id, task.task_id, task.client_id, task.slave_id) == ("s", "s/0", "app", "")
     error = ValueError("x")
     driver.handle(SystemTaskEnded(0, None, error, "east"))
-    assert heard == [("east", None, error), (task, None, error)]
+    assert ends == [("east", None, error), (task, None, error)]
 
 
 @pytest.mark.parametrize("name", ["init_system", "generate_tasks", "task_finished", "is_complete", "gather_result"])
@@ -240,7 +240,7 @@ def test_any_method_may_push(method: str) -> None:
     assert driver.stats()["done"] == 2
 
 
-def test_what_came_last_is_read_first_so_that_a_long_generator_starves_nobody() -> None:
+def test_what_came_last_is_read_first_so_that_a_long_generator_does_not_starve_others() -> None:
     system = System((Job() for _ in itertools.count()), task_finished=lambda *_: [Job(9)])
     driver = driver_of(system)
     first = pushed(driver.begin())
@@ -250,7 +250,7 @@ def test_what_came_last_is_read_first_so_that_a_long_generator_starves_nobody() 
     assert phases == {1: AHEAD_FIRST + 1, 2: 1}
 
 
-def test_a_chain_of_tasks_is_told_in_few_phases() -> None:
+def test_a_chain_of_tasks_is_counted_in_few_phases() -> None:
     system = System([Job(0)], task_finished=lambda master, task, *_: [Job(task.n + 1)] if task.n < 999 else None)
     driver = driver_of(system)
     run_to_the_end(driver)
@@ -287,7 +287,7 @@ def test_nothing_can_be_pushed_when_it_is_complete() -> None:
         driver.gather()
 
 
-def test_a_system_that_can_never_be_complete_says_so() -> None:
+def test_a_system_that_can_never_be_complete_ends_with_an_error() -> None:
     with pytest.raises(SystemStalled, match="the task system System has no task left and is not complete"):
         run_to_the_end(driver_of(System(jobs(2), is_complete=lambda master: False)))
 
@@ -390,7 +390,7 @@ def test_nothing_is_kept_of_tasks_that_have_ended() -> None:
 # -------------------------------------------------------------------------------------------------------------- stats
 
 
-def test_the_counts_tell_how_far_it_is() -> None:
+def test_the_counts_are_its_progress() -> None:
     clock = Clock()
     driver = driver_of(System(jobs(4), task_finished=lambda *_: None), clock)
     assert driver.stats()["stage"] == "preparing"

@@ -1,4 +1,4 @@
-"""Addresses to listen on, and addresses to tell others."""
+"""Addresses to listen on, and addresses to advertise."""
 
 import contextlib
 import socket
@@ -30,7 +30,7 @@ def test_addresses_are_resolved_once_each() -> None:
 @pytest.mark.parametrize(
     "wrong", [[], "127.0.0.1", [""], ["no.such.host.invalid"], ["1.2.3.4.5"], ["a" * 300], ["a b"]]
 )
-def test_what_is_no_address_is_refused(wrong: Any) -> None:
+def test_an_invalid_address_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError):
         addresses.resolve(wrong)
 
@@ -42,7 +42,7 @@ def test_several_addresses_share_a_port() -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 70000])
-def test_a_port_that_is_none_is_refused(port: int) -> None:
+def test_an_invalid_port_is_refused(port: int) -> None:
     with pytest.raises(ConfigurationError, match=f"port {port} is invalid"):
         addresses.bind(["127.0.0.1"], port)
 
@@ -58,32 +58,32 @@ def test_a_port_in_use_is_named() -> None:
             """The address that was free is free again."""
 
 
-def test_an_address_that_this_machine_has_not_is_named() -> None:
+def test_an_address_of_another_machine_is_named_in_the_error() -> None:
     with pytest.raises(ConfigurationError, match=r"192\.0\.2\.77"):
         addresses.bind(["192.0.2.77"], 0)
 
 
-def test_an_ipv6_address_that_there_is_not_is_left_out_where_there_is_another() -> None:
+def test_a_missing_ipv6_address_is_skipped_if_there_is_another() -> None:
     with bound(["2001:db8::77", "127.0.0.1"]) as sockets:
         assert [sock.getsockname()[0] for sock in sockets] == ["127.0.0.1"]
     with pytest.raises(ConfigurationError, match="2001:db8::77"):
         addresses.bind(["2001:db8::77"], 0)
 
 
-def test_a_loopback_address_is_told_as_it_is() -> None:
+def test_a_loopback_address_is_advertised_as_it_is() -> None:
     with bound(["127.0.0.1"]) as (sock,):
         assert addresses.advertised(sock) == [f"127.0.0.1:{sock.getsockname()[1]}"]
     with bound(["::1"]) as (sock,):
         assert addresses.advertised(sock) == [f"[::1]:{sock.getsockname()[1]}"]
 
 
-def test_all_interfaces_are_told_one_by_one_and_never_as_all() -> None:
+def test_all_interfaces_are_advertised_one_by_one_and_never_as_all() -> None:
     with bound(["0.0.0.0"]) as (sock,):
-        told = addresses.advertised(sock)
-    assert told
-    assert not any(text.startswith("0.0.0.0") for text in told)
-    loopback = [text for text in told if text.startswith("127.")]
-    assert not loopback or loopback == told, "a loopback address is told only where there is no other"
+        texts = addresses.advertised(sock)
+    assert texts
+    assert not any(text.startswith("0.0.0.0") for text in texts)
+    loopback = [text for text in texts if text.startswith("127.")]
+    assert not loopback or loopback == texts, "a loopback address is advertised only if there is no other"
 
 
 #: (host, its plain form, whether only this machine reaches it): plain HTTP is allowed where it is, TLS needed elsewhere

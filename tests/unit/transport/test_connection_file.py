@@ -1,4 +1,4 @@
-"""Connection files: written whole, for their owner, found by name or path, refused when they are not right."""
+"""Connection files: written whole, for their owner, found by name or path, refused if invalid."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert connection_file.read(str(path)) == info()
 
 
-def test_a_copy_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_the_file_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = connection_file.write(info(), tmp_path / "copy.json")
     assert connection_file.read(tmp_path / "copy.json") == info()
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ def test_it_is_text_that_a_person_can_read() -> None:
     assert '"name": "default"' in text.splitlines()[2]
 
 
-def test_a_later_master_takes_the_name_over() -> None:
+def test_a_later_master_takes_over_the_name() -> None:
     connection_file.write(info(epoch=1))
     connection_file.write(info(epoch=2))
     assert connection_file.read("default").epoch == 2
@@ -110,7 +110,7 @@ def test_names_that_clusters_may_have(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a b", "a/b", "a\0", "a\n", "ü", "x" * 65, "a.json", "a:b"])
-def test_names_that_they_may_not_have(name: str, folder: Path) -> None:
+def test_names_that_clusters_may_not_have(name: str, folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot name a cluster"):
         connection_file.write(info(name=name))
     with pytest.raises(ConfigurationError, match="cannot name a cluster"):
@@ -118,7 +118,7 @@ def test_names_that_they_may_not_have(name: str, folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_names_that_there_are(folder: Path) -> None:
+def test_names_lists_the_clusters(folder: Path) -> None:
     assert connection_file.names() == []
     for name in ("two", "one"):
         connection_file.write(info(name=name))
@@ -127,7 +127,7 @@ def test_the_names_that_there_are(folder: Path) -> None:
     assert connection_file.names() == ["one", "two"]
 
 
-def test_a_name_that_is_not_there_lists_those_that_are(folder: Path) -> None:
+def test_an_unknown_name_lists_the_known_ones(folder: Path) -> None:
     with pytest.raises(ClusterNotFound, match="none"):
         connection_file.read("missing")
     connection_file.write(info(name="one"))
@@ -140,7 +140,7 @@ def test_a_name_that_is_not_there_lists_those_that_are(folder: Path) -> None:
     assert str(caught.value) == expected
 
 
-def test_a_path_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(ClusterNotFound, match=re.escape(f"there is no file {tmp_path}/x.json")):
         connection_file.read(tmp_path / "x.json")
 
@@ -160,7 +160,7 @@ def test_removing() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o666])
-def test_a_file_that_others_can_read_is_refused_with_what_to_type(mode: int) -> None:
+def test_a_file_that_others_can_read_is_refused_with_the_remedy(mode: int) -> None:
     path = connection_file.write(info())
     path.chmod(mode)
     with pytest.raises(AccessRefused, match=re.escape(f"chmod 600 '{path}'")):
@@ -231,7 +231,7 @@ def test_a_file_of_a_later_version_is_refused_with_both_versions(folder: Path) -
         connection_file.read("default")
 
 
-def test_what_cannot_be_right_is_not_written(folder: Path) -> None:
+def test_invalid_content_is_not_written(folder: Path) -> None:
     for wrong in (info(endpoints=[]), info(master_key="x"), info(tokens={"admin": ""})):
         with pytest.raises(ConfigurationError):
             connection_file.write(wrong)

@@ -18,7 +18,7 @@ KEY = b"k" * 40
 
 
 class Bench:
-    """Connections, what has come over each, and which keys are registered."""
+    """Connections, the bytes received on each, and the registered keys."""
 
     def __init__(self, silent_max: int = 5) -> None:
         self.connections = Connections(silent_s=10.0, silent_max=silent_max)
@@ -46,7 +46,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_what_comes_without_a_whole_message_is_limited(bench: Bench) -> None:
+def test_bytes_without_a_whole_message_are_limited(bench: Bench) -> None:
     bench.accept(7)
     connection = bench.name(7)
     assert bench.look() == []
@@ -58,7 +58,7 @@ def test_what_comes_without_a_whole_message_is_limited(bench: Bench) -> None:
     assert bench.look() == []
 
 
-def test_who_delivers_may_receive_as_much_as_he_likes(bench: Bench) -> None:
+def test_a_connection_that_delivers_messages_has_no_limit(bench: Bench) -> None:
     bench.accept(7)
     connection = bench.name(7)
     for _ in range(100):
@@ -67,7 +67,7 @@ def test_who_delivers_may_receive_as_much_as_he_likes(bench: Bench) -> None:
         assert bench.look() == []
 
 
-def test_one_that_says_nothing_is_watched_as_well(bench: Bench) -> None:
+def test_a_silent_connection_is_checked_too(bench: Bench) -> None:
     bench.accept(7)
     bench.received[7] = 0
     assert bench.look() == []
@@ -75,7 +75,7 @@ def test_one_that_says_nothing_is_watched_as_well(bench: Bench) -> None:
     assert [fd for fd, _ in bench.look()] == [7]
 
 
-def test_of_many_that_have_delivered_nothing_the_oldest_gives_way() -> None:
+def test_of_many_silent_connections_the_oldest_is_cut() -> None:
     bench = Bench(silent_max=3)
     for fd in range(3):
         bench.accept(fd)
@@ -86,7 +86,7 @@ def test_of_many_that_have_delivered_nothing_the_oldest_gives_way() -> None:
     assert [fd for fd, _ in bench.look()] == [1]
 
 
-def test_one_that_delivers_nothing_for_long_is_cut(bench: Bench) -> None:
+def test_a_connection_that_is_silent_for_long_is_cut(bench: Bench) -> None:
     bench.accept(1)
     bench.accept(2)
     bench.name(2)
@@ -95,7 +95,7 @@ def test_one_that_delivers_nothing_for_long_is_cut(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("sessions", [0, 1, 100])
-def test_of_one_key_the_oldest_gives_way_and_others_stay(bench: Bench, sessions: int) -> None:
+def test_of_one_key_the_oldest_connection_is_cut(bench: Bench, sessions: int) -> None:
     limit = KEY_MAX * (sessions + 1)
     bench.sessions = sessions
     bench.accept(1000)
@@ -113,7 +113,7 @@ def test_of_one_key_the_oldest_gives_way_and_others_stay(bench: Bench, sessions:
     assert bench.look() == [(1, f"its key has more than {limit} connections")]
 
 
-def test_a_withdrawn_key_has_a_while_to_hear_why_and_may_come_back(bench: Bench) -> None:
+def test_a_withdrawn_key_has_time_to_receive_the_reason_and_may_return(bench: Bench) -> None:
     bench.accept(7)
     bench.name(7)
     bench.withdrawn.add(KEY)
@@ -126,10 +126,10 @@ def test_a_withdrawn_key_has_a_while_to_hear_why_and_may_come_back(bench: Bench)
     assert bench.look(WITHDRAWN_S) == [(7, "its key is no longer registered")]
 
 
-def test_a_descriptor_that_is_used_again_is_another_connection(bench: Bench) -> None:
+def test_a_reused_descriptor_is_another_connection(bench: Bench) -> None:
     bench.accept(7)
     old = bench.name(7)
-    bench.accept(7)  # and nobody has told of the end of the first
+    bench.accept(7)  # the end of the first was not reported
     assert old.fd == -1
     assert bench.connections.get(old.routing_id) is None
     new = bench.connections.named(b"new", b"n" * 40, 1, 7, bench.now)
@@ -140,7 +140,7 @@ def test_a_descriptor_that_is_used_again_is_another_connection(bench: Bench) -> 
     assert bench.connections.get(b"new") is None
 
 
-def test_what_is_left_of_a_connection_that_has_ended_counts_for_none(bench: Bench) -> None:
+def test_messages_of_an_ended_connection_count_for_no_other(bench: Bench) -> None:
     bench.accept(7)
     bench.connections.closed(7)
     for _ in range(2 * KEY_MAX):

@@ -1,4 +1,4 @@
-"""CURVE keys in files: made once, read by their owner only, refused when anything about the file is odd."""
+"""CURVE keys in files: created once, readable by their owner only, refused if the file is invalid."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ def written(path: Path, public: bytes, secret: bytes) -> Path:
     return path
 
 
-def test_a_fresh_pair_is_one_that_zeromq_takes() -> None:
+def test_zeromq_accepts_a_new_pair() -> None:
     pair = keys.fresh()
     assert zmq.curve_public(pair.secret) == pair.public
     assert keys.fresh() != pair
@@ -42,7 +42,7 @@ def test_tokens_are_random_and_long() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", token) for token in tokens)
 
 
-def test_a_key_is_made_once_and_found_again(path: Path) -> None:
+def test_a_key_is_created_once_and_read_again(path: Path) -> None:
     pair = keys.load_or_create(path)
     assert keys.load_or_create(path) == pair
     assert keys.load_or_create(str(path)) == pair
@@ -93,7 +93,7 @@ def test_processes_that_create_it_at_once_get_the_same_key(path: Path) -> None:
     assert os.listdir(path.parent) == ["user.key"]
 
 
-def test_a_key_that_another_process_made_first_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_another_process_created_first_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fresh_and_late() -> KeyPair:
         other = zmq.curve_keypair()
         written(path, *other)
@@ -119,7 +119,7 @@ def test_it_works_where_there_are_no_hard_links(path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o606, 0o777])
-def test_a_file_that_others_can_get_at_is_refused_with_what_to_type(path: Path, mode: int) -> None:
+def test_a_file_that_others_can_access_is_refused_with_the_remedy(path: Path, mode: int) -> None:
     pair = keys.load_or_create(path)
     path.chmod(mode)
     with pytest.raises(AccessRefused) as caught:
@@ -130,7 +130,7 @@ def test_a_file_that_others_can_get_at_is_refused_with_what_to_type(path: Path, 
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o711, 0o1777])
-def test_a_folder_that_others_can_enter_is_refused_with_what_to_type(path: Path, mode: int) -> None:
+def test_a_folder_that_others_can_enter_is_refused_with_the_remedy(path: Path, mode: int) -> None:
     keys.load_or_create(path)
     path.parent.chmod(mode)
     with pytest.raises(AccessRefused, match=re.escape(f"chmod 700 '{path.parent}'")):
@@ -138,7 +138,7 @@ def test_a_folder_that_others_can_enter_is_refused_with_what_to_type(path: Path,
 
 
 @AS_ROOT
-def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
+def test_a_file_of_another_user_is_refused(path: Path) -> None:
     keys.load_or_create(path)
     os.chown(path, 65534, 65534)
     with pytest.raises(AccessRefused, match="belongs to user 65534, and we are user 0"):
@@ -146,7 +146,7 @@ def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
 
 
 @AS_ROOT
-def test_a_folder_of_somebody_else_is_refused(path: Path) -> None:
+def test_a_folder_of_another_user_is_refused(path: Path) -> None:
     keys.load_or_create(path)
     os.chown(path.parent, 65534, 65534)
     with pytest.raises(AccessRefused, match="belongs to user 65534"):
@@ -183,7 +183,7 @@ OTHER = KeyPair(*zmq.curve_keypair())
     ],
     ids=["swapped", "mixed", "no secret", "short", "long", "not z85", "no public", "hex"],
 )
-def test_a_file_with_keys_that_are_none_is_refused(path: Path, public: bytes, secret: bytes) -> None:
+def test_a_file_with_invalid_keys_is_refused(path: Path, public: bytes, secret: bytes) -> None:
     written(path, public, secret)
     with pytest.raises(ConfigurationError, match="is damaged") as caught:
         keys.load_or_create(path)
@@ -209,7 +209,7 @@ def test_a_file_of_something_else_is_refused_and_kept(path: Path, garbage: bytes
     assert path.read_bytes() == garbage
 
 
-def test_what_is_no_file_is_refused(path: Path) -> None:
+def test_a_path_that_is_no_file_is_refused(path: Path) -> None:
     path.mkdir(parents=True, mode=0o700)
     path.parent.chmod(0o700)
     with pytest.raises(ConfigurationError, match="is not a file"):
@@ -220,7 +220,7 @@ def test_what_is_no_file_is_refused(path: Path) -> None:
         keys.load_or_create(pipe)
 
 
-def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be written"):
         keys.load_or_create(tmp_path / "file" / "keys" / "user.key")

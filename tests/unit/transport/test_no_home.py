@@ -1,4 +1,4 @@
-"""A home that cannot be written, or none at all: what lies there otherwise lies in a private temporary folder."""
+"""A home that cannot be written, or none: its files are in a private temporary folder instead."""
 
 import os
 import tempfile
@@ -22,7 +22,7 @@ def info(name: str) -> ConnectionFile:
 
 @pytest.fixture(params=["/proc/nowhere", "/dev/null/x", None])
 def temporary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Have a home in which nothing can be made, or no home; give the folder for what is temporary."""
+    """Set up a home that cannot be written, or no home; return the folder for temporary files."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -57,7 +57,7 @@ def test_there_is_no_configuration(temporary: Path) -> None:
     assert settings.load({"MasterNode": {"interval_s": 2.0}}).MasterNode.interval_s == 2.0
 
 
-def test_a_folder_that_somebody_else_has_made_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_that_another_user_has_created_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = private_files.make_temporary_folder()
     folder.chmod(0o755)

@@ -12,7 +12,7 @@ from concurrent_nb.transport import tls
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
-    """Shake hands in memory, and give the client's end."""
+    """Shake hands in memory, and return the client's end."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_end = client.wrap_bio(to_client, to_server, server_hostname="any.name")
     server_end = server.wrap_bio(to_server, to_client, server_side=True)
@@ -34,7 +34,7 @@ def test_the_owner_of_the_certificate_is_trusted_under_any_name() -> None:
     assert end.version() == "TLSv1.3"
 
 
-def test_nobody_else_is_trusted() -> None:
+def test_other_certificates_are_not_trusted() -> None:
     material, other = tls.make_tls(["127.0.0.1"]), tls.make_tls(["127.0.0.1"])
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(tls.server_context(other), tls.client_context(material.certificate_pem))
@@ -63,7 +63,7 @@ def test_old_protocols_are_refused() -> None:
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_a_certificate_that_is_none_is_a_clear_error() -> None:
+def test_an_invalid_certificate_is_a_clear_error() -> None:
     for text in ("", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         with pytest.raises(ConfigurationError, match="not usable"):
             tls.client_context(text)
@@ -77,13 +77,13 @@ def test_a_key_of_another_certificate_is_a_clear_error() -> None:
         tls.server_context(tls.TlsMaterial(one.certificate_pem, two.key_pem))
 
 
-def test_without_cryptography_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cryptography_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'concurrent-nb\[tls\]'"):
         tls.make_tls(["127.0.0.1"])
 
 
-def test_only_the_pinned_certificate_itself_counts() -> None:
+def test_only_the_pinned_certificate_itself_is_accepted() -> None:
     material, other = tls.make_tls(["a"]), tls.make_tls(["a"])
     gullible = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     gullible.check_hostname = False

@@ -1,4 +1,4 @@
-"""What travels arrives as it was; what is not what PROTOCOL.md says is a ProtocolError and nothing else."""
+"""Messages arrive as they were sent; bytes that PROTOCOL.md does not allow raise ProtocolError and nothing else."""
 
 import contextlib
 from typing import Any, get_args
@@ -78,7 +78,7 @@ def test_another_version_is_refused_with_both_versions_named() -> None:
         decode([b"\x93\x07\xa5hello\x01"], "from_slave")
 
 
-def test_a_client_cannot_say_what_only_a_slave_may_say() -> None:
+def test_a_client_cannot_send_what_only_a_slave_may_send() -> None:
     frames = encode(envelope(m.Capacity(1, 1)))
     assert decode(frames, "from_slave")[1][0].message == m.Capacity(1, 1)
     with pytest.raises(ProtocolError):
@@ -183,7 +183,7 @@ def outcomes(*sizes: int | m.Slice) -> m.Outcomes:
     ],
     ids=str,
 )
-def test_what_no_message_may_say_is_a_protocol_error(message: m.Message, said_by: str) -> None:
+def test_what_no_message_may_contain_is_a_protocol_error(message: m.Message, said_by: str) -> None:
     frames = encode(envelope(message))
     for buffers in ([], [b"x"], [b"x", b"x"]):
         with pytest.raises(ProtocolError):
@@ -241,8 +241,8 @@ def test_a_run_with_many_slices_keeps_to_the_frame() -> None:
     session.send(run)
     envelopes = session.flush(0.0)
     assert max(len(frame) for frames in envelopes for frame in frames) < FRAME_BYTES
-    heard = [item.message for frames in envelopes for item in decode(frames, "from_slave")[1]]
-    assert [frame for message in heard for frame in getattr(message, "items", ())] == run.items
+    decoded = [item.message for frames in envelopes for item in decode(frames, "from_slave")[1]]
+    assert [frame for message in decoded for frame in getattr(message, "items", ())] == run.items
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=1500), st.integers(0, 200))

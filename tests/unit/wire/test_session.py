@@ -1,4 +1,4 @@
-"""Whatever a network does to envelopes, both ends hear everything once and in order."""
+"""Whatever a network does to envelopes, both ends receive everything once and in order."""
 
 import random
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def numbers(received: Sequence[Received]) -> list[int]:
     return [number for item in received for number in getattr(item.message, "indexes", ())]
 
 
-def test_what_is_said_arrives_and_needs_one_envelope() -> None:
+def test_messages_arrive_and_need_one_envelope() -> None:
     client, master = pair()
     for number in range(5):
         client.send(numbered(number))
@@ -94,7 +94,7 @@ def test_what_stays_unacknowledged_is_sent_again_until_it_is() -> None:
     assert client.flush(RESEND_AFTER_S / 2) == []
     (again,) = client.flush(RESEND_AFTER_S)
     assert numbers(master.receive(again, 2.0)) == [1]
-    assert master.receive(again, 2.0) == []  # doubled: heard once
+    assert master.receive(again, 2.0) == []  # a duplicate: handled once
     (ack,) = master.flush(2.0)
     client.receive(ack, 2.0)
     assert client.flush(100.0) == []
@@ -105,15 +105,15 @@ def test_after_silence_all_that_was_in_flight_is_sent_again_as_answers_come() ->
     for number in range(10):
         client.send(numbered(number))
         client.flush(0.0)  # all lost
-    heard: list[int] = []
+    got: list[int] = []
     now = RESEND_AFTER_S
     for _ in range(8):
         for frames in client.flush(now):
-            heard += numbers(master.receive(frames, now))
+            got += numbers(master.receive(frames, now))
         for frames in master.flush(now + ACK_AFTER_S):
             client.receive(frames, now)
         now += ACK_AFTER_S
-    assert heard == list(range(10))
+    assert got == list(range(10))
 
 
 def test_what_overtakes_waits_for_its_predecessor() -> None:
@@ -145,14 +145,14 @@ def submit(*sizes: int) -> m.Submit:
     return m.Submit(JOB, b"f" * 32, None, 0, [m.TaskFrame(index, 0, b"", (size,)) for index, size in enumerate(sizes)])
 
 
-def exchange(said: Session, hears: Session, now: float = 0.0) -> list[Received]:
-    """Let one end say all that waits, in as many rounds as its window wants."""
-    heard: list[Received] = []
-    while envelopes := said.flush(now):
+def exchange(sender: Session, receiver: Session, now: float = 0.0) -> list[Received]:
+    """Let one end send all that waits, in as many rounds as its window needs."""
+    got: list[Received] = []
+    while envelopes := sender.flush(now):
         for frames in envelopes:
-            heard += hears.receive(frames, now)
-        said.receive(hears.keepalive(), now)
-    return heard
+            got += receiver.receive(frames, now)
+        sender.receive(receiver.keepalive(), now)
+    return got
 
 
 def test_large_arrays_keep_to_the_window_as_all_else() -> None:
@@ -225,16 +225,16 @@ def test_parts_that_are_lost_or_overtake_come_again_and_in_order() -> None:
     client.send(submit(len(data)), [[data]])
     envelopes = client.flush(0.0)
     assert len(envelopes) == 6
-    heard: list[Received] = []
+    got: list[Received] = []
     for at in (0, 3, 2, 5):  # two are lost
-        heard += master.receive(envelopes[at], 0.0)
+        got += master.receive(envelopes[at], 0.0)
     now = RESEND_AFTER_S
     for _ in range(5):
         for frames in client.flush(now):
-            heard += master.receive(frames, now)
+            got += master.receive(frames, now)
         client.receive(master.keepalive(), now)
         now += 8 * RESEND_AFTER_S
-    assert heard == [Received(submit(len(data)), [[data]])]
+    assert got == [Received(submit(len(data)), [[data]])]
 
 
 def test_early_envelopes_over_the_limit_are_dropped_and_come_again() -> None:
@@ -248,13 +248,13 @@ def test_early_envelopes_over_the_limit_are_dropped_and_come_again() -> None:
     for frames in envelopes[1:]:
         assert master.receive(frames, 0.0) == []
     assert EARLY_BYTES - 2 * FRAME_BYTES < master.held_bytes <= EARLY_BYTES
-    heard, now = 0, RESEND_AFTER_S
+    got, now = 0, RESEND_AFTER_S
     while client.in_flight and now < 1000.0:
         for frames in client.flush(now):
-            heard += len(master.receive(frames, now))
+            got += len(master.receive(frames, now))
         client.receive(master.keepalive(), now)
         now += 8 * RESEND_AFTER_S
-    assert heard == 1 + pieces
+    assert got == 1 + pieces
     assert master.held_bytes == 0
 
 
@@ -360,15 +360,15 @@ def test_what_cannot_be_is_a_protocol_error(wrong: str) -> None:
 def test_over_a_bad_network_everything_arrives_once_and_in_order(seed: int, count: int, loss: float) -> None:
     dice = random.Random(seed)
     ends = pair()
-    heard: tuple[list[int], list[int]] = ([], [])
+    got: tuple[list[int], list[int]] = ([], [])
     underway: list[tuple[float, int, Sequence[Buffer]]] = []  # arrival, to whom, frames
-    said = [0, 0]
+    sent_counts = [0, 0]
     now = 0.0
-    while (len(heard[0]) < count or len(heard[1]) < count) and now < 2000.0:
+    while (len(got[0]) < count or len(got[1]) < count) and now < 2000.0:
         for who in (0, 1):
-            if said[who] < count and dice.random() < 0.5:
-                ends[who].send(numbered(said[who]) if who == 0 else m.Started(str(said[who]), []))
-                said[who] += 1
+            if sent_counts[who] < count and dice.random() < 0.5:
+                ends[who].send(numbered(sent_counts[who]) if who == 0 else m.Started(str(sent_counts[who]), []))
+                sent_counts[who] += 1
             for frames in ends[who].flush(now):
                 for _ in range(dice.choice((1, 1, 1, 2))):
                     if dice.random() >= loss:
@@ -377,7 +377,7 @@ def test_over_a_bad_network_everything_arrives_once_and_in_order(seed: int, coun
         for item in sorted((x for x in underway if x[0] <= now), key=lambda x: x[0]):
             underway.remove(item)
             for received in ends[item[1]].receive(item[2], now):
-                told = received.message
-                heard[item[1]].append(int(told.slave) if isinstance(told, m.Started) else numbers([received])[0])
-    assert heard[0] == list(range(count))
-    assert heard[1] == list(range(count))
+                message = received.message
+                got[item[1]].append(int(message.slave) if isinstance(message, m.Started) else numbers([received])[0])
+    assert got[0] == list(range(count))
+    assert got[1] == list(range(count))

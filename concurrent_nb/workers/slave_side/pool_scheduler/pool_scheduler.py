@@ -267,7 +267,7 @@ class PoolScheduler:
         if worker is None:
             return []
         if count > len(worker.held):
-            raise ProtocolError(f"worker {number} gave back {count} tasks and had {len(worker.held)}")
+            raise ProtocolError(f"worker {number} returned {count} tasks and had {len(worker.held)}")
         for _ in range(count):
             self._state.requeue(worker.held.popitem()[1])
         worker.tasks_left += count

@@ -10,7 +10,7 @@ from concurrent_nb.workers.slave_side.attempts import Attempt, Buffer, Dispositi
 from concurrent_nb.workers.slave_side.pool_scheduler.attempt_queue import AttemptQueue
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import WorkerTable
 
-#: time between two looks at the pages of busy workers, in seconds; a timeout is noticed that much later at most
+#: time between two reads of the pages of busy workers, in seconds; a timeout is noticed that much later at most
 PAGE_POLL_S: Final = 0.02
 #: most suspects that are remembered
 SUSPECTS_MAX: Final = 1000

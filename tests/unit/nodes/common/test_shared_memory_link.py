@@ -1,4 +1,4 @@
-"""What a link says of shared memory: once where the peer can open it, once where it cannot, and never again in vain."""
+"""What a link sends about shared memory: announcements or contents, each once and never in vain."""
 
 from collections.abc import Iterator, Sequence
 
@@ -40,7 +40,7 @@ def name_of(slice_: m.Slice) -> bytes:
 
 
 class Link:
-    """Our end of a link, and what its peer hears."""
+    """Our end of a link, and what its peer receives."""
 
     def __init__(self, store: ObjectStore, *, shares: bool) -> None:
         self.session = Session(1, "to_client")
@@ -49,12 +49,12 @@ class Link:
             self.session, MergedSegments(NullSegmentReader(), store), shares, self.having.changed
         )
 
-    def said(self) -> list[tuple[m.AnyMessage, list[bytes]]]:
-        heard = []
+    def sent_messages(self) -> list[tuple[m.AnyMessage, list[bytes]]]:
+        received = []
         for frames in self.session.flush(0.0):
             for item in decode(frames, "from_client")[1]:
-                heard.append((item.message, [bytes(buffer) for own in item.buffers for buffer in own]))
-        return heard
+                received.append((item.message, [bytes(buffer) for own in item.buffers for buffer in own]))
+        return received
 
 
 @pytest.fixture
@@ -70,16 +70,16 @@ def placed(store: ObjectStore, data: bytes = DATA) -> m.Slice:
     return slice_
 
 
-def test_a_peer_on_this_host_is_told_of_a_segment_once(store: ObjectStore) -> None:
+def test_a_segment_is_announced_once_to_a_peer_on_this_host(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=True), placed(store)
     for _ in range(3):
         assert link.announced.outgoing((slice_, 3), [b"abc"], once=True) == ((slice_, 3), [b"abc"])
-    ((message, _),) = link.said()
+    ((message, _),) = link.sent_messages()
     assert isinstance(message, m.Segment) and store.handle(slice_.segment) == SegmentHandle(
         message.segment, message.pid, message.fd, message.size
     )
     assert link.announced.dropped([slice_.segment, b"another"])
-    assert [message for message, _ in link.said()] == [m.DropSegments([slice_.segment])]
+    assert [message for message, _ in link.sent_messages()] == [m.DropSegments([slice_.segment])]
     assert not link.announced.dropped([slice_.segment])
 
 
@@ -87,12 +87,14 @@ def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: ObjectStor
     link, slice_ = Link(store, shares=False), placed(store)
     for _ in range(3):
         assert link.announced.outgoing((slice_,), (), once=True) == ((slice_,), ())
-    assert link.said() == [(m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (len(DATA),)), [DATA])]
+    assert link.sent_messages() == [
+        (m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (len(DATA),)), [DATA])
+    ]
     store.release([slice_], clean=True)
     anew = placed(store, DATA[::-1])
     assert (anew.segment, anew.offset) == (slice_.segment, slice_.offset)
     link.announced.outgoing((anew,), (), once=True)
-    ((message, buffers),) = link.said()
+    ((message, buffers),) = link.sent_messages()
     assert isinstance(message, m.Content) and message.serial == anew.serial and buffers == [DATA[::-1]]
 
 
@@ -123,22 +125,22 @@ def test_objects_are_what_lies_in_shared_memory_each_once() -> None:
     assert len({name_of(slice_) for slice_ in (one, two, *later)}) == 5
 
 
-def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: ObjectStore) -> None:
+def test_segments_are_announced_to_a_peer_that_turns_out_to_be_on_this_host(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     link.announced.outgoing((slice_,), (), once=True)
     link.announced.share(True)
     link.announced.outgoing((slice_,), (), once=True)
-    assert [type(message) for message, _ in link.said()] == [m.Content, m.Segment]
+    assert [type(message) for message, _ in link.sent_messages()] == [m.Content, m.Segment]
 
 
 def test_results_travel_to_a_peer_on_another_host(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     assert link.announced.outgoing((2, slice_), [b"ab"]) == ((2, len(DATA)), [b"ab", DATA])
-    assert link.said() == []
+    assert link.sent_messages() == []
 
 
 @pytest.mark.parametrize("has_store", [True, False])
-def test_what_was_told_once_is_here(store: ObjectStore, has_store: bool) -> None:
+def test_a_received_content_is_here(store: ObjectStore, has_store: bool) -> None:
     contents = ReceivedContents(store if has_store else None)
     theirs = m.Slice(b"t" * 16, 4096, len(DATA), 7)
     contents.took(m.Content(theirs.segment, theirs.offset, 7, b"", (len(DATA),)), [DATA])
@@ -146,7 +148,7 @@ def test_what_was_told_once_is_here(store: ObjectStore, has_store: bool) -> None
     assert bool(slices_of(sizes)) == has_store
     assert [bytes(part) for part in joined(sizes, buffers, store.read)] == [b"abc", DATA]
     stale = m.Slice(theirs.segment, theirs.offset, len(DATA), 6)
-    assert contents.translated((stale,), ()) == ((stale,), ())  # nobody knows what lay there before
+    assert contents.translated((stale,), ()) == ((stale,), ())  # its earlier content is unknown
     contents.drop([theirs.segment])
     assert contents.translated((theirs,), ()) == ((theirs,), ())
 
@@ -159,9 +161,9 @@ def test_a_new_content_takes_the_place_of_the_old_one(store: ObjectStore) -> Non
     assert bytes(joined(*contents.translated((theirs,), ()), store.read)[0]) == DATA
 
 
-def test_a_node_without_shared_memory_says_so() -> None:
-    shelf = NullSegmentReader()
+def test_a_node_without_shared_memory_raises() -> None:
+    reader = NullSegmentReader()
     with pytest.raises(CannotOpen, match="shares no memory"):
-        shelf.read(m.Slice(b"x" * 16, 0, 1, 1))
+        reader.read(m.Slice(b"x" * 16, 0, 1, 1))
     with pytest.raises(CannotOpen, match="shares no memory"):
-        shelf.add(SegmentHandle(b"x" * 16, 1, 1, 1))
+        reader.add(SegmentHandle(b"x" * 16, 1, 1, 1))

@@ -24,10 +24,10 @@ class Bench:
     """A master, and the other ends of the links of its peers."""
 
     def __init__(
-        self, store: ObjectStore | None = None, shelf: PeerSegments | None = None, limits: Limits = DEFAULT
+        self, store: ObjectStore | None = None, reader: PeerSegments | None = None, limits: Limits = DEFAULT
     ) -> None:
         self.core = MasterCore(
-            7, Scheduler(PullRoundRobinStrategy()), Liveness(), reader=shelf, store=store, limits=limits
+            7, Scheduler(PullRoundRobinStrategy()), Liveness(), reader=reader, store=store, limits=limits
         )
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0
@@ -35,32 +35,34 @@ class Bench:
     def client(self, session: SessionId, comes_back: bool = True) -> None:
         self.core.add_client(session, KEYS[session], "somebody", self.now, comes_back)
         self.ends[session] = Session(7, "to_client")
-        self.say(session)
+        self.send(session)
 
     def slave(self, session: SessionId, slots: int = 1, *, shares_memory: bool = False) -> str:
         name = self.core.add_slave(session, KEYS[session], "east", slots, 100, self.now)
         self.ends[session] = Session(7, "to_slave")
-        self.say(session, *([m.ShareMemory()] if shares_memory else []))
+        self.send(session, *([m.ShareMemory()] if shares_memory else []))
         return name
 
-    def say(self, session: SessionId, *said: m.AnyMessage, buffers: Sequence[Buffers] = (), key: bytes = b"") -> None:
+    def send(
+        self, session: SessionId, *sent_messages: m.AnyMessage, buffers: Sequence[Buffers] = (), key: bytes = b""
+    ) -> None:
         end = self.ends[session]
-        for message in said:
+        for message in sent_messages:
             end.send(message, buffers)
         for frames in end.flush(self.now) or [end.keepalive()]:
             self.core.received(session, key or KEYS[session], frames, self.now)
 
-    def told(self, to: SessionId) -> list[m.AnyMessage]:
-        """What the master tells a peer now. What it tells others is gone."""
-        return self.told_all()[to]
+    def sent_to(self, to: SessionId) -> list[m.AnyMessage]:
+        """The messages that the master sends to a peer now. Those to other peers are lost."""
+        return self.all_sent()[to]
 
-    def told_all(self) -> defaultdict[SessionId, list[m.AnyMessage]]:
-        """What the master tells each peer now."""
-        heard: defaultdict[SessionId, list[m.AnyMessage]] = defaultdict(list)
+    def all_sent(self) -> defaultdict[SessionId, list[m.AnyMessage]]:
+        """The messages that the master sends to each peer now."""
+        received: defaultdict[SessionId, list[m.AnyMessage]] = defaultdict(list)
         for session, frames in self.core.step(self.now):
             if session in self.ends:
-                heard[session] += [item.message for item in self.ends[session].receive(frames, self.now)]
-        return heard
+                received[session] += [item.message for item in self.ends[session].receive(frames, self.now)]
+        return received
 
 
 def function(body: bytes = b"a pickled function") -> m.Function:

@@ -1,4 +1,4 @@
-"""What the master makes of what peers say: whom it believes, what it keeps, what it passes on."""
+"""What the master does with messages of peers: which it accepts, what it keeps, what it passes on."""
 
 import pytest
 
@@ -25,25 +25,28 @@ def test_a_task_travels_with_its_function_and_its_function_only_once() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST, slots=2)
-    bench.say(ALICE, opened(), function(), submit(0))
-    assert bench.told(EAST) == [function(), m.Assign(JOB, function().digest, None, [m.TaskFrame(0, 1, b"arguments")])]
-    bench.say(ALICE, submit(1))
-    assert bench.told(EAST) == [m.Assign(JOB, function().digest, None, [m.TaskFrame(1, 1, b"arguments")])]
+    bench.send(ALICE, opened(), function(), submit(0))
+    assert bench.sent_to(EAST) == [
+        function(),
+        m.Assign(JOB, function().digest, None, [m.TaskFrame(0, 1, b"arguments")]),
+    ]
+    bench.send(ALICE, submit(1))
+    assert bench.sent_to(EAST) == [m.Assign(JOB, function().digest, None, [m.TaskFrame(1, 1, b"arguments")])]
 
 
 def test_a_job_is_placed_by_the_strategy_that_it_asks_for() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST, slots=2)
-    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, "stealing"), function(), submit(*range(10)))
+    bench.send(ALICE, m.OpenJob(JOB, "job", False, False, "stealing"), function(), submit(*range(10)))
     # By the cluster's own strategy it would get two for each slot.
-    assert [len(message.tasks) for message in bench.told(EAST) if isinstance(message, m.Assign)] == [10]
+    assert [len(message.tasks) for message in bench.sent_to(EAST) if isinstance(message, m.Assign)] == [10]
 
 
 def test_a_strategy_that_the_wire_does_not_know_ends_the_session() -> None:
     bench = Bench()
     bench.client(ALICE)
-    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, "fair"))  # type: ignore[arg-type]
+    bench.send(ALICE, m.OpenJob(JOB, "job", False, False, "fair"))  # type: ignore[arg-type]
     assert ALICE not in bench.core.peers
 
 
@@ -51,11 +54,11 @@ def test_an_outcome_reaches_its_owner_under_the_name_that_the_master_gave_the_sl
     bench = Bench()
     bench.client(ALICE)
     assert bench.slave(EAST) == "east"
-    bench.say(ALICE, opened(), function(), submit(0))
-    bench.told(EAST)
+    bench.send(ALICE, opened(), function(), submit(0))
+    bench.sent_to(EAST)
     outcome = m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"value")
-    bench.say(EAST, m.Outcomes(JOB, "a name of its own choice", [outcome]))
-    assert bench.told(ALICE) == [m.Outcomes(JOB, "east", [outcome])]
+    bench.send(EAST, m.Outcomes(JOB, "a name of its own choice", [outcome]))
+    assert bench.sent_to(ALICE) == [m.Outcomes(JOB, "east", [outcome])]
 
 
 def test_two_slaves_never_have_the_same_name() -> None:
@@ -67,12 +70,12 @@ def test_two_slaves_never_have_the_same_name() -> None:
 def test_an_envelope_with_anothers_key_is_dropped() -> None:
     bench = Bench()
     bench.client(ALICE)
-    bench.say(ALICE, opened(), key=KEYS[BOB])
+    bench.send(ALICE, opened(), key=KEYS[BOB])
     assert bench.core.status(bench.now)["tasks"]["jobs"] == 0
     assert ALICE in bench.core.peers
 
 
-def test_who_has_no_session_is_told_to_register() -> None:
+def test_a_node_without_a_session_has_to_register() -> None:
     bench = Bench()
     stranger = Session(7, "to_client")
     bench.core.received(BOB, KEYS[BOB], stranger.keepalive(), 0.0)
@@ -82,12 +85,12 @@ def test_who_has_no_session_is_told_to_register() -> None:
     assert stranger.closed_by_peer == "this session is over: register again"
 
 
-def test_a_function_that_is_not_what_it_says_ends_the_session() -> None:
+def test_a_function_with_a_wrong_digest_ends_the_session() -> None:
     bench = Bench()
     bench.client(ALICE)
-    bench.say(ALICE, m.Function(function().digest, b"another function"))
+    bench.send(ALICE, m.Function(function().digest, b"another function"))
     assert ALICE not in bench.core.peers
-    bench.told(ALICE)
+    bench.sent_to(ALICE)
     assert "does not have the digest" in (bench.ends[ALICE].closed_by_peer or "")
 
 
@@ -95,17 +98,17 @@ def test_a_function_in_buffers_is_checked_as_a_whole() -> None:
     bench = Bench()
     bench.client(ALICE)
     body, rest = b"b" * 40_000, b"r" * 70_000
-    bench.say(ALICE, m.Function(digest_of(body + rest), b"", (len(body), len(rest))), buffers=[[body, rest]])
+    bench.send(ALICE, m.Function(digest_of(body + rest), b"", (len(body), len(rest))), buffers=[[body, rest]])
     assert ALICE in bench.core.peers
-    bench.say(ALICE, m.Function(digest_of(rest + body), b"", (len(body), len(rest))), buffers=[[body, rest]])
+    bench.send(ALICE, m.Function(digest_of(rest + body), b"", (len(body), len(rest))), buffers=[[body, rest]])
     assert ALICE not in bench.core.peers
 
 
 def test_a_task_whose_function_was_never_sent_is_refused_and_the_session_lives() -> None:
     bench = Bench()
     bench.client(ALICE)
-    bench.say(ALICE, opened(), submit(3))
-    (refusal,) = bench.told(ALICE)
+    bench.send(ALICE, opened(), submit(3))
+    (refusal,) = bench.sent_to(ALICE)
     assert isinstance(refusal, m.Outcomes)
     (item,) = refusal.items
     assert (item.index, item.status) == (3, Status.REFUSED)
@@ -117,8 +120,8 @@ def test_who_touches_anothers_job_is_shown_out() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.client(BOB)
-    bench.say(ALICE, opened(), function(), submit(0))
-    bench.say(BOB, m.Cancel(JOB, None))
+    bench.send(ALICE, opened(), function(), submit(0))
+    bench.send(BOB, m.Cancel(JOB, None))
     assert BOB not in bench.core.peers
     assert ALICE in bench.core.peers
     assert bench.core.status(bench.now)["tasks"]["waiting"] == 1
@@ -128,7 +131,7 @@ def test_who_touches_anothers_job_is_shown_out() -> None:
 def test_a_capacity_that_makes_no_sense_ends_the_session(slots: int, credit: int) -> None:
     bench = Bench()
     bench.slave(EAST)
-    bench.say(EAST, m.Capacity(slots, credit))
+    bench.send(EAST, m.Capacity(slots, credit))
     assert EAST not in bench.core.peers
 
 
@@ -136,27 +139,27 @@ def test_output_is_passed_on_for_the_current_attempt_only() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(ALICE, opened(), function(), submit(0))
-    bench.told(EAST)
+    bench.send(ALICE, opened(), function(), submit(0))
+    bench.sent_to(EAST)
     current, former = m.Output(m.TaskRef(JOB, 0, 1), 1, b"now"), m.Output(m.TaskRef(JOB, 0, 0), 1, b"then")
-    bench.say(EAST, former, current)
-    assert bench.told(ALICE) == [current]
+    bench.send(EAST, former, current)
+    assert bench.sent_to(ALICE) == [current]
 
 
-def test_functions_that_nobody_uses_are_dropped_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_functions_are_dropped_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function_table, "IDLE_FUNCTIONS", 2)
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(ALICE, opened(), function(), submit(0), m.CloseJob(JOB))
-    bench.told(EAST)
-    bench.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"value")]))
-    bench.told(ALICE)
-    bench.say(ALICE)  # acknowledges: the job is over, and its function idle
-    bench.say(ALICE, function(b"second"))
-    assert bench.told(EAST) == []
-    bench.say(ALICE, function(b"third"))
-    assert bench.told(EAST) == [m.DropFunctions([function().digest])]
+    bench.send(ALICE, opened(), function(), submit(0), m.CloseJob(JOB))
+    bench.sent_to(EAST)
+    bench.send(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"value")]))
+    bench.sent_to(ALICE)
+    bench.send(ALICE)  # acknowledges: the job is over, and its function idle
+    bench.send(ALICE, function(b"second"))
+    assert bench.sent_to(EAST) == []
+    bench.send(ALICE, function(b"third"))
+    assert bench.sent_to(EAST) == [m.DropFunctions([function().digest])]
     assert bench.core.status(bench.now)["functions"] == 2
 
 
@@ -164,7 +167,7 @@ def test_large_idle_functions_are_dropped_by_size(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(function_table, "IDLE_BYTES", 10)
     bench = Bench()
     bench.client(ALICE)
-    bench.say(ALICE, function(b"eight by"), function(b"and more"))
+    bench.send(ALICE, function(b"eight by"), function(b"and more"))
     assert bench.core.status(bench.now)["functions"] == 1
 
 
@@ -172,11 +175,11 @@ def test_a_silent_slave_is_suspected_and_lost_and_its_task_waits_again() -> None
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(ALICE, opened(), function(), submit(0))
+    bench.send(ALICE, opened(), function(), submit(0))
     states = []
     for _ in range(6):
         bench.now += 1.0
-        bench.say(ALICE)
+        bench.send(ALICE)
         bench.core.step(bench.now)
         states.append([slave["state"] for slave in bench.core.status(bench.now)["slaves"]])
     assert states == [["active"], ["active"], ["suspected"], ["suspected"], [], []]
@@ -187,9 +190,9 @@ def test_a_slave_that_drains_gets_nothing_and_is_not_suspected() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(EAST, m.Capacity(0, 0))
-    bench.say(ALICE, opened(), function(), submit(0))
-    assert bench.told(EAST) == []
+    bench.send(EAST, m.Capacity(0, 0))
+    bench.send(ALICE, opened(), function(), submit(0))
+    assert bench.sent_to(EAST) == []
     assert bench.core.status(bench.now)["slaves"][0]["slots"] == 0
     bench.core.unreachable(EAST, bench.now)
     bench.core.step(bench.now)
@@ -211,7 +214,7 @@ def test_a_slave_that_has_not_connected_yet_gets_nothing_and_is_not_lost_for_it(
     bench = Bench()
     bench.client(ALICE)
     bench.core.add_slave(EAST, KEYS[EAST], "east", 1, 10, bench.now)
-    bench.say(ALICE, opened(), function(), submit(0))
+    bench.send(ALICE, opened(), function(), submit(0))
     assert [session for session, _ in bench.core.step(bench.now) if session == EAST] == []
     bench.core.unreachable(EAST, bench.now)
     bench.now += 1.5
@@ -219,7 +222,7 @@ def test_a_slave_that_has_not_connected_yet_gets_nothing_and_is_not_lost_for_it(
     assert EAST in bench.core.peers
 
 
-def test_everybody_is_told_when_the_cluster_is_stopped() -> None:
+def test_all_nodes_get_a_bye_when_the_cluster_is_stopped() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
@@ -232,7 +235,7 @@ def test_everybody_is_told_when_the_cluster_is_stopped() -> None:
 def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes_back: bool, jobs: int) -> None:
     bench = Bench()
     bench.client(ALICE, comes_back)
-    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
     assert bench.core.status(bench.now)["tasks"]["jobs"] == 1
     bench.core.unreachable(ALICE, bench.now)
     for _ in range(3):  # a client without a connection is lost after a second
@@ -241,51 +244,51 @@ def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes
     assert bench.core.status(bench.now)["tasks"]["jobs"] == jobs
 
 
-def test_a_client_that_is_silent_keeps_its_session_and_is_told_nothing_but_that_the_master_is_there() -> None:
+def test_a_client_that_is_silent_keeps_its_session_and_gets_keepalives_only() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    bench.told_all()
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.all_sent()
     for second in range(600):
         bench.now += 1.0
-        bench.say(EAST)
+        bench.send(EAST)
         if second == 100:
-            bench.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"six")]))
-            bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"late"))
-        assert bench.told(ALICE) == [] or second < 3
-    bench.say(ALICE)
-    (outcomes,) = bench.told(ALICE)
+            bench.send(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"six")]))
+            bench.send(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"late"))
+        assert bench.sent_to(ALICE) == [] or second < 3
+    bench.send(ALICE)
+    (outcomes,) = bench.sent_to(ALICE)
     assert isinstance(outcomes, m.Outcomes) and outcomes.items[0].body == b"six"
-    assert bench.told(ALICE) == []
+    assert bench.sent_to(ALICE) == []
 
 
-def test_what_tasks_write_for_a_silent_client_is_bounded_and_what_is_left_out_is_said() -> None:
+def test_what_tasks_write_for_a_silent_client_is_bounded_and_the_rest_is_counted() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    bench.told_all()
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.all_sent()
     bench.now += 3.0
-    bench.say(EAST)
-    bench.told_all()
+    bench.send(EAST)
+    bench.all_sent()
     piece, count = b"x" * 65536, OUTPUT_KEPT_BYTES // 65536 + 10
     for _ in range(count):
-        bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, piece))
-        bench.told(EAST)
-    said: list[m.AnyMessage] = []
-    while len(said) < OUTPUT_KEPT_BYTES // 65536 + 1:
-        bench.say(ALICE)
-        said += bench.told(ALICE)
-    written = b"".join(message.data for message in said if isinstance(message, m.Output))
+        bench.send(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, piece))
+        bench.sent_to(EAST)
+    sent_messages: list[m.AnyMessage] = []
+    while len(sent_messages) < OUTPUT_KEPT_BYTES // 65536 + 1:
+        bench.send(ALICE)
+        sent_messages += bench.sent_to(ALICE)
+    written = b"".join(message.data for message in sent_messages if isinstance(message, m.Output))
     assert written.count(b"x") == OUTPUT_KEPT_BYTES
     assert written.endswith(
         b"[655,360 bytes of output are left out here, and what follows: the client did not receive it]\n"
     )
     # and what follows is left out, too
-    bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"more"))
-    bench.say(ALICE)
-    assert bench.told(ALICE) == []
+    bench.send(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"more"))
+    bench.send(ALICE)
+    assert bench.sent_to(ALICE) == []
 
 
 def test_a_silent_client_whose_process_has_ended_is_gone_at_once() -> None:
@@ -293,9 +296,9 @@ def test_a_silent_client_whose_process_has_ended_is_gone_at_once() -> None:
     alive = [True]
     bench.core.add_client(ALICE, KEYS[ALICE], "alice", bench.now, is_alive=lambda: alive[0])
     bench.ends[ALICE] = Session(7, "to_client")
-    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
     alive[0] = False
-    bench.core.step(bench.now)  # while it is heard, nobody asks
+    bench.core.step(bench.now)  # while it is not silent, its process is not checked
     assert bench.core.status(bench.now)["tasks"]["jobs"] == 1
     bench.core.unreachable(ALICE, bench.now)
     bench.core.step(bench.now)
@@ -308,7 +311,7 @@ def test_a_process_that_takes_a_moment_to_end_is_looked_for_again_soon() -> None
     bench.core.add_client(ALICE, KEYS[ALICE], "alice", bench.now, is_alive=lambda: bench.now < began + ends_s)
     began = bench.now
     bench.ends[ALICE] = Session(7, "to_client")
-    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
     bench.core.unreachable(ALICE, bench.now)
     while ALICE in bench.core.peers:
         assert bench.now - began < 0.2
@@ -318,23 +321,23 @@ def test_a_process_that_takes_a_moment_to_end_is_looked_for_again_soon() -> None
 
 
 @pytest.mark.parametrize("ends", ["unregistered", "goodbye", "draining", "lost", "protocol"])
-def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str) -> None:
+def test_no_task_is_to_blame_for_a_slave_that_leaves_but_for_one_that_is_lost(ends: str) -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST, slots=2)
-    bench.say(ALICE, opened(), function(), submit(0, 1))
-    bench.told_all()
+    bench.send(ALICE, opened(), function(), submit(0, 1))
+    bench.all_sent()
     if ends == "unregistered":
         bench.core.remove(EAST, "it has unregistered", bench.now, left=True)
     elif ends == "goodbye":
         bench.core.received(EAST, KEYS[EAST], bench.ends[EAST].bye("no workers"), bench.now)
     elif ends == "draining":
-        bench.say(EAST, m.Capacity(0, 0))
+        bench.send(EAST, m.Capacity(0, 0))
         bench.core.remove(EAST, "it was silent for too long", bench.now)
     elif ends == "lost":
         bench.core.remove(EAST, "it was silent for too long", bench.now)
     else:
-        bench.say(EAST, m.Capacity(5, -1))
+        bench.send(EAST, m.Capacity(5, -1))
     assert EAST not in bench.core.peers
     suspects = bench.core.status(bench.now, sees_all=True)["suspects"]
     if ends not in ("lost", "protocol"):
@@ -347,30 +350,30 @@ def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str
     first = suspects[0]
     assert first == {"task": first["task"], "state": "waits for a slave, to run beside others", "deaths": [how]}
     assert len(suspects) == 2
-    # Whoever may not see the job is told nothing of its tasks
+    # A caller that may not see the job gets nothing of its tasks
     bench.client(BOB)
     assert bench.core.status(bench.now, BOB)["suspects"] == []
     assert len(bench.core.status(bench.now, ALICE)["suspects"]) == 2
 
 
-def test_a_suspect_s_state_is_told_in_plain_words() -> None:
+def test_a_suspect_s_state_is_described() -> None:
     bench = Bench()
     bench.client(ALICE)
-    bench.say(ALICE, opened(), function(), submit(0, 1))
+    bench.send(ALICE, opened(), function(), submit(0, 1))
     for _ in range(2):
         bench.slave(EAST, slots=2)
         bench.core.remove(EAST, "it was silent for too long", bench.now)
     bench.slave(EAST, slots=2)
-    told = [(suspect["state"], len(suspect["deaths"])) for suspect in bench.core.status(bench.now, ALICE)["suspects"]]
+    states = [(suspect["state"], len(suspect["deaths"])) for suspect in bench.core.status(bench.now, ALICE)["suspects"]]
     alone = "to run alone, because one of its deaths cost a slave"
-    assert sorted(told) == sorted([(f"is on slave east, {alone}", 2), (f"waits for a slave, {alone}", 2)])
+    assert sorted(states) == sorted([(f"is on slave east, {alone}", 2), (f"waits for a slave, {alone}", 2)])
 
 
 def test_a_client_without_a_connection_may_come_back_for_an_hour() -> None:
     for away_s, jobs in ((3599.0, 1), (3600.0, 0)):
         bench = Bench()
         bench.client(ALICE)
-        bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+        bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
         bench.core.unreachable(ALICE, bench.now)
         bench.core.step(bench.now)
         bench.now += away_s
@@ -378,27 +381,27 @@ def test_a_client_without_a_connection_may_come_back_for_an_hour() -> None:
         assert bench.core.status(bench.now)["tasks"]["jobs"] == jobs
 
 
-def test_a_session_that_another_replaces_ends_when_that_is_heard_and_its_jobs_are_the_other_s() -> None:
+def test_a_session_that_another_replaces_ends_when_that_joins_and_its_jobs_are_the_other_s() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
-    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    bench.told_all()
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.all_sent()
     same_key = KEYS[ALICE]
     bench.core.add_client(BOB, same_key, "alice", bench.now, replaces=ALICE)
     assert ALICE in bench.core.peers
     bench.ends[BOB] = Session(7, "to_client")
-    bench.say(BOB, m.OpenJob(JOB, "", False, False), function(), submit(0), key=same_key)
+    bench.send(BOB, m.OpenJob(JOB, "", False, False), function(), submit(0), key=same_key)
     assert ALICE not in bench.core.peers
-    bench.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"six")]))
-    (outcomes,) = [said for said in bench.told(BOB) if isinstance(said, m.Outcomes)]
+    bench.send(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"six")]))
+    (outcomes,) = [message for message in bench.sent_to(BOB) if isinstance(message, m.Outcomes)]
     assert outcomes.items[0].body == b"six"
 
 
-def test_nobody_replaces_the_session_of_somebody_else() -> None:
+def test_no_session_replaces_that_of_another_key() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.core.add_client(BOB, KEYS[BOB], "bob", bench.now, replaces=ALICE)
     bench.ends[BOB] = Session(7, "to_client")
-    bench.say(BOB)
+    bench.send(BOB)
     assert ALICE in bench.core.peers

@@ -1,4 +1,4 @@
-"""What the master tells the scheduler of large objects: which tasks refer to which, and who has got or lost them."""
+"""Large objects, as the master reports them to the scheduler: which tasks refer to them, which slaves have them."""
 
 from collections.abc import Iterator
 
@@ -25,18 +25,18 @@ def bench() -> Iterator[Bench]:
     bench = Bench(store)
     bench.client(ALICE)
     for slice_ in (ONE, TWO):
-        tell(bench, slice_)
+        send_content(bench, slice_)
     yield bench
     store.close()
 
 
-def tell(bench: Bench, slice_: m.Slice) -> None:
+def send_content(bench: Bench, slice_: m.Slice) -> None:
     content = m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (slice_.size,))
-    bench.say(ALICE, content, buffers=[[bytes([slice_.serial]) * slice_.size]])
+    bench.send(ALICE, content, buffers=[[bytes([slice_.serial]) * slice_.size]])
 
 
 def open_job(bench: Bench, strategy: str = "locality") -> None:
-    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, strategy), function())  # type: ignore[arg-type]
+    bench.send(ALICE, m.OpenJob(JOB, "job", False, False, strategy), function())  # type: ignore[arg-type]
 
 
 def submit(*slices: m.Slice | None, first: int = 0, digest: bytes = function().digest) -> m.Submit:
@@ -47,12 +47,12 @@ def submit(*slices: m.Slice | None, first: int = 0, digest: bytes = function().d
     return m.Submit(JOB, digest, None, 0, frames)
 
 
-def indexes(told: list[m.AnyMessage]) -> list[int]:
-    return [task.index for message in told if isinstance(message, m.Assign) for task in message.tasks]
+def indexes(sent: list[m.AnyMessage]) -> list[int]:
+    return [task.index for message in sent if isinstance(message, m.Assign) for task in message.tasks]
 
 
-def contents(told: list[m.AnyMessage]) -> int:
-    return sum(isinstance(message, m.Content) for message in told)
+def contents(sent: list[m.AnyMessage]) -> int:
+    return sum(isinstance(message, m.Content) for message in sent)
 
 
 def fetched_bytes(bench: Bench) -> list[int]:
@@ -61,10 +61,10 @@ def fetched_bytes(bench: Bench) -> list[int]:
 
 def test_tasks_know_what_their_arguments_and_their_function_refer_to(bench: Bench) -> None:
     open_job(bench)
-    bench.say(ALICE, submit(ONE, None, TWO, ONE))
+    bench.send(ALICE, submit(ONE, None, TWO, ONE))
     captured = m.Function(function_digest([b"captures", TWO]), b"captures", (TWO,))
-    bench.say(ALICE, captured, submit(ONE, TWO, first=4, digest=captured.digest))
-    bench.say(ALICE, submit(None, first=6, digest=captured.digest))
+    bench.send(ALICE, captured, submit(ONE, TWO, first=4, digest=captured.digest))
+    bench.send(ALICE, submit(None, first=6, digest=captured.digest))
     tasks = bench.core.scheduler.jobs[JobId(JOB)].tasks
     one, two = tasks[0].objects, tasks[2].objects
     assert one != two and [size for _, size in one + two] == [SIZE, SIZE]
@@ -80,48 +80,48 @@ def test_an_array_travels_to_one_slave_where_tasks_go_to_it_and_to_all_where_the
         for slave in (EAST, WEST):
             bench.slave(slave)
         for slice_ in (ONE, TWO):
-            tell(bench, slice_)
+            send_content(bench, slice_)
         open_job(bench, strategy)
         travelled[strategy] = 0
-        for said in (submit(ONE, TWO), submit(TWO, ONE, first=2)):
-            bench.say(ALICE, said)
-            travelled[strategy] += sum(contents(told) for told in bench.told_all().values())
+        for message in (submit(ONE, TWO), submit(TWO, ONE, first=2)):
+            bench.send(ALICE, message)
+            travelled[strategy] += sum(contents(sent) for sent in bench.all_sent().values())
         assert sum(fetched_bytes(bench)) == travelled[strategy] * SIZE
         store.close()
     assert travelled == {"locality": 2, "pull_round_robin": 4}
 
 
-def test_what_is_gone_is_held_by_nobody(bench: Bench) -> None:
+def test_what_is_gone_is_held_by_no_slave(bench: Bench) -> None:
     bench.slave(EAST)
     open_job(bench)
-    bench.say(ALICE, submit(ONE, TWO))
-    assert contents(bench.told(EAST)) == 2
+    bench.send(ALICE, submit(ONE, TWO))
+    assert contents(bench.sent_to(EAST)) == 2
     slave = bench.core.scheduler.slaves[EAST]
-    bench.told(EAST)
+    bench.sent_to(EAST)
     assert len(slave.objects) == 2
-    bench.say(ALICE, m.DropSegments([ONE.segment, TWO.segment]))
-    assert any(isinstance(message, m.DropSegments) for message in bench.told(EAST))
-    bench.told(EAST)
+    bench.send(ALICE, m.DropSegments([ONE.segment, TWO.segment]))
+    assert any(isinstance(message, m.DropSegments) for message in bench.sent_to(EAST))
+    bench.sent_to(EAST)
     assert len(slave.objects) == 0
 
 
-def test_what_was_told_to_another_session_of_a_slave_travels_again(bench: Bench) -> None:
+def test_what_was_sent_to_another_session_of_a_slave_travels_again(bench: Bench) -> None:
     bench.slave(EAST)
     open_job(bench)
-    bench.say(ALICE, submit(ONE))
-    assert contents(bench.told(EAST)) == 1
+    bench.send(ALICE, submit(ONE))
+    assert contents(bench.sent_to(EAST)) == 1
     bench.core.remove(EAST, "it has gone", bench.now)
     bench.slave(WEST)
-    told = bench.told(WEST)
-    assert (contents(told), indexes(told), fetched_bytes(bench)) == (1, [0], [SIZE])
+    sent = bench.sent_to(WEST)
+    assert (contents(sent), indexes(sent), fetched_bytes(bench)) == (1, [0], [SIZE])
 
 
 def test_a_slave_on_the_masters_host_has_everything(bench: Bench) -> None:
     bench.slave(EAST)
     bench.slave(WEST, shares_memory=True)
     open_job(bench)
-    bench.say(ALICE, submit(ONE, TWO))
-    told = bench.told_all()
-    assert indexes(told[WEST]) == [0, 1] and not told[EAST]
-    assert any(isinstance(message, m.Segment) for message in told[WEST])
+    bench.send(ALICE, submit(ONE, TWO))
+    sent = bench.all_sent()
+    assert indexes(sent[WEST]) == [0, 1] and not sent[EAST]
+    assert any(isinstance(message, m.Segment) for message in sent[WEST])
     assert fetched_bytes(bench) == [0, 0]

@@ -35,21 +35,21 @@ class Bench:
         self.ends = {ALICE: Session(7, "to_client"), EAST: Session(7, "to_slave"), WEST: Session(7, "to_slave")}
         self.keys = {ALICE: b"alice", EAST: b"east", WEST: b"west"}
         for session in self.ends:
-            self.say(session)
+            self.send(session)
 
-    def say(self, who: SessionId, *said: m.AnyMessage, now: float = 0.0) -> None:
+    def send(self, who: SessionId, *sent_messages: m.AnyMessage, now: float = 0.0) -> None:
         end = self.ends[who]
-        for message in said:
+        for message in sent_messages:
             end.send(message)
         for frames in end.flush(now) or [end.keepalive()]:
             self.core.received(who, self.keys[who], frames, now)
 
-    def told(self, to: SessionId, now: float = 0.0) -> list[m.AnyMessage]:
-        heard: list[m.AnyMessage] = []
+    def sent_to(self, to: SessionId, now: float = 0.0) -> list[m.AnyMessage]:
+        received: list[m.AnyMessage] = []
         for session, frames in self.core.step(now):
             messages = [item.message for item in self.ends[session].receive(frames, now)]
-            heard += messages if session == to else []
-        return heard
+            received += messages if session == to else []
+        return received
 
     def settled(self) -> list[tuple[int, Any]]:
         return list(self.core.kernels.take_settled())
@@ -61,22 +61,22 @@ class Bench:
 def test_a_slave_is_asked_and_its_answer_settles_the_request() -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    assert bench.told(WEST) == []
-    assert bench.told(EAST) == []  # taken by the first step, which was for both
-    bench.say(EAST, m.KernelOpened(request, ACCESS, ""))
+    assert bench.sent_to(WEST) == []
+    assert bench.sent_to(EAST) == []  # taken by the first step, which was for both
+    bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
     assert bench.settled() == [(request, ACCESS)]
 
 
 def test_the_question_goes_to_the_slave_of_that_name() -> None:
     bench = Bench()
     request = bench.core.open_kernel("west", 0.0)
-    assert bench.told(WEST) == [m.OpenKernel(request)]
+    assert bench.sent_to(WEST) == [m.OpenKernel(request)]
 
 
-def test_what_the_slave_says_it_lacks_reaches_the_asker() -> None:
+def test_what_the_slave_lacks_reaches_the_caller() -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    bench.say(EAST, m.KernelOpened(request, None, "pip install ipykernel"))
+    bench.send(EAST, m.KernelOpened(request, None, "pip install ipykernel"))
     ((number, error),) = bench.settled()
     assert number == request
     assert isinstance(error, KernelUnavailable)
@@ -95,7 +95,7 @@ def test_an_unknown_slave_is_refused_and_the_slaves_are_listed() -> None:
 
 def test_an_answer_that_was_not_asked_for_ends_the_session() -> None:
     bench = Bench()
-    bench.say(EAST, m.KernelOpened(1, ACCESS, ""))
+    bench.send(EAST, m.KernelOpened(1, ACCESS, ""))
     assert EAST not in bench.core.peers
     assert bench.settled() == []
 
@@ -103,26 +103,26 @@ def test_an_answer_that_was_not_asked_for_ends_the_session() -> None:
 def test_a_slave_cannot_answer_for_another_one() -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    bench.say(WEST, m.KernelOpened(request, ACCESS, ""))
+    bench.send(WEST, m.KernelOpened(request, ACCESS, ""))
     assert WEST not in bench.core.peers
     assert bench.settled() == []
-    bench.say(EAST, m.KernelOpened(request, ACCESS, ""))
+    bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
     assert bench.settled() == [(request, ACCESS)]
 
 
 def test_a_second_answer_to_the_same_request_ends_the_session() -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    bench.say(EAST, m.KernelOpened(request, ACCESS, ""))
-    bench.say(EAST, m.KernelOpened(request, ACCESS, ""))
+    bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
+    bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
     assert EAST not in bench.core.peers
     assert len(bench.settled()) == 1
 
 
 @pytest.mark.parametrize("message", [m.OpenKernel(1), m.KernelOpened(1, ACCESS, "")])
-def test_an_application_may_say_neither(message: m.AnyMessage) -> None:
+def test_an_application_may_send_neither(message: m.AnyMessage) -> None:
     bench = Bench()
-    bench.say(ALICE, message)
+    bench.send(ALICE, message)
     assert ALICE not in bench.core.peers
 
 
@@ -140,8 +140,8 @@ def test_an_application_may_say_neither(message: m.AnyMessage) -> None:
 def test_a_way_in_that_is_not_safe_is_not_handed_on(change: dict[str, Any], why: str) -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    bench.told(EAST)
-    bench.say(EAST, m.KernelOpened(request, msgspec.structs.replace(ACCESS, **change), ""))
+    bench.sent_to(EAST)
+    bench.send(EAST, m.KernelOpened(request, msgspec.structs.replace(ACCESS, **change), ""))
     assert EAST not in bench.core.peers
     ((_, error),) = bench.settled()  # the asker need not wait
     assert isinstance(error, KernelUnavailable)
@@ -152,7 +152,7 @@ def test_a_way_in_that_is_not_safe_is_not_handed_on(change: dict[str, Any], why:
 def test_a_port_that_is_none_does_not_decode(port: int) -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    bench.say(EAST, m.KernelOpened(request, msgspec.structs.replace(ACCESS, shell_port=port), ""))
+    bench.send(EAST, m.KernelOpened(request, msgspec.structs.replace(ACCESS, shell_port=port), ""))
     assert EAST not in bench.core.peers
 
 
@@ -160,7 +160,7 @@ def test_a_kernel_without_encryption_may_listen_on_loopback() -> None:
     bench = Bench()
     access = msgspec.structs.replace(ACCESS, ip="127.0.0.1", curve_publickey="", curve_secretkey="")
     request = bench.core.open_kernel("east", 0.0)
-    bench.say(EAST, m.KernelOpened(request, access, ""))
+    bench.send(EAST, m.KernelOpened(request, access, ""))
     assert bench.settled() == [(request, access)]
 
 
@@ -171,7 +171,7 @@ def test_a_slave_that_is_lost_settles_what_it_was_asked() -> None:
     ((request, error),) = bench.settled()
     assert request == first
     assert "slave 'east' was lost before it opened its kernel" in str(error)
-    bench.say(WEST, m.KernelOpened(second, ACCESS, ""))
+    bench.send(WEST, m.KernelOpened(second, ACCESS, ""))
     assert bench.settled() == [(second, ACCESS)]
 
 
@@ -182,23 +182,23 @@ def test_waiting_has_an_end_and_what_comes_later_is_dropped() -> None:
     for now in range(1, int(OPEN_WITHIN_S) + 1):
         assert bench.settled() == []
         for session in bench.ends:
-            bench.say(session, now=float(now))
+            bench.send(session, now=float(now))
         assert bench.core.next_deadline(float(now) - 0.5) <= OPEN_WITHIN_S
         bench.core.step(float(now))
     ((number, error),) = bench.settled()
     assert number == request
     assert "within 15 s" in str(error)
-    bench.say(EAST, m.KernelOpened(request, ACCESS, ""), now=16.0)
+    bench.send(EAST, m.KernelOpened(request, ACCESS, ""), now=16.0)
     assert bench.settled() == []
     assert EAST in bench.core.peers
-    bench.say(EAST, m.KernelOpened(request, ACCESS, ""), now=16.0)  # late once is late; twice is a lie
+    bench.send(EAST, m.KernelOpened(request, ACCESS, ""), now=16.0)  # late once is late; twice is a lie
     assert EAST not in bench.core.peers
 
 
 def test_a_long_error_of_a_slave_is_cut() -> None:
     bench = Bench()
     request = bench.core.open_kernel("east", 0.0)
-    bench.say(EAST, m.KernelOpened(request, None, "x" * 60_000))
+    bench.send(EAST, m.KernelOpened(request, None, "x" * 60_000))
     ((_, error),) = bench.settled()
     assert len(str(error)) < 2100
 
@@ -216,23 +216,23 @@ def asked_slave(*requests: int) -> tuple[SlaveCore, Session]:
     return core, master
 
 
-def said(core: SlaveCore, master: Session) -> Sequence[m.AnyMessage]:
+def sent_messages(core: SlaveCore, master: Session) -> Sequence[m.AnyMessage]:
     return [item.message for frames in core.step(0.0) for item in master.receive(frames, 0.0)]
 
 
 def test_everybody_who_asked_gets_the_answer_and_gets_it_once() -> None:
     core, master = asked_slave(4, 5)
-    assert said(core, master) == []
+    assert sent_messages(core, master) == []
     core.kernel_opened(ACCESS)
-    assert said(core, master) == [m.KernelOpened(4, ACCESS, ""), m.KernelOpened(5, ACCESS, "")]
+    assert sent_messages(core, master) == [m.KernelOpened(4, ACCESS, ""), m.KernelOpened(5, ACCESS, "")]
     core.kernel_opened(ACCESS)
-    assert said(core, master) == []
+    assert sent_messages(core, master) == []
 
 
-def test_a_slave_that_cannot_says_why() -> None:
+def test_a_slave_that_cannot_reports_why() -> None:
     core, master = asked_slave(1)
     core.kernel_opened(None, "no module named ipykernel")
-    assert said(core, master) == [m.KernelOpened(1, None, "no module named ipykernel")]
+    assert sent_messages(core, master) == [m.KernelOpened(1, None, "no module named ipykernel")]
 
 
 # ----------------------------------------------------------------------------------------------------------- the way in

@@ -92,8 +92,8 @@ def acknowledged(*indexes: int) -> list[e.OutcomesAcknowledged]:
     return [e.OutcomesAcknowledged(ALICE, JOB, indexes)]
 
 
-def said(account: PeerMemory) -> list[m.AnyMessage]:
-    """What a slave was told since the last look."""
+def sent_messages(account: PeerMemory) -> list[m.AnyMessage]:
+    """The messages to a slave since the last call."""
     return [item.message for frames in account.session.flush(0.0) for item in decode(frames, "to_slave")[1]]
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_opened_is_not_here() -> None:
     assert bench.tracker.translated(alice, (piece(1),), ()) is None
 
 
-def test_what_was_told_once_is_here_as_it_came_where_there_is_no_store() -> None:
+def test_a_content_is_here_as_it_came_where_there_is_no_store() -> None:
     bench = Bench()
     alice = bench.client(shares=False)
     content = m.Content(SEGMENT, SIZE, 1, b"", (SIZE,))
@@ -134,7 +134,7 @@ def test_what_was_told_once_is_here_as_it_came_where_there_is_no_store() -> None
     assert bench.tracker.translated(alice, (piece(1),), ()) is None
 
 
-def test_whoever_comes_back_has_his_segments_and_they_outlive_his_former_session() -> None:
+def test_an_application_that_comes_back_has_its_segments_which_outlive_its_former_session() -> None:
     bench = Bench()
     former = bench.client()
     bench.tracker.handle(former, segment(), ())
@@ -147,7 +147,7 @@ def test_whoever_comes_back_has_his_segments_and_they_outlive_his_former_session
     assert bench.tracker.translated(back, (piece(1),), ()) is not None
 
 
-def test_what_a_lost_application_has_shared_is_closed_in_time_and_all_are_told() -> None:
+def test_what_a_lost_application_has_shared_is_closed_in_time_for_all_peers() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     bench.tracker.handle(alice, segment(), ())
@@ -158,7 +158,7 @@ def test_what_a_lost_application_has_shared_is_closed_in_time_and_all_are_told()
     assert SEGMENT in bench.reader.opened and not bench.closed
     bench.tracker.close_departed(10.0)
     assert not bench.reader.opened and bench.closed == [{SEGMENT}]
-    assert said(east)[1:] == [m.DropSegments([SEGMENT])]
+    assert sent_messages(east)[1:] == [m.DropSegments([SEGMENT])]
     assert bench.touched == [EAST] and not bench.tracker.departed
 
 
@@ -166,16 +166,16 @@ def test_what_a_lost_application_has_shared_is_closed_in_time_and_all_are_told()
 
 
 @pytest.mark.parametrize("clean", [True, False])
-def test_a_result_is_its_owners_until_he_releases_it(clean: bool) -> None:
+def test_a_result_is_its_owners_until_it_is_released(clean: bool) -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     bench.outcome(east, piece(1))
     bench.tracker.hand_over(alice, acknowledged(1, 2))
-    assert said(east) == [] and not bench.tracker.kept[JOB]
+    assert sent_messages(east) == [] and not bench.tracker.kept[JOB]
     bench.tracker.handle(alice, m.Release([piece(1), piece(2)], clean), ())
-    assert said(east) == [m.Release([piece(1)], clean)]
+    assert sent_messages(east) == [m.Release([piece(1)], clean)]
     bench.tracker.handle(alice, m.Release([piece(1)], clean), ())
-    assert said(east) == []
+    assert sent_messages(east) == []
 
 
 def test_a_result_of_which_its_owner_has_a_copy_is_free() -> None:
@@ -183,14 +183,14 @@ def test_a_result_of_which_its_owner_has_a_copy_is_free() -> None:
     alice, east = bench.client(shares=False), bench.slave(EAST)
     bench.outcome(east, piece(1))
     bench.tracker.hand_over(alice, acknowledged(1))
-    assert said(east) == [m.Release([piece(1)], clean=True)]
+    assert sent_messages(east) == [m.Release([piece(1)], clean=True)]
 
 
 def test_a_result_that_comes_too_late_is_free() -> None:
     bench = Bench()
     east = bench.slave(EAST)
     bench.outcome(east, piece(1), counts=False)
-    assert said(east) == [m.Release([piece(1)], clean=True)] and not bench.tracker.kept
+    assert sent_messages(east) == [m.Release([piece(1)], clean=True)] and not bench.tracker.kept
 
 
 def test_results_of_a_job_that_is_over_are_not_used_again_if_they_may_have_come() -> None:
@@ -198,7 +198,7 @@ def test_results_of_a_job_that_is_over_are_not_used_again_if_they_may_have_come(
     east = bench.slave(EAST)
     bench.outcome(east, piece(1))
     bench.tracker.forget_job(JOB)
-    assert said(east) == [m.Release([piece(1)], clean=False)] and not bench.tracker.kept
+    assert sent_messages(east) == [m.Release([piece(1)], clean=False)] and not bench.tracker.kept
 
 
 def test_what_an_application_looked_at_when_it_was_lost_is_not_used_again() -> None:
@@ -208,10 +208,10 @@ def test_what_an_application_looked_at_when_it_was_lost_is_not_used_again() -> N
     bench.tracker.hand_over(alice, acknowledged(1))
     bench.tracker.left(alice)
     bench.tracker.abandon(alice, due=10.0)
-    assert said(east) == [m.Release([piece(1)], clean=False)]
+    assert sent_messages(east) == [m.Release([piece(1)], clean=False)]
 
 
-def test_a_lost_slaves_memory_is_closed_when_nobody_looks_at_it() -> None:
+def test_a_lost_slaves_memory_is_closed_when_no_result_is_held() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     for name in (SEGMENT, OTHER):
@@ -225,7 +225,7 @@ def test_a_lost_slaves_memory_is_closed_when_nobody_looks_at_it() -> None:
     bench.tracker.handle(alice, m.Release([piece(1)], True), ())
     assert list(bench.reader.opened) == [SEGMENT]
     bench.tracker.forget_job(JOB)
-    assert not bench.reader.opened and said(east) == []
+    assert not bench.reader.opened and sent_messages(east) == []
 
 
 @pytest.mark.parametrize("again", ["in one outcome", "in two outcomes", "in both"])
@@ -241,7 +241,7 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
         bench.tracker.decide(lambda job, outcome: True)
     bench.tracker.hand_over(alice, acknowledged(1, 2))
     bench.tracker.handle(alice, m.Release([piece(1)], True), ())
-    assert said(east) == [m.Release([piece(1)], clean=True)]
+    assert sent_messages(east) == [m.Release([piece(1)], clean=True)]
     bench.tracker.left(east)
     bench.tracker.abandon(east, due=0.0)
     assert not bench.reader.opened and not bench.tracker._references
@@ -250,7 +250,7 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
 # ---------------------------------------------------------------------------------------------- what travels to slaves
 
 
-def test_what_travels_to_a_slave_is_counted_and_told_until_it_is_gone() -> None:
+def test_what_travels_to_a_slave_is_counted_and_announced_until_it_is_gone() -> None:
     bench = Bench()
     alice, east, west = bench.client(), bench.slave(EAST, shares=False), bench.slave(WEST)
     bench.tracker.handle(alice, segment(), ())

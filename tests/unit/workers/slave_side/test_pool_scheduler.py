@@ -223,7 +223,7 @@ def test_moving_next_to_nothing_is_not_worth_it(make: Callable[[int], Model]) ->
 def test_more_given_back_than_was_given_is_refused(make: Callable[[int], Model]) -> None:
     model = make(1)
     model.assign([0])
-    with pytest.raises(ProtocolError, match="gave back 2 tasks and had 1"):
+    with pytest.raises(ProtocolError, match="returned 2 tasks and had 1"):
         model.scheduler.recall_finished(1, 2, 0.0)
 
 
