@@ -47,7 +47,7 @@ class SlaveLoop:
         link: to the master.
         silence_s: after this long without an envelope of the master, it is asked whether it still has the session.
         credit_per_slot: unfinished tasks that the slave accepts for each slot.
-        slots: that the master has been told of.
+        slots: the number that was registered at the master.
         now: when the session begins.
     """
 

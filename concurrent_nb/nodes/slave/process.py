@@ -248,7 +248,7 @@ class Slave:
         )
         waiter = Poller(link.socket)
         waiter.add(monitor_fd)
-        link.disturbed()  # a monitor's descriptor reports events only after the monitor was read once
+        link.disturbed()  # a monitor's descriptor becomes readable only after a first read
         if self._lease is not None:
             waiter.add(self._lease)
         if self._kernel is not None:
