@@ -21,10 +21,10 @@ from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinS
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.tasks.task_record import TaskState
-from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.transport.in_memory import InMemoryServer
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.session import Session
+from tests.inline_pool import InlinePool
 
 EPOCH = 1
 APPLICATION, SLAVE = SessionId(b"application id.."), SessionId(b"slave id........")

@@ -1,11 +1,11 @@
-"""A slow link to a cluster on this machine: a SOCKS5 proxy that holds back what passes.
+"""A slow link to a cluster on this machine: a SOCKS5 proxy that delays what passes.
 
     with SlowLink(delay_s=0.001) as link:
         far = link.connection_file(cluster.connection_file, "far.json")
         app = concurrent_nb.connect(far)        # its tasks and answers take 1 ms longer, each way
 
-It delays and does nothing else: no loss, no limit to the bandwidth, and what is sent in one piece arrives in one. The
-control channel, over which applications register, is not held back.
+It delays, and does nothing else: it loses nothing, and does not limit the bandwidth. The control channel, over which
+applications register, is not delayed.
 """
 
 import select
@@ -23,13 +23,13 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.transport import connection_file
 
 _PIECE_BYTES: Final = 1 << 18
-#: a client that does not say within this time where it wants to go is sent away
+#: a client that does not name its destination within this time is disconnected
 _HANDSHAKE_TIMEOUT_S: Final = 5.0
 _GRANTED: Final = b"\x05\x00\x00\x01" + bytes(6)
 
 
-class _Way:
-    """One direction of a connection: what has come and has to wait."""
+class _Direction:
+    """One direction of a connection, and the data that waits in it."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
@@ -39,34 +39,38 @@ class _Way:
 
     @property
     def over(self) -> bool:
-        """Tell whether everything has been handed on."""
+        """Return whether everything has been forwarded."""
         return not self.open and not self.pieces
 
 
 class SlowLink:
-    """Carries connections to where their clients want, from its start until it is closed.
+    """A SOCKS5 proxy on loopback that forwards everything late, from `start` to `close`. A context manager does both.
 
     Args:
-        delay_s: seconds by which everything is held back, each way.
+        delay_s: seconds by which everything is delayed, each way.
     """
 
     def __init__(self, delay_s: float) -> None:
         self.delay_s = delay_s
         self._server = socket.create_server(("127.0.0.1", 0))
         self._wake, self._woken = socket.socketpair()
-        self._ways: list[_Way] = []
+        self._directions: list[_Direction] = []
         self._thread = threading.Thread(target=self._run, name="slow link", daemon=True)
 
     @property
     def address(self) -> str:
-        """Give HOST:PORT of the proxy."""
+        """Return the proxy's address as "HOST:PORT"."""
         host, port = self._server.getsockname()
         return f"{host}:{port}"
 
     def connection_file(self, of: Path | None, path: Path | str) -> Path:
-        """Write a copy of a cluster's connection file, with which one connects through this link; return its place.
+        """Write a connection file that leads to a cluster through this link, and return its path.
 
-        Raises ConfigurationError if the cluster has none yet.
+        Args:
+            of: the cluster's own connection file (`Cluster.connection_file`).
+            path: of the new file.
+
+        Raises ConfigurationError if the cluster has none yet, and OSError if the file cannot be written.
         """
         if of is None:
             raise ConfigurationError("the cluster has not been started, so it has no connection file")
@@ -74,12 +78,12 @@ class SlowLink:
         return connection_file.write(info, path)
 
     def start(self) -> Self:
-        """Begin to carry."""
+        """Accept connections from now on; return this link."""
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """End it: what is on the way is lost, and connections are cut."""
+        """Cut all connections; data on the way is lost."""
         self._wake.close()
         self._thread.join()
         self._woken.close()
@@ -96,9 +100,11 @@ class SlowLink:
     def _run(self) -> None:
         while True:
             now = time.monotonic()
-            dues = [way.pieces[0][0] for way in self._ways if way.pieces]
-            sinks = [way.sink for way in self._ways if way.pieces and way.pieces[0][0] <= now]
-            sources = [way.source for way in self._ways if way.open]
+            dues = [direction.pieces[0][0] for direction in self._directions if direction.pieces]
+            sinks = [
+                direction.sink for direction in self._directions if direction.pieces and direction.pieces[0][0] <= now
+            ]
+            sources = [direction.source for direction in self._directions if direction.open]
             wait_s = min((due - now for due in dues if due > now), default=None)
             # Not a selector of the standard library: most of them round to whole milliseconds.
             readable, writable, _ = select.select([self._woken, self._server, *sources], sinks, [], wait_s)
@@ -106,11 +112,11 @@ class SlowLink:
                 break
             if self._server in readable:
                 self._accept()
-            for way in list(self._ways):
-                if way.source in readable or way.sink in writable:
-                    self._move(way, way.source in readable, way.sink in writable)
-        for way in self._ways:
-            way.source.close()
+            for direction in list(self._directions):
+                if direction.source in readable or direction.sink in writable:
+                    self._move(direction, direction.source in readable, direction.sink in writable)
+        for direction in self._directions:
+            direction.source.close()
 
     def _accept(self) -> None:
         client, _ = self._server.accept()
@@ -124,40 +130,40 @@ class SlowLink:
         for sock in (client, there):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
-        self._ways += [_Way(client, there), _Way(there, client)]
+        self._directions += [_Direction(client, there), _Direction(there, client)]
 
-    def _move(self, way: _Way, readable: bool, writable: bool) -> None:
-        """Take what has come, and hand on what is due."""
+    def _move(self, direction: _Direction, readable: bool, writable: bool) -> None:
+        """Receive what has arrived, and forward what is due."""
         try:
             if readable:
-                piece = way.source.recv(_PIECE_BYTES)
-                way.open = bool(piece)
-                way.pieces.append((time.monotonic() + self.delay_s, memoryview(piece)))
+                piece = direction.source.recv(_PIECE_BYTES)
+                direction.open = bool(piece)
+                direction.pieces.append((time.monotonic() + self.delay_s, memoryview(piece)))
             if writable:
-                due, piece_due = way.pieces.popleft()
+                due, piece_due = direction.pieces.popleft()
                 if not piece_due:
-                    way.sink.shutdown(socket.SHUT_WR)
-                elif left := piece_due[way.sink.send(piece_due) :]:
-                    way.pieces.appendleft((due, left))
-        except OSError:  # one of the two is gone, so the other is told
-            self._drop(way)
+                    direction.sink.shutdown(socket.SHUT_WR)
+                elif left := piece_due[direction.sink.send(piece_due) :]:
+                    direction.pieces.appendleft((due, left))
+        except OSError:  # one of the two is gone, so the other is disconnected
+            self._drop(direction)
             return
-        back = next((each for each in self._ways if each.source is way.sink), None)
-        if way.over and (back is None or back.over):
-            self._drop(way)
+        back = next((each for each in self._directions if each.source is direction.sink), None)
+        if direction.over and (back is None or back.over):
+            self._drop(direction)
 
-    def _drop(self, way: _Way) -> None:
-        ends = (way.source, way.sink)
-        self._ways = [each for each in self._ways if each.source not in ends]
+    def _drop(self, direction: _Direction) -> None:
+        ends = (direction.source, direction.sink)
+        self._directions = [each for each in self._directions if each.source not in ends]
         for end in ends:
             end.close()
 
 
 def _destination(client: socket.socket) -> tuple[str, int]:
-    """Hear from a client of SOCKS5 where it wants to go. Raises OSError for what is none."""
+    """Return the destination that a client of SOCKS5 asks for. Raises OSError if it does not speak SOCKS5."""
     version, methods = _exactly(client, 2)
     _exactly(client, methods)
-    client.sendall(b"\x05\x00")  # nobody has to prove who he is
+    client.sendall(b"\x05\x00")  # no authentication
     version, command, _, kind = _exactly(client, 4)
     if (version, command) != (5, 1):
         raise OSError("the client does not ask for a connection by SOCKS5")
@@ -171,7 +177,7 @@ def _destination(client: socket.socket) -> tuple[str, int]:
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
-    """Receive so many bytes. Raises OSError if the other side says less."""
+    """Receive exactly `size` bytes. Raises OSError if the other side sends fewer."""
     data = b""
     while len(data) < size:
         piece = sock.recv(size - len(data))

@@ -1,10 +1,10 @@
-"""A fuzzer of the real cores: bad peers do what messages allow, and more, beside good ones, who must not notice.
+"""A fuzzer of the real cores: a bad peer sends valid and invalid messages, beside good peers, who must not notice.
 
-    seed -> role, acts (a seed each) -> FuzzedMaster, FuzzedSlave, FuzzedApplication -> Finding, shortened
+    seed -> role, actions (a seed each) -> FuzzedMaster, FuzzedSlave, FuzzedApplication -> Finding, shortened
 
-After each sequence of acts: nothing was raised but what may be, the good ones' tasks have ended right, nothing but the
-bad one's session is over, no book holds anything of it. After all: memory and descriptors are where they were.
-For tests, and by hand:
+After each sequence of actions: no unexpected exception was raised, the tasks of the good peers have ended correctly,
+only the session of the bad peer is over, and the core holds none of its names. At the end: memory and descriptors are
+as before. For tests, and by hand:
 
     python -m tests.fuzzer.fuzz --seconds 60 --seed 1
     python -m tests.fuzzer.fuzz --target client --seed 4711 --count 1 --trace
@@ -26,18 +26,18 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tests.fuzzer.fuzzed_application import FuzzedApplication
-from tests.fuzzer.fuzzed_master import FuzzedMaster, Wrong
+from tests.fuzzer.fuzzed_master import FuzzedMaster, FuzzFailure
 from tests.fuzzer.fuzzed_slave import FuzzedSlave
 
-#: acts of a sequence, at most
-ACTS_MAX: Final = 14
-#: sequences that one rig has, one after another
+#: actions of a sequence, at most
+ACTIONS_MAX: Final = 14
+#: sequences that run in one rig, one after another
 RIG_SEQUENCES: Final = 200
-#: memory of this process, above what it has when it begins: what is asked for beyond is refused, not taken
+#: memory that this process may allocate after its start: a larger allocation fails
 MEMORY_MAX_BYTES: Final = 2 * 1024**3
-#: what all sequences together may leave
+#: memory that all sequences together may leave
 LEFT_MAX_BYTES: Final = 48 * 1024**2
-#: sequences before memory is looked at first: caches fill
+#: sequences before memory is measured first: caches fill
 WARM_SEQUENCES: Final = 100
 #: tries to shorten a sequence
 SHORTEN_MAX: Final = 60
@@ -45,18 +45,18 @@ _IDS: Final = re.compile(r"b'(\\.|[^'\\])*'|b\"(\\.|[^\"\\])*\"|[0-9a-f]{8,}|\[[
 
 
 class Rig(Protocol):
-    """Good nodes, and a bad peer at a time."""
+    """Good nodes, and one bad peer at a time."""
 
     trace: list[str]
 
-    def play(self, role: str, seed: int, acts: Sequence[int]) -> None:
-        """Have a bad peer of this role do something for each act. Raises what goes wrong."""
+    def run_sequence(self, role: str, seed: int, actions: Sequence[int]) -> None:
+        """Run a bad peer of this role for a sequence of actions. Raises FuzzFailure, or an exception of the core."""
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all descriptors."""
 
 
-#: by target: what is fuzzed, and in which role
+#: by target: the rig, and the role of the bad peer
 TARGETS: Final[dict[str, tuple[Callable[[int], Rig], str]]] = {
     "client": (FuzzedMaster, "client"),
     "slave": (FuzzedMaster, "slave"),
@@ -69,9 +69,9 @@ TARGETS: Final[dict[str, tuple[Callable[[int], Rig], str]]] = {
 
 @dataclass(slots=True)
 class Finding:
-    """Something that went wrong."""
+    """A failure."""
 
-    signature: str  #: equal for what is probably the same fault
+    signature: str  #: equal for failures that probably have one cause
     target: str
     seed: int
     after_s: float
@@ -82,7 +82,7 @@ class Finding:
 
 @dataclass(slots=True)
 class FuzzReport:
-    """What a run has found."""
+    """The result of a run."""
 
     sequences: dict[str, int] = field(default_factory=dict)
     took_s: float = 0.0
@@ -91,18 +91,18 @@ class FuzzReport:
     left_fds: int = 0
 
 
-def acts_of(target: str, seed: int) -> list[int]:
-    """Give the acts of a seed."""
+def actions_of(target: str, seed: int) -> list[int]:
+    """Return the actions of a seed."""
     chance = random.Random(f"{target} {seed}")
-    return [chance.randrange(2**32) for _ in range(chance.randint(1, ACTS_MAX))]
+    return [chance.randrange(2**32) for _ in range(chance.randint(1, ACTIONS_MAX))]
 
 
-def play_once(rig: Rig, target: str, seed: int, acts: Sequence[int]) -> tuple[str, str] | None:
-    """Play one sequence; give the signature and the story of what went wrong, None if nothing did."""
+def run_once(rig: Rig, target: str, seed: int, actions: Sequence[int]) -> tuple[str, str] | None:
+    """Run one sequence; return the signature and the description of its failure, None if it has none."""
     rig.trace.clear()
     try:
-        rig.play(TARGETS[target][1], seed, acts)
-    except Wrong as wrong:
+        rig.run_sequence(TARGETS[target][1], seed, actions)
+    except FuzzFailure as wrong:
         return _signature(str(wrong)), str(wrong)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -114,26 +114,26 @@ def play_once(rig: Rig, target: str, seed: int, acts: Sequence[int]) -> tuple[st
 
 
 def _signature(text: str) -> str:
-    """Leave out of a text what is different each time."""
+    """Return a text without what differs from run to run."""
     return "; ".join(sorted({_IDS.sub("*", part)[:100] for part in text.split("; ")})[:2])
 
 
-def shorten(target: str, seed: int, acts: Sequence[int], signature: str) -> tuple[list[int], list[str]] | None:
-    """Leave out acts as long as the same goes wrong in a fresh rig. None if it does not go wrong there at all."""
+def shorten(target: str, seed: int, actions: Sequence[int], signature: str) -> tuple[list[int], list[str]] | None:
+    """Leave out actions while a fresh rig fails in the same way. None if a fresh rig does not fail at all."""
     make, _ = TARGETS[target]
     traces: list[list[str]] = []
 
     def fails(tried: Sequence[int]) -> bool:
         rig = make(seed)
         try:
-            found = play_once(rig, target, seed, tried)
+            found = run_once(rig, target, seed, tried)
             traces.append(list(rig.trace))
             return found is not None and found[0] == signature
         finally:
-            with contextlib.suppress(Exception):  # it is broken, which is what was found
+            with contextlib.suppress(Exception):  # it is broken: that is the finding
                 rig.close()
 
-    left = list(acts)
+    left = list(actions)
     if not fails(left):
         return None
     shortest = traces[-1]
@@ -148,90 +148,101 @@ def shorten(target: str, seed: int, acts: Sequence[int], signature: str) -> tupl
 
 
 def fuzz(
-    targets: Sequence[str], *, seconds: float, seed: int = 1, count: int = 0, said: Callable[[str], None] | None = None
+    targets: Sequence[str],
+    *,
+    seconds: float,
+    seed: int = 1,
+    count: int = 0,
+    on_finding: Callable[[str], None] | None = None,
 ) -> FuzzReport:
-    """Play sequences for so many seconds, or `count` of them for each target."""
+    """Run sequences for so many seconds, or `count` of them for each target."""
     report = FuzzReport()
     began = time.monotonic()
     for position, target in enumerate(targets):
         until = began + seconds * (position + 1) / len(targets)
-        _fuzz_one(report, target, seed, count, until, began, said or (lambda text: None))
+        _fuzz_one(report, target, seed, count, until, began, on_finding or (lambda text: None))
     report.took_s = time.monotonic() - began
     return report
 
 
 def _fuzz_one(
-    report: FuzzReport, target: str, seed: int, count: int, until: float, began: float, said: Callable[[str], None]
+    report: FuzzReport,
+    target: str,
+    seed: int,
+    count: int,
+    until: float,
+    began: float,
+    on_finding: Callable[[str], None],
 ) -> None:
     make, _ = TARGETS[target]
     fds, memory = _fds(), 0
-    played = 0
+    done = 0
     rig: Rig | None = None
-    while played < count if count else time.monotonic() < until:
+    while done < count if count else time.monotonic() < until:
         if rig is None:
             rig = make(seed)
-        if played == WARM_SEQUENCES:
+        if done == WARM_SEQUENCES:
             memory = _rss_bytes()
-        acts = acts_of(target, seed + played)
-        found = play_once(rig, target, seed + played, acts)
-        played += 1
+        actions = actions_of(target, seed + done)
+        found = run_once(rig, target, seed + done, actions)
+        done += 1
         if found is not None:
-            _note(report, target, seed + played - 1, acts, found, rig.trace, time.monotonic() - began, said)
+            _record(report, target, seed + done - 1, actions, found, rig.trace, time.monotonic() - began, on_finding)
         if found is not None:
-            with contextlib.suppress(Exception):  # it is broken, which is what was found
+            with contextlib.suppress(Exception):  # it is broken: that is the finding
                 rig.close()
             rig = None
-        elif played % RIG_SEQUENCES == 0:
+        elif done % RIG_SEQUENCES == 0:
             rig.close()
             rig = None
     if rig is not None:
         rig.close()
-    report.sequences[target] = played
+    report.sequences[target] = done
     del rig
     gc.collect()
     report.left_fds += _fds() - fds
     report.left_bytes = max(report.left_bytes, _rss_bytes() - memory if memory else 0)
 
 
-def _note(
+def _record(
     report: FuzzReport,
     target: str,
     seed: int,
-    acts: Sequence[int],
+    actions: Sequence[int],
     found: tuple[str, str],
     trace: Sequence[str],
     after_s: float,
-    said: Callable[[str], None],
+    on_finding: Callable[[str], None],
 ) -> None:
     signature, what = found
     known = report.findings.get(signature)
     if known is not None:
         known.count += 1
         return
-    shorter = shorten(target, seed, acts, signature)
+    shorter = shorten(target, seed, actions, signature)
     lines = list(trace) if shorter is None else shorter[1]
     finding = Finding(signature, target, seed, after_s, what, lines)
     if shorter is None:
-        finding.what += "\n(not in a fresh rig: it needs what came before)"
+        finding.what += "\n(not in a fresh rig: it needs earlier sequences)"
     report.findings[signature] = finding
-    said(describe(finding))
+    on_finding(describe(finding))
 
 
 def describe(finding: Finding) -> str:
-    """Tell what went wrong, and how to see it again."""
+    """Return a description of a failure, and the command that repeats it."""
     return "\n".join(
         [
             f"--- {finding.target}, after {finding.after_s:.1f} s: {finding.signature}",
             *(f"    {line[:1000]}" for line in finding.trace[-8:]),
             *(f"    {line}" for line in finding.what.rstrip().splitlines()[-7:]),
-            "    again: python -m tests.fuzzer.fuzz "
+            "    repeat: python -m tests.fuzzer.fuzz "
             f"--target {shlex.quote(finding.target)} --seed {finding.seed} --count 1 --trace",
         ]
     )
 
 
 def verdict(report: FuzzReport) -> list[str]:
-    """List what is wrong after a run; nothing if all is well."""
+    """Return the failures of a run; an empty list if there are none."""
     wrong = [finding.signature for finding in report.findings.values()]
     if not wrong and report.left_bytes > LEFT_MAX_BYTES:
         wrong.append(f"{report.left_bytes / 1e6:.0f} MB of memory are left")
@@ -241,10 +252,10 @@ def verdict(report: FuzzReport) -> list[str]:
 
 
 def bound_memory() -> None:
-    """Have this process get no more memory than a run needs, so that nonsense is refused and no machine goes down."""
+    """Limit the memory of this process, so that a nonsensical size fails here and does not exhaust the machine."""
     try:
         import resource
-    except ImportError:  # there is none on Windows
+    except ImportError:  # Windows has no such module
         return
     with open("/proc/self/statm", "rb") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
@@ -264,13 +275,13 @@ def _fds() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz; 1 if something went wrong."""
+    """Fuzz; return 1 if there was a failure."""
     parser = argparse.ArgumentParser(description="Fuzz the real cores, with good peers beside the bad one.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long, all targets together")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time for all targets together")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
-    parser.add_argument("--count", type=int, default=0, help="so many sequences of each target, instead of --seconds")
-    parser.add_argument("--target", choices=[*TARGETS], action="append", help="who is bad (default: each in turn)")
-    parser.add_argument("--trace", action="store_true", help="tell everything that a bad peer does; log as usual")
+    parser.add_argument("--count", type=int, default=0, help="number of sequences of each target, instead of --seconds")
+    parser.add_argument("--target", choices=[*TARGETS], action="append", help="the bad peer (default: each in turn)")
+    parser.add_argument("--trace", action="store_true", help="print all actions of the bad peer; log as usual")
     options = parser.parse_args(arguments)
     targets = options.target or [*TARGETS]
     if options.trace:
@@ -285,15 +296,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=options.seconds,
         seed=options.seed,
         count=options.count,
-        said=lambda text: print(text, flush=True),  # noqa: T201
+        on_finding=lambda text: print(text, flush=True),  # noqa: T201
     )
     wrong = verdict(report)
-    played = sum(report.sequences.values())
+    done = sum(report.sequences.values())
     lines = [f"{finding.count:6} x {finding.target}: {finding.signature}" for finding in report.findings.values()]
     lines.append(
-        f"{played} sequences {report.sequences} in {report.took_s:.0f} s ({played / report.took_s:.0f}/s); "
+        f"{done} sequences {report.sequences} in {report.took_s:.0f} s ({done / report.took_s:.0f}/s); "
         f"left: {report.left_bytes / 1e6:.1f} MB, {report.left_fds} descriptors; "
-        f"{'nothing is' if not wrong else f'{len(wrong)} things are'} wrong"
+        f"{len(wrong)} failures"
     )
     if wrong and not report.findings:
         lines += wrong
@@ -302,10 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(target: str, seed: int) -> int:
-    """Play one seed, and tell everything."""
+    """Run one seed, and print its whole trace."""
     rig = TARGETS[target][0](seed)
-    found = play_once(rig, target, seed, acts_of(target, seed))
-    sys.stdout.write("\n".join([*rig.trace, found[1] if found else "nothing went wrong"]) + "\n")
+    found = run_once(rig, target, seed, actions_of(target, seed))
+    sys.stdout.write("\n".join([*rig.trace, found[1] if found else "no failure"]) + "\n")
     rig.close()
     return 1 if found else 0
 

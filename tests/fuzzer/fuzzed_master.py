@@ -1,4 +1,4 @@
-"""A master with good peers, and one bad peer at a time: what it does is an `Act`, made from a seed of its own."""
+"""A master with good peers, and one bad peer at a time, each of whose actions has a seed of its own."""
 
 import contextlib
 import itertools
@@ -24,37 +24,37 @@ from concurrent_nb.wire.codec import Buffer, Envelope, decode, encode, function_
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.wire.session import Session
 from tests.fuzzer.good_peers import GoodClient, GoodSlave
-from tests.fuzzer.odd import Known, Odd, buffers_of, item_buffers_of, members
-from tests.fuzzer.reach import reach
+from tests.fuzzer.message_generator import KnownNames, MessageGenerator, buffers_of, item_buffers_of, members
+from tests.fuzzer.reachable_names import find_names
 
 EPOCH: Final = 7
 SEGMENT_BYTES: Final = 64 * 1024
-#: takes no memory, because nothing is written to it
+#: uses no memory, because nothing is written to it
 SPARSE_BYTES: Final = 1 << 40
-#: tasks of a good client in each sequence, before, between and after the acts of the bad one
+#: tasks of a good client in each sequence, before, between and after the actions of the bad peer
 TASKS: Final = 6
-#: turns in which good tasks must have ended, a few of them for each task
+#: turns within which good tasks must end, a few for each task
 TURNS_MAX: Final = 400
-#: books that may hold old names, because they are bounded: entries that a heap skips, run times of functions, whom
-#: lines of the log were about, and what the scheduler believes that slaves have (not so of tasks that were refused)
+#: state that may hold old names, because it is bounded: entries that a heap skips, run times of functions, subjects of
+#: the rate-limited log, and the objects that the scheduler lists for slaves (but not of tasks that were refused)
 BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".locations.")
-#: what a session leaves is forgotten after so long
+#: the state of a session that is over is dropped within so many seconds
 FORGOTTEN_S: Final = 20.0
 
 
-class Wrong(Exception):
-    """Something that must not be, whatever a bad peer does."""
+class FuzzFailure(Exception):
+    """Something that may not happen, whatever a bad peer does."""
 
 
-class Rogue:
-    """A registered peer that does as it likes. It numbers its envelopes itself."""
+class BadPeer:
+    """A registered peer that keeps to no rule. It numbers its envelopes itself."""
 
-    def __init__(self, role: str, name: str, link: InMemoryClient, known: Known) -> None:
+    def __init__(self, role: str, name: str, link: InMemoryClient, known: KnownNames) -> None:
         self.role = role
         self.name = name
         self.link = link
         self.known = known
-        self.over: str | None = None  #: why the master has ended the session
+        self.end_reason: str | None = None  #: why the master has ended the session
         self.assigned: set[tuple[bytes, int]] = set()
         self._seq = self._heard = 0
         self.fds: list[int] = []
@@ -62,7 +62,7 @@ class Rogue:
     def envelope(
         self, *messages: Any, seq: int | None = None, ack: int | None = None, version: int = 0
     ) -> list[Buffer]:
-        """Make an envelope, the next one unless told otherwise."""
+        """Return an envelope: the next one, unless `seq` is given."""
         if seq is None:
             self._seq += 1
             seq = self._seq
@@ -70,28 +70,28 @@ class Rogue:
         own = self._heard if ack is None else ack
         return encode(Envelope(version or m.PROTOCOL_VERSION, EPOCH, seq, own, list(messages)), buffers)
 
-    def envelopes(self, said: Sequence[Any], now: float) -> list[list[Buffer]]:
-        """Make the next envelopes as a good peer does, which cuts what is large."""
+    def envelopes(self, messages: Sequence[Any], now: float) -> list[list[Buffer]]:
+        """Return the next envelopes as a good peer makes them, who splits what is large."""
         session = Session(EPOCH, f"to_{self.role}")
         session._last_seq, session._received_seq = self._seq, self._heard
-        for message in said:
+        for message in messages:
             buffers = item_buffers_of(message)
             session.send(message, buffers if any(buffers) else ())
         frames = session.flush(now)
         self._seq = session._last_seq
         return frames
 
-    def hear(self) -> None:
-        """Take what has come, and learn from it."""
+    def receive(self) -> None:
+        """Receive what has arrived, and note the names in it."""
         for frames in self.link.receive():
             with contextlib.suppress(ProtocolError):
                 envelope, items = decode(frames, f"to_{self.role}")
                 if envelope.seq:
                     self._heard = max(self._heard, envelope.seq)
                 for item in items:
-                    self._learn(item.message)
+                    self._note_names(item.message)
 
-    def _learn(self, message: Any) -> None:
+    def _note_names(self, message: Any) -> None:
         if isinstance(message, m.Assign):
             self.known.refs += [m.TaskRef(message.job, task.index, task.attempt) for task in message.tasks]
             self.assigned |= {(message.job, task.index) for task in message.tasks}
@@ -100,10 +100,10 @@ class Rogue:
             slices = [size for item in message.items for size in item.sizes if isinstance(size, Slice)]
             self.known.odd_slices += slices
         elif isinstance(message, m.Bye):
-            self.over = message.reason
+            self.end_reason = message.reason
 
     def share(self, size: int, *, filled: bool) -> None:
-        """Make shared memory of its own, and know slices of it."""
+        """Create shared memory, and note slices of it."""
         handle = segments.create(size)
         self.fds.append(handle.fd)
         known, name = self.known, handle.segment
@@ -120,23 +120,23 @@ class Rogue:
         ]
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all descriptors."""
         for fd in self.fds:
             os.close(fd)
         self.fds.clear()
 
 
 class FuzzedMaster:
-    """A master, two good clients and two good slaves, of each one that shares memory and one that does not."""
+    """A master, two good clients and two good slaves; one of each shares memory."""
 
     def __init__(self, seed: int) -> None:
         self.now = 100.0
         self.trace: list[str] = []
         self._numbers = itertools.count(1)
         self._ids = random.Random(seed)
-        self.shelf, self.store = SegmentReader(), ObjectStore()
+        self.reader, self.store = SegmentReader(), ObjectStore()
         scheduler = Scheduler(PullRoundRobinStrategy())
-        self.core = MasterCore(EPOCH, scheduler, Liveness(), 1.0, self.shelf, self.store)
+        self.core = MasterCore(EPOCH, scheduler, Liveness(), 1.0, self.reader, self.store)
         self.gate = InMemoryServer()
         self.clients: list[GoodClient] = []
         self.slaves: list[GoodSlave] = []
@@ -150,8 +150,8 @@ class FuzzedMaster:
             name = self.core.add_slave(session, key, f"slave {shares}", 2, 4, self.now)
             self.slaves.append(GoodSlave(name, self.gate.connect(session, key), EPOCH, shares=shares))
         self.good = list(self.core.peers)
-        self._work(TASKS)
-        self._rest("before anything bad")
+        self._submit_good_tasks(TASKS)
+        self._finish_tasks("before the bad peer")
 
     def _session(self) -> SessionId:
         return SessionId(self._ids.randbytes(16))
@@ -161,10 +161,10 @@ class FuzzedMaster:
         return name.replace(" ", "-").encode().ljust(40, b"x")
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all descriptors."""
         for peer in self._peers:
             peer.close()
-        self.shelf.close()
+        self.reader.close()
         self.store.close()
 
     @property
@@ -173,42 +173,42 @@ class FuzzedMaster:
 
     # ------------------------------------------------------------------------------------------------- one sequence
 
-    def play(self, role: str, seed: int, acts: Sequence[int]) -> None:
-        """Have a bad peer of this role do something for each seed of `acts`. Raises Wrong, or what the core raises."""
+    def run_sequence(self, role: str, seed: int, actions: Sequence[int]) -> None:
+        """Run a bad peer of this role for these actions. Raises FuzzFailure, or an exception of the core."""
         chance = random.Random(seed)
-        rogue = self._join(role, chance)
+        bad = self._join(role, chance)
         try:
-            self._prelude(rogue, chance)
-            self._work(chance.randint(0, TASKS))
-            self._turn(rogue)
-            for act in acts:
-                self._act(rogue, random.Random(act))
-                if rogue.over is not None:
+            self._prelude(bad, chance)
+            self._submit_good_tasks(chance.randint(0, TASKS))
+            self._turn(bad)
+            for action in actions:
+                self._do_action(bad, random.Random(action))
+                if bad.end_reason is not None:
                     break
-            self._work(2)
+            self._submit_good_tasks(2)
             for _ in range(4):
-                self._turn(rogue)
-            self._leave(rogue)
+                self._turn(bad)
+            self._leave(bad)
         finally:
-            rogue.close()
-        self._rest("after it had gone")
-        self._forget()
-        self._check(rogue)
+            bad.close()
+        self._finish_tasks("after the bad peer has left")
+        self._expire_sessions()
+        self._check(bad)
 
-    def _join(self, role: str, chance: random.Random) -> Rogue:
+    def _join(self, role: str, chance: random.Random) -> BadPeer:
         number = next(self._numbers)
-        name = f"rogue{number}-{self._ids.randbytes(6).hex()}"
+        name = f"bad peer {number}-{self._ids.randbytes(6).hex()}"
         key, session = self._key(name), self._session()
-        known = Known(indexes=itertools.count())
+        known = KnownNames(indexes=itertools.count())
         if role == "client":
             self.core.add_client(session, key, name, self.now, chance.random() < 0.5)
         else:
             self.core.add_slave(session, key, name, 2, 4, self.now)
-        rogue = Rogue(role, name, self.gate.connect(session, key), known)
+        bad = BadPeer(role, name, self.gate.connect(session, key), known)
         self.session, self.key = session, key
         for size, filled in ((SEGMENT_BYTES, True), (SPARSE_BYTES, False)):
             if chance.random() < 0.8:
-                rogue.share(size, filled=filled)
+                bad.share(size, filled=filled)
         known.add("job", self._ids.randbytes(16))
         known.add("job", self._ids.randbytes(16))
         body = b"f" + self._ids.randbytes(8)
@@ -216,82 +216,82 @@ class FuzzedMaster:
         known.add("digest", known.functions[0].digest)
         known.others["job"] = [bytes(job.id) for job in self.core.scheduler.jobs.values()][:3]
         known.others["segment"] = [slice_.segment for client in self.clients for slice_ in client.slices()][:2]
-        known.others["segment"] += list(self.shelf._opened)[:2]
+        known.others["segment"] += list(self.reader._opened)[:2]
         known.others["digest"] = [digest for client in self.clients for digest in client.digests][:3]
         known.odd_slices += [*self.clients[0].slices()[:2], Slice(self._ids.randbytes(16), 0, 100, 1)]
-        return rogue
+        return bad
 
-    def _prelude(self, rogue: Rogue, chance: random.Random) -> None:
-        """Do first what every peer does, mostly."""
-        said: list[Any] = [m.ShareMemory()] if chance.random() < 0.5 else []
+    def _prelude(self, bad: BadPeer, chance: random.Random) -> None:
+        """Send what most peers send first."""
+        messages: list[Any] = [m.ShareMemory()] if chance.random() < 0.5 else []
         if chance.random() < 0.8:
-            said += [m.Segment(*handle) for handle in rogue.known.handles]
-        if rogue.role == "client" and chance.random() < 0.8:
-            said += [m.OpenJob(rogue.known.own["job"][0], "bad", False, False), rogue.known.functions[0]]
-        self._say(rogue, rogue.envelope(*said), said)
+            messages += [m.Segment(*handle) for handle in bad.known.handles]
+        if bad.role == "client" and chance.random() < 0.8:
+            messages += [m.OpenJob(bad.known.own["job"][0], "bad", False, False), bad.known.functions[0]]
+        self._send(bad, bad.envelope(*messages), messages)
 
-    def _act(self, rogue: Rogue, chance: random.Random) -> None:
-        odd = Odd(chance, rogue.known)
+    def _do_action(self, bad: BadPeer, chance: random.Random) -> None:
+        generator = MessageGenerator(chance, bad.known)
         how = chance.random()
         if how < 0.15:
-            said = odd.flow(client=rogue.role == "client")
-            self._say(rogue, _encoded(rogue, said), said)
+            messages = generator.flow(client=bad.role == "client")
+            self._send(bad, _encoded(bad, messages), messages)
         elif how < 0.22:
-            self._say_as_a_session_does(rogue, odd.flow(client=rogue.role == "client"), chance)
+            self._send_as_session(bad, generator.flow(client=bad.role == "client"), chance)
         elif how < 0.72:
-            said = [self._message(rogue, odd) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
-            self._say(rogue, _encoded(rogue, said), said)
+            messages = [self._message(bad, generator) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
+            self._send(bad, _encoded(bad, messages), messages)
         elif how < 0.80:
-            said = [self._message(rogue, odd)]
-            self._say(rogue, mutated(_encoded(rogue, said) or [b""], chance), ["mutated", *said])
+            messages = [self._message(bad, generator)]
+            self._send(bad, mutated(_encoded(bad, messages) or [b""], chance), ["mutated", *messages])
         elif how < 0.86:
-            said = [self._message(rogue, odd)]
+            messages = [self._message(bad, generator)]
             numbers = {"seq": chance.choice((0, 1, 2, 5, 100, 200, -1, 2**63)), "ack": chance.choice((0, 1, 2**40, -1))}
             with contextlib.suppress(OverflowError, TypeError, ValueError):
-                self._say(rogue, rogue.envelope(*said, **numbers), [numbers, *said])
+                self._send(bad, bad.envelope(*messages, **numbers), [numbers, *messages])
         elif how < 0.93:
-            self._work(chance.randint(1, TASKS))
+            self._submit_good_tasks(chance.randint(1, TASKS))
         elif how < 0.97:
             self.now += chance.choice((0.02, 0.5, 1.5, 2.5))
-            self.trace.append(f"time goes on to {self.now:.2f}")
+            self.trace.append(f"time is now {self.now:.2f}")
         else:
-            return  # it says nothing for a turn
+            return  # it sends nothing for a turn
         if chance.random() < 0.7:
-            self._turn(rogue)
+            self._turn(bad)
 
-    def _message(self, rogue: Rogue, odd: Odd) -> Any:
-        kinds = members(m.FromClient if rogue.role == "client" else m.FromSlave)
-        kinds = kinds if odd.chance.random() < 0.1 else tuple(kind for kind in kinds if kind is not m.Bye)
-        if odd.chance.random() < 0.01:
+    def _message(self, bad: BadPeer, generator: MessageGenerator) -> Any:
+        kinds = members(m.FromClient if bad.role == "client" else m.FromSlave)
+        kinds = kinds if generator.chance.random() < 0.1 else tuple(kind for kind in kinds if kind is not m.Bye)
+        if generator.chance.random() < 0.01:
             kinds = members(m.AnyMessage)
-        return odd.message(odd.chance.choice(kinds))
+        return generator.message(generator.chance.choice(kinds))
 
-    def _say(self, rogue: Rogue, frames: Sequence[Buffer] | None, said: Sequence[Any]) -> None:
-        if frames is None:  # what no encoder takes cannot be sent either
+    def _send(self, bad: BadPeer, frames: Sequence[Buffer] | None, messages: Sequence[Any]) -> None:
+        if frames is None:  # what cannot be encoded cannot be sent
             return
-        self.trace.append(f"{rogue.role} says {', '.join(brief(message) for message in said)}")
-        rogue.link.send(frames)
-        self._turn(rogue)
+        self.trace.append(f"{bad.role} sends {', '.join(brief(message) for message in messages)}")
+        bad.link.send(frames)
+        self._turn(bad)
 
-    def _say_as_a_session_does(self, rogue: Rogue, said: Sequence[Any], chance: random.Random) -> None:
-        """Say something in as many envelopes as it takes; sometimes not to its end."""
-        frames = rogue.envelopes(said, self.now)
+    def _send_as_session(self, bad: BadPeer, messages: Sequence[Any], chance: random.Random) -> None:
+        """Send messages in as many envelopes as they need; sometimes not all of these."""
+        frames = bad.envelopes(messages, self.now)
         if chance.random() < 0.3:
             del frames[chance.randrange(len(frames)) :]
-        self.trace.append(f"{rogue.role} says, in {len(frames)} envelopes, {', '.join(map(brief, said))}")
+        self.trace.append(f"{bad.role} sends, in {len(frames)} envelopes, {', '.join(map(brief, messages))}")
         for each in frames:
-            rogue.link.send(each)
-        self._turn(rogue)
+            bad.link.send(each)
+        self._turn(bad)
 
-    def _leave(self, rogue: Rogue) -> None:
+    def _leave(self, bad: BadPeer) -> None:
         self.core.remove(self.session, "it has unregistered", self.now)
-        self._turn(rogue)
-        rogue.link.close()
+        self._turn(bad)
+        bad.link.close()
 
     # ------------------------------------------------------------------------------------------------------- time
 
-    def _turn(self, rogue: Rogue | None = None) -> None:
-        """Have everybody do what there is to do, once."""
+    def _turn(self, bad: BadPeer | None = None) -> None:
+        """Let the master and all peers take one turn."""
         self.now += 0.003
         for session, key, frames in self.gate.receive():
             self.core.received(session, key, frames, self.now)
@@ -299,19 +299,19 @@ class FuzzedMaster:
             if not self.gate.send(session, frames_out):
                 self.core.unreachable(session, self.now)
         self.core.next_deadline(self.now)
-        if rogue is not None:
-            rogue.hear()
+        if bad is not None:
+            bad.receive()
             for client in self.clients:
-                client.excused |= rogue.assigned
+                client.excused |= bad.assigned
         for peer in self._peers:
             peer.turn(self.now)
 
-    def _work(self, count: int) -> None:
+    def _submit_good_tasks(self, count: int) -> None:
         for client in self.clients if count else ():
             client.submit(count)
 
-    def _rest(self, when: str) -> None:
-        """Let good tasks end, which they have to soon."""
+    def _finish_tasks(self, when: str) -> None:
+        """Take turns until all good tasks have ended. Raises FuzzFailure if that takes too long."""
         for turn in range(TURNS_MAX):
             if not any(client.open for client in self.clients):
                 return
@@ -320,10 +320,10 @@ class FuzzedMaster:
                 self.now += 0.5
         left = {client.name: len(client.open) for client in self.clients}
         closed = {peer.name: peer.closed for peer in self._peers if peer.closed}
-        raise Wrong(f"{when}: good tasks have not ended: {left}; sessions that are over: {closed}")
+        raise FuzzFailure(f"{when}: good tasks have not ended: {left}; sessions that are over: {closed}")
 
-    def _forget(self) -> None:
-        """Let so much time pass that whatever lingers is over."""
+    def _expire_sessions(self) -> None:
+        """Let the time pass after which the state of ended sessions is dropped."""
         until = self.now + FORGOTTEN_S
         while self.now < until:
             self.now += 0.9
@@ -336,8 +336,8 @@ class FuzzedMaster:
 
     # ------------------------------------------------------------------------------------------------------ checks
 
-    def _check(self, rogue: Rogue) -> None:
-        """Look whether everything is as if the bad peer had never been there."""
+    def _check(self, bad: BadPeer) -> None:
+        """Check that the master is in the state in which it was without the bad peer."""
         wrong = [text for client in self.clients for text in client.wrong]
         for peer in self._peers:
             if peer.closed is not None:
@@ -346,21 +346,21 @@ class FuzzedMaster:
             wrong.append(f"the master has {len(self.core.peers)} peers, not {len(self.good)}")
         self.core.scheduler.validate()
         self.core.status(self.now, sees_all=True)
-        held, _ = reach(self.core, "core", self._names(rogue))
-        kept = sorted({text for text in held if not any(book in text for book in BOUNDED)})
+        held, _ = find_names(self.core, "core", self._names(bad))
+        kept = sorted({text for text in held if not any(state in text for state in BOUNDED)})
         wrong += [f"held: {text}" for text in kept[:8]]
         for slave in self.slaves:
-            if slave.crew.waiting:
-                wrong.append(f"{slave.name} still has {len(slave.crew.waiting)} tasks")
+            if slave.pool.waiting:
+                wrong.append(f"{slave.name} still has {len(slave.pool.waiting)} tasks")
         if wrong:
-            raise Wrong("; ".join(wrong))
+            raise FuzzFailure("; ".join(wrong))
 
-    def _names(self, rogue: Rogue) -> dict[bytes, str]:
-        """List what was the bad one's, and should be nowhere."""
+    def _names(self, bad: BadPeer) -> dict[bytes, str]:
+        """Return the names of the bad peer, which the core may not hold."""
         names = {bytes(self.session): "its session", self.key: "its key"}
-        names |= dict.fromkeys(rogue.known.own.get("job", ()), "its job")
-        names |= dict.fromkeys(rogue.known.own.get("segment", ()), "its segment")
-        names |= dict.fromkeys(rogue.known.own.get("digest", ()), "its function")
+        names |= dict.fromkeys(bad.known.own.get("job", ()), "its job")
+        names |= dict.fromkeys(bad.known.own.get("segment", ()), "its segment")
+        names |= dict.fromkeys(bad.known.own.get("digest", ()), "its function")
         return names
 
 
@@ -368,12 +368,12 @@ def _function(body: bytes) -> m.Function:
     return m.Function(function_digest([body]), body)
 
 
-def _encoded(rogue: Rogue, said: Sequence[Any]) -> list[Buffer] | None:
-    """Encode an envelope; None for what msgpack cannot say."""
+def _encoded(bad: BadPeer, messages: Sequence[Any]) -> list[Buffer] | None:
+    """Return an encoded envelope; None if msgpack cannot encode it."""
     try:
-        return rogue.envelope(*said)
+        return bad.envelope(*messages)
     except (OverflowError, TypeError, ValueError, msgspec.MsgspecError):
-        rogue._seq -= 1
+        bad._seq -= 1
         return None
 
 
@@ -399,6 +399,6 @@ def mutated(frames: Sequence[Buffer], chance: random.Random) -> list[Buffer]:
 
 
 def brief(message: Any) -> str:
-    """Write a message for people, cut if it is long."""
+    """Return a message as text, cut if it is long."""
     text = repr(message)
     return text if len(text) <= 700 else f"{text[:600]}... ({len(text)} characters)"

@@ -1,10 +1,10 @@
-"""A slave with its real pool, and workers that are played in this process; one of them, or its master, is bad.
+"""A slave with its real pool, and fake workers in this process; one of them, or the master, is bad.
 
-    played master: Session <--> SlaveCore, Pool, Line, Books (all real) <--sockets, pipes, page--> PlayedWorker
+    fake master: Session <--> SlaveCore, Pool, PoolScheduler (all real) <--sockets, pipes, page--> FakeWorker
 
-Role "worker": a worker says what it likes, in records, in bytes, in its page and its output; only it may be lost, and
-what others run must end right. Role "bytes": nothing but random bytes, everywhere. Role "master": the slave's master
-says what it likes; the slave must live, and work for the next one.
+Role "worker": a worker sends anything, in records, in bytes, in its status page and its output; only that worker may be
+lost, and the tasks of others must end correctly. Role "bytes": only random bytes, everywhere. Role "master": the
+slave's master sends anything; the slave must go on, and work for the next master.
 """
 
 import contextlib
@@ -36,34 +36,34 @@ from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.status_page import StatusPage
 from concurrent_nb.workers.slave_side.launchers import Event, ProcessEnded, ProcessStarted
 from concurrent_nb.workers.slave_side.pool import Pool
-from tests.fuzzer.fuzzed_master import EPOCH, Wrong, brief, mutated
-from tests.fuzzer.odd import INTEGERS, Known, Odd, buffers_of, members
+from tests.fuzzer.fuzzed_master import EPOCH, FuzzFailure, brief, mutated
+from tests.fuzzer.message_generator import INTEGERS, KnownNames, MessageGenerator, buffers_of, members
 
 SLOTS: Final = 3
 TASKS: Final = 8
-#: run time that tasks are allowed; a bad worker may hold its task so long
+#: timeout of tasks, in seconds; a bad worker may keep its task so long
 LIMIT_S: Final = 1.0
-#: good tasks have ended by then, in the slave's time, whatever a bad worker does
+#: good tasks end within so many seconds of the slave's time, whatever a bad worker does
 END_WITHIN_S: Final = 45.0
 FUNCTION: Final = b"the function"
 _LENGTH: Final = struct.Struct("<I")
 
 
 def answer(body: bytes) -> bytes:
-    """Give what a task comes to."""
+    """Return the value of a task."""
     return hashlib.sha256(FUNCTION + body).digest()
 
 
-class PlayedWorker:
-    """A worker's end of everything, without a process."""
+class FakeWorker:
+    """A worker's ends of all channels, without a process."""
 
     def __init__(self, number: int, ends: WorkerChannels) -> None:
         self.number = number
         self.pid = 100_000 + number
         self.is_bad = False
         self.is_there = True
-        self.tickets: list[int] = []  #: that it was given
-        tasks, self.tokens, page, self._lifeline, self.out, self.err = [os.dup(fd) for fd in ends]
+        self.tickets: list[int] = []  #: that it has received
+        tasks, self.tokens, page, self._parent_pipe, self.out, self.err = [os.dup(fd) for fd in ends]
         self.socket = socket.socket(fileno=tasks)
         self.socket.setblocking(False)
         os.set_blocking(self.tokens, False)
@@ -76,9 +76,9 @@ class PlayedWorker:
         self.write(records.pack_results([]))
 
     def turn(self, now: float) -> bool:
-        """Take orders, and run what there are tokens for; False if it ends."""
+        """Receive tasks, and run those with a token; False if it ends."""
         try:
-            self._hear()
+            self._receive()
         except (ConnectionError, ProtocolError):
             return False
         while self.queue and not self.is_bad:
@@ -98,7 +98,7 @@ class PlayedWorker:
         if self.queue or self.is_bad:
             return True
         try:
-            return bool(os.read(self.tokens, 1))  # of what was taken back
+            return bool(os.read(self.tokens, 1))  # of a task that was recalled
         except BlockingIOError:
             return True
 
@@ -108,7 +108,7 @@ class PlayedWorker:
         self.page.end()
         self.write(records.pack_results([records.encode(result)]))
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         while True:
             try:
                 received = self.socket.recv_into(self._reader.get_buffer())
@@ -128,37 +128,37 @@ class PlayedWorker:
             self.tickets.append(ticket)
 
     def write(self, data: bytes) -> None:
-        """Say something, as far as the socket takes it."""
+        """Send bytes, as far as the socket takes them."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             self.socket.send(data)
 
     def close(self) -> None:
-        """Be gone."""
+        """Close all channels."""
         if self.is_there:
             self.is_there = False
             self.socket.close()
             self.page.close()
-            for fd in (self.tokens, self._lifeline, self.out, self.err):
+            for fd in (self.tokens, self._parent_pipe, self.out, self.err):
                 os.close(fd)
 
 
-class PlayedLauncher:
-    """Launches played workers: a `workers.processes.Launcher`."""
+class FakeLauncher:
+    """Launches fake workers: a `workers.slave_side.launchers.Launcher`."""
 
     def __init__(self) -> None:
-        self.workers: dict[int, PlayedWorker] = {}
+        self.workers: dict[int, FakeWorker] = {}
         self._events: list[Event] = []
 
     def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
         """Start a worker."""
-        played = self.workers[worker] = PlayedWorker(worker, ends)
-        return [ProcessStarted(worker, played.pid)]
+        fake = self.workers[worker] = FakeWorker(worker, ends)
+        return [ProcessStarted(worker, fake.pid)]
 
     def prepare_system_host(self) -> None:
-        """Do nothing: hosts start at once."""
+        """Do nothing: hosts start immediately."""
 
     def interrupt(self, worker: int) -> None:
-        """Do nothing: a good worker has ended its task before anybody is interrupted, a bad one does not care."""
+        """Do nothing: a good worker has ended its task before an interrupt, a bad one ignores it."""
 
     def kill(self, worker: int) -> None:
         """End a worker."""
@@ -166,21 +166,21 @@ class PlayedLauncher:
 
     def ends(self, worker: int, how: str) -> None:
         """Note that a worker has ended."""
-        if (played := self.workers.pop(worker, None)) is not None:
-            played.close()
+        if (fake := self.workers.pop(worker, None)) is not None:
+            fake.close()
             self._events.append(ProcessEnded(worker, how))
 
     def fds(self) -> list[int]:
-        """List nothing: the pool asks often enough."""
+        """Return an empty list: the pool polls often enough."""
         return []
 
     def take_events(self) -> list[Event]:
-        """Say what has happened."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
     def stderr_tail(self) -> str:
-        """Give nothing."""
+        """Return an empty text."""
         return ""
 
     def close(self, wait_s: float) -> None:
@@ -190,70 +190,70 @@ class PlayedLauncher:
 
 
 class FuzzedSlave:
-    """A slave of three workers, and its master."""
+    """A slave with three workers, and its master."""
 
     def __init__(self, seed: int) -> None:
-        self.now = monotonic()  # the pool asks for it, too, where nobody has told it the time
+        self.now = monotonic()  # the pool uses this clock, too, where it has no time as an argument
         self.trace: list[str] = []
-        self.launcher = PlayedLauncher()
+        self.launcher = FakeLauncher()
         self.pool = Pool(SLOTS, self.launcher)
-        self.shelf = SegmentReader()
+        self.reader = SegmentReader()
         self._ids = random.Random(seed)
         self._bad_pids: set[int] = set()
         self.pool.start(self.now)
         self._begin_session()
-        self._work(TASKS)
-        self._rest("before anything bad")
+        self._submit_good_tasks(TASKS)
+        self._finish_tasks("before the bad peer")
         self._fds = self._count_fds()
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Close all descriptors."""
         for worker in list(self.launcher.workers):
-            self.launcher.ends(worker, "the rig is over")
+            self.launcher.ends(worker, "the rig is closed")
         self.pool.close()
-        self.shelf.close()
+        self.reader.close()
 
     def _begin_session(self) -> None:
-        self.core = SlaveCore("slave", EPOCH, self.pool, 1.0, self.shelf, shares=True)
+        self.core = SlaveCore("slave", EPOCH, self.pool, 1.0, self.reader, shares=True)
         self.master = Session(EPOCH, "from_slave")
         self.job = self._ids.randbytes(16)
         self.wanted: dict[int, bytes] = {}
         self.attempts: dict[int, int] = {}
-        self.over = False
+        self.is_over = False
         self.master.send(m.Function(function_digest([FUNCTION]), FUNCTION))
 
     def _end_session(self) -> None:
-        """End it as `nodes.slave.process` does."""
+        """End the session as `nodes.slave.process` does."""
         self.core.end()
         self.pool.reset(self.now)
         self._begin_session()
 
     # ------------------------------------------------------------------------------------------------- one sequence
 
-    def play(self, role: str, seed: int, acts: Sequence[int]) -> None:
-        """Have a bad worker or a bad master do something for each seed of `acts`."""
+    def run_sequence(self, role: str, seed: int, actions: Sequence[int]) -> None:
+        """Run a bad worker or a bad master for these actions. Raises FuzzFailure, or an exception of the slave."""
         chance = random.Random(seed)
-        self._work(chance.randint(1, TASKS))
+        self._submit_good_tasks(chance.randint(1, TASKS))
         if role in ("worker", "bytes"):
-            self._play_worker(chance, acts, only_bytes=role == "bytes")
+            self._run_bad_worker(chance, actions, only_bytes=role == "bytes")
         else:
-            self._play_master(acts)
-        self._work(TASKS)
-        self._rest("after what it did")
+            self._run_bad_master(actions)
+        self._submit_good_tasks(TASKS)
+        self._finish_tasks("after the bad peer")
         self._check()
 
     def _check(self) -> None:
-        for _ in range(40):  # those who have been killed are buried, and others start
+        for _ in range(40):  # killed workers are reaped, and others start
             self.now += 0.3
             self._turn()
         if self.core.degraded:
-            raise Wrong(f"the slave cannot work any more: {self.core.degraded}")
+            raise FuzzFailure(f"the slave is degraded: {self.core.degraded}")
         if len(self.launcher.workers) != SLOTS:
-            raise Wrong(f"there are {len(self.launcher.workers)} workers, not {SLOTS}")
+            raise FuzzFailure(f"there are {len(self.launcher.workers)} workers, not {SLOTS}")
         if self.pool.unfinished:
-            raise Wrong(f"{self.pool.unfinished} attempts are left in the pool")
+            raise FuzzFailure(f"{self.pool.unfinished} attempts are left in the pool")
         if (fds := self._count_fds()) > self._fds:
-            raise Wrong(f"{fds - self._fds} descriptors more are open")
+            raise FuzzFailure(f"{fds - self._fds} descriptors more are open")
 
     @staticmethod
     def _count_fds() -> int:
@@ -261,25 +261,25 @@ class FuzzedSlave:
 
     # --------------------------------------------------------------------------------------------------- a bad worker
 
-    def _play_worker(self, chance: random.Random, acts: Sequence[int], *, only_bytes: bool) -> None:
+    def _run_bad_worker(self, chance: random.Random, actions: Sequence[int], *, only_bytes: bool) -> None:
         worker = self.launcher.workers[min(self.launcher.workers)]
         worker.is_bad = True
         self._bad_pids.add(worker.pid)
         others = {pid for pid in self._pids() if pid != worker.pid}
         self._turn()
-        known = Known(indexes=itertools.count())
+        known = KnownNames(indexes=itertools.count())
         store = ObjectStore(recognise=False)
         try:
             self._share(known, store, worker)
-            for act in acts:
+            for action in actions:
                 if not worker.is_there:
                     break
                 if only_bytes:
-                    self._write_bytes(worker, random.Random(act))
+                    self._write_bytes(worker, random.Random(action))
                 else:
-                    self._act_as_worker(worker, known, random.Random(act))
-            self._work(2)
-            self._settle(worker)
+                    self._do_worker_action(worker, known, random.Random(action))
+            self._submit_good_tasks(2)
+            self._wait_for_end(worker)
         finally:
             store.close()
             if worker.is_there and chance.random() < 0.5:
@@ -287,21 +287,21 @@ class FuzzedSlave:
             elif worker.is_there:
                 self.launcher.kill(worker.number)
         if gone := others - self._pids():
-            raise Wrong(f"{len(gone)} other workers have been lost")
+            raise FuzzFailure(f"{len(gone)} other workers were lost")
 
-    def _settle(self, worker: PlayedWorker) -> None:
-        """Let the time pass after which a worker that does not do its work is given up."""
+    def _wait_for_end(self, worker: FakeWorker) -> None:
+        """Let the time pass after which a worker that does not end its task is killed."""
         until = self.now + END_WITHIN_S
         while self.wanted and self.now < until:
             self.now += 0.05
             self._turn()
         if self.wanted:
-            raise Wrong(f"after {END_WITHIN_S:.0f} s {len(self.wanted)} tasks have not ended beside a bad worker")
+            raise FuzzFailure(f"after {END_WITHIN_S:.0f} s {len(self.wanted)} tasks have not ended beside a bad worker")
 
     def _pids(self) -> set[int]:
         return {worker.pid for worker in self.launcher.workers.values()}
 
-    def _share(self, known: Known, store: ObjectStore, worker: PlayedWorker) -> None:
+    def _share(self, known: KnownNames, store: ObjectStore, worker: FakeWorker) -> None:
         slice_ = store.put(memoryview(b"s" * 5000))
         assert slice_ is not None
         handle = store.handle(slice_.segment)
@@ -315,19 +315,19 @@ class FuzzedSlave:
             Slice(self._ids.randbytes(16), 0, 10, 1),
         ]
 
-    def _act_as_worker(self, worker: PlayedWorker, known: Known, chance: random.Random) -> None:
-        odd = Odd(chance, known)
+    def _do_worker_action(self, worker: FakeWorker, known: KnownNames, chance: random.Random) -> None:
+        generator = MessageGenerator(chance, known)
         how = chance.random()
         if how < 0.5:
-            said = self._record(worker, odd)
-            data = _packed(said)
+            messages = self._record(worker, generator)
+            data = _packed(messages)
             if data is None:
                 return
             if chance.random() < 0.2:
                 data = b"".join(bytes(frame) for frame in mutated([data], chance))
             if chance.random() < 0.1:
                 data = data[: chance.randrange(len(data) + 1)]
-            self.trace.append(f"worker says {brief(said)} in {len(data)} bytes")
+            self.trace.append(f"worker sends {brief(messages)} in {len(data)} bytes")
             worker.write(data)
         elif how < 0.6:
             data = chance.choice((
@@ -356,14 +356,14 @@ class FuzzedSlave:
             with contextlib.suppress(OSError):
                 worker.socket.shutdown(chance.choice((socket.SHUT_WR, socket.SHUT_RDWR)))
         elif how < 0.95:
-            self._work(chance.randint(1, 4))
+            self._submit_good_tasks(chance.randint(1, 4))
         else:
             self.now += chance.choice((0.1, 0.5, 1.5, 6.0))
-            self.trace.append(f"time goes on to {self.now:.2f}")
+            self.trace.append(f"time is now {self.now:.2f}")
         self._turn()
 
-    def _write_bytes(self, worker: PlayedWorker, chance: random.Random) -> None:
-        """Write random bytes into everything that a worker's process can write into."""
+    def _write_bytes(self, worker: FakeWorker, chance: random.Random) -> None:
+        """Write random bytes into one of the channels of a worker."""
         data = chance.randbytes(chance.choice((1, 4, 5, 50, 1000, 5000, 20_000)))
         where = chance.choice(("socket", "output", "error", "page"))
         self.trace.append(f"worker writes {len(data)} random bytes into its {where}")
@@ -377,19 +377,19 @@ class FuzzedSlave:
                 os.write(worker.out if where == "output" else worker.err, data)
         self._turn()
 
-    def _record(self, worker: PlayedWorker, odd: Odd) -> Any:
-        chance = odd.chance
+    def _record(self, worker: FakeWorker, generator: MessageGenerator) -> Any:
+        chance = generator.chance
         if chance.random() < 0.4:
-            return odd.message(chance.choice(members(records.WorkerRecord)))
+            return generator.message(chance.choice(members(records.WorkerRecord)))
         results = []
         for _ in range(chance.choice((0, 1, 1, 2, 3))):
-            result = odd.message(records.Result)
+            result = generator.message(records.Result)
             if worker.tickets and chance.random() < 0.7:
                 result = msgspec.structs.replace(result, ticket=chance.choice(worker.tickets))
             results.append(result)
         return results
 
-    def _write_page(self, worker: PlayedWorker, chance: random.Random) -> None:
+    def _write_page(self, worker: FakeWorker, chance: random.Random) -> None:
         word, value = chance.randrange(16), chance.choice(INTEGERS) % 2**64
         if worker.tickets and chance.random() < 0.5:
             value = chance.choice(worker.tickets)
@@ -400,11 +400,11 @@ class FuzzedSlave:
 
     # --------------------------------------------------------------------------------------------------- a bad master
 
-    def _play_master(self, acts: Sequence[int]) -> None:
+    def _run_bad_master(self, actions: Sequence[int]) -> None:
         for _ in range(5):
             self._turn()
-        self._bad_pids |= self._pids()  # its tasks may be withdrawn, or their function be dropped
-        known = Known(indexes=itertools.count(10**6))
+        self._bad_pids |= self._pids()  # their tasks may be withdrawn, or lose their function
+        known = KnownNames(indexes=itertools.count(10**6))
         known.add("job", self.job)
         known.add("job", self._ids.randbytes(16))
         known.functions.append(m.Function(function_digest([FUNCTION]), FUNCTION))
@@ -420,36 +420,38 @@ class FuzzedSlave:
             known.add("segment", handle.segment)
             known.slices.append(slice_)
             known.odd_slices += [Slice(slice_.segment, handle.size - 1, 2, 1), Slice(b"u" * 16, 0, 10, 1)]
-            for act in acts:
-                chance = random.Random(act)
-                odd = Odd(chance, known)
+            for action in actions:
+                chance = random.Random(action)
+                generator = MessageGenerator(chance, known)
                 known.refs = [m.TaskRef(self.job, index, attempt) for index, attempt in self.attempts.items()]
-                said = [odd.message(chance.choice(members(m.ToSlave))) for _ in range(chance.choice((1, 1, 2, 3)))]
+                messages = [
+                    generator.message(chance.choice(members(m.ToSlave))) for _ in range(chance.choice((1, 1, 2, 3)))
+                ]
                 seq += 1
-                frames = _enveloped(seq, self.master._received_seq, said)
+                frames = _enveloped(seq, self.master._received_seq, messages)
                 if frames is None:
                     seq -= 1
                     continue
                 if chance.random() < 0.15:
                     frames = mutated(frames, chance)
-                self.trace.append(f"master says {', '.join(brief(message) for message in said)}")
-                self._hear_bad_master(frames)
-                if self.over:
+                self.trace.append(f"master sends {', '.join(brief(message) for message in messages)}")
+                self._receive_from_bad_master(frames)
+                if self.is_over:
                     break
         finally:
             store.close()
         self._end_session()
         self._bad_pids.clear()
 
-    def _hear_bad_master(self, frames: Sequence[Buffer]) -> None:
-        """Have the slave hear it; a breach of the protocol ends the session, and nothing else may be raised."""
+    def _receive_from_bad_master(self, frames: Sequence[Buffer]) -> None:
+        """Receive an envelope; a breach of the protocol ends the session, and no other exception may be raised."""
         try:
             self.core.received(frames, self.now)
         except ProtocolError as error:
-            self.trace.append(f"the slave gives the session up: {str(error)[:200]}")
-            self.over = True
+            self.trace.append(f"the slave ends the session: {str(error)[:200]}")
+            self.is_over = True
             return
-        self.over = self.core.closed_by_master is not None
+        self.is_over = self.core.closed_by_master is not None
         for _ in range(3):
             self._turn_pool()
             for _ in self.core.step(self.now):
@@ -457,7 +459,7 @@ class FuzzedSlave:
 
     # ------------------------------------------------------------------------------------------------------ time
 
-    def _work(self, count: int) -> None:
+    def _submit_good_tasks(self, count: int) -> None:
         """Assign good tasks."""
         frames = []
         for _ in range(count):
@@ -478,22 +480,22 @@ class FuzzedSlave:
                 self.launcher.ends(number, "ended with exit code 0")
 
     def _turn(self) -> None:
-        """Have everybody do what there is to do, once."""
+        """Let the slave, its workers and its master take one turn."""
         self._turn_pool()
         for frames in self.master.flush(self.now):
             self.core.received(frames, self.now)
         for frames in self.core.step(self.now):
             for item in self.master.receive(frames, self.now):
-                self._hear(item.message, item.buffers)
+                self._receive(item.message, item.buffers)
 
-    def _hear(self, message: Any, buffers: Sequence[Sequence[Buffer]]) -> None:
+    def _receive(self, message: Any, buffers: Sequence[Sequence[Buffer]]) -> None:
         if isinstance(message, m.Outcomes) and message.job == self.job:
             for at, frame in enumerate(message.items):
                 self._ended(frame, buffers[at] if buffers else ())
         elif isinstance(message, m.Returned):
             for ref in message.tasks:
                 if ref.job == self.job and ref.index in self.wanted and self.attempts[ref.index] == ref.attempt:
-                    self._again(ref.index)
+                    self._retry(ref.index)
         elif isinstance(message, m.Segment):
             with contextlib.suppress(segments.CannotOpen):
                 os.close(
@@ -502,10 +504,10 @@ class FuzzedSlave:
                     )
                 )
 
-    def _again(self, index: int) -> None:
+    def _retry(self, index: int) -> None:
         self.attempts[index] += 1
         if self.attempts[index] > 30:
-            raise Wrong(f"task {index} has had 30 attempts")
+            raise FuzzFailure(f"task {index} has had 30 attempts")
         frame = m.TaskFrame(index, self.attempts[index], b"arguments %d" % index)
         self.master.send(m.Assign(self.job, function_digest([FUNCTION]), LIMIT_S, [frame]))
 
@@ -515,40 +517,42 @@ class FuzzedSlave:
             self.master.send(m.Release(slices, True))
         if frame.index not in self.wanted or self.attempts[frame.index] != frame.attempt:
             if frame.index in self.attempts:
-                raise Wrong(f"task {frame.index} has ended twice")
+                raise FuzzFailure(f"task {frame.index} has ended twice")
             return
         if frame.status == Status.DIED:
-            self._again(frame.index)
+            self._retry(frame.index)
             return
         wanted = self.wanted.pop(frame.index)
         value = b"".join([frame.body, *(part for part in joined(frame.sizes, buffers, lambda _: b"") if part)])
         if frame.worker not in self._bad_pids and (frame.status != Status.OK or value != wanted):
-            raise Wrong(f"task {frame.index} ended with status {frame.status} in a good worker, and {value[:80]!r}")
+            raise FuzzFailure(
+                f"task {frame.index} ended with status {frame.status} in a good worker, and {value[:80]!r}"
+            )
 
-    def _rest(self, when: str) -> None:
+    def _finish_tasks(self, when: str) -> None:
         until = self.now + END_WITHIN_S
         while self.wanted:
             self._turn()
             self.now += 0.02
             if self.now > until:
-                raise Wrong(f"{when}: {len(self.wanted)} tasks have not ended within {END_WITHIN_S:.0f} s")
+                raise FuzzFailure(f"{when}: {len(self.wanted)} tasks have not ended within {END_WITHIN_S:.0f} s")
 
 
-def _packed(said: Any) -> bytes | None:
-    """Pack a record and its buffers; None for what msgpack cannot say."""
+def _packed(messages: Any) -> bytes | None:
+    """Return a packed record and its buffers; None if msgpack cannot encode it."""
     try:
-        if isinstance(said, list):
-            header = records.pack_results([records.encode(result) for result in said])
+        if isinstance(messages, list):
+            header = records.pack_results([records.encode(result) for result in messages])
         else:
-            header = records.pack(records.encode(said))
+            header = records.pack(records.encode(messages))
     except (OverflowError, TypeError, ValueError, msgspec.MsgspecError):
         return None
-    return b"".join([header, *buffers_of(said)])
+    return b"".join([header, *buffers_of(messages)])
 
 
-def _enveloped(seq: int, ack: int, said: Sequence[Any]) -> list[Buffer] | None:
-    buffers = [buffer for message in said for buffer in buffers_of(message)]
+def _enveloped(seq: int, ack: int, messages: Sequence[Any]) -> list[Buffer] | None:
+    buffers = [buffer for message in messages for buffer in buffers_of(message)]
     try:
-        return encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, ack, list(said)), buffers)
+        return encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, ack, list(messages)), buffers)
     except (OverflowError, TypeError, ValueError, msgspec.MsgspecError):
         return None

@@ -27,7 +27,7 @@ from concurrent_nb.shipping.compiled.platforms import local_tag
 from concurrent_nb.shipping.compiled.recipe import Recipe
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.testing.unshared import travelled
+from tests.unshared_pool import travelled
 
 ROOT = Path(__file__).parents[2]
 FUNCTION = "def half(int x):\n    return x // (x - 1)\n"

@@ -14,7 +14,7 @@ import concurrent_nb
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.common.system_access import restricted_access
 from concurrent_nb.samples.pi import PiSystem
-from concurrent_nb.testing.slow_link import SlowLink
+from concurrent_nb.testing import SlowLink
 from concurrent_nb.transport import connection_file, keys
 from tests.clusters import eventually, shared_cluster
 from tests.work import PATIENCE_S
@@ -91,7 +91,7 @@ def test_a_client_that_leaves_leaves_nothing() -> None:
         with asked(link, b"\x05\x01\x00\x01\x7f\0\0\x01" + port.to_bytes(2, "big")) as client:
             assert client.recv(10)[:2] == b"\x05\x00"
             client.sendall(b"never mind")
-        eventually(lambda: not link._ways, "the link has forgotten the connection")
+        eventually(lambda: not link._directions, "the link has forgotten the connection")
 
 
 def test_an_application_works_over_it(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""The simulator's nodes: what the processes of nodes do around their cores, in virtual time.
+"""The simulator's nodes: the real cores and loops, on a simulated network, in virtual time.
 
-    ApplicationActor: Ledger --Link--> Gate --> MasterActor: MasterCore --> Gate --Link--> SlaveActor: SlaveCore, crew
+    ApplicationActor: ClientLoop --link--> gate --> MasterActor: MasterLoop --> gate --link--> SlaveActor: SlaveLoop
 
-Each `_live` follows the poll loop of its model step by step, so that what is found here is true there: where one is
-changed, change the other. A node that waits for an answer on the control channel hears nothing else meanwhile.
+An actor only waits, and acts on the verdicts of its loop, as the process of its node does with a poller. While a node
+waits for an answer on the control channel it handles nothing else.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -16,21 +16,24 @@ from typing import Any, TypeVar
 
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes.application import client_thread
-from concurrent_nb.nodes.application.core import ClientCore, TaskEnded, TaskRunning, TaskWrote
+from concurrent_nb.nodes.application import client_loop
+from concurrent_nb.nodes.application.client_loop import ClientLoop
+from concurrent_nb.nodes.application.core import ClientCore, News, TaskEnded, TaskRunning, TaskWrote
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.slave import process
 from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.nodes.slave.loop import SlaveLoop
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
-from tests.simulator.agenda import Action, Actor, Life
-from tests.simulator.judge import UNREGISTERED
+from tests.simulator.checkers import UNREGISTERED
 from tests.simulator.network import SimulatedCall, SimulatedLink
 from tests.simulator.plans import Violation, WantedTask
+from tests.simulator.virtual_clock import Action, Actor, Steps
 from tests.simulator.virtual_workers import VirtualPool
 from tests.simulator.world import World
 
@@ -39,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SimulatedMembership:
-    """What registration gives, as `nodes.registration.Membership`."""
+    """A registration, as `nodes.common.registration.Membership`."""
 
     session_id: SessionId
     epoch: int
@@ -47,8 +50,8 @@ class SimulatedMembership:
     link: SimulatedLink
 
 
-class WatchedMaster(MasterCore):
-    """The real core; the judge learns whom it gives up, and why."""
+class CheckedMasterCore(MasterCore):
+    """The real core; every session that it ends is checked."""
 
     world: World
 
@@ -57,16 +60,16 @@ class WatchedMaster(MasterCore):
     ) -> bool:
         """End a session."""
         if (peer := self.peers.get(session_id)) is not None:
-            self.world.trace("master", f"{peer.role} {peer.name} is out: {reason}")
-            self.world.judge.removed(peer.role, peer.name, reason)
+            self.world.trace("master", f"{peer.role} {peer.name} is removed: {reason}")
+            self.world.checker.removed(peer.role, peer.name, reason)
         return super().remove(session_id, reason, now, linger_s, left=left)
 
 
 class MasterActor(Actor):
-    """A master in one of its lives."""
+    """One life of the master."""
 
     def __init__(self, world: World, epoch: int, *, same_port: bool) -> None:
-        super().__init__(world.agenda, "master", world.settings.turn_s)
+        super().__init__(world.clock, "master", world.settings.turn_s)
         self._world = world
         settings = world.settings
         scheduler = Scheduler(
@@ -75,27 +78,27 @@ class MasterActor(Actor):
             deaths_allowed=settings.deaths_allowed,
             results_kept_bytes=settings.results_kept_bytes,
         )
-        self.core = WatchedMaster(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
+        self.core = CheckedMasterCore(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
         self.core.world = world
-        self._asked: deque[SimulatedCall] = deque()
-        self._gate = world.network.listen(self.wake, self._ask, same_port=same_port)
+        gate = world.network.listen(self.wake, self._ask, same_port=same_port)
+        self._loop: MasterLoop[SimulatedLink] = MasterLoop(self.core, gate, interval_s=1.0)
         self._turns = self._validate_at = 0
-        self.begin(self._live())
+        self.begin(self._run())
 
     def crash(self, *, noticed: bool) -> None:
-        """Be gone, with everything in memory. `noticed`: its system tells the others."""
+        """Crash, with everything in memory. `noticed`: its system closes the connections."""
         self._world.network.hang_up(noticed=noticed)
         self.end()
 
     def stop(self) -> None:
-        """Stop the cluster: everybody is told."""
-        self._send(self.core.stop(), self.agenda.now)
+        """Stop the cluster, and inform all nodes."""
+        self._loop.stop()
         self.end()
         # What was sent last still has a moment to leave, as in `transport.compute`.
-        self.agenda.after(0.2, lambda: self._world.network.hang_up(noticed=True))
+        self.clock.after(0.2, lambda: self._world.network.hang_up(noticed=True))
 
     def register(self, role: str, key: bytes, name: str, **facts: Any) -> Callable[[float], tuple[SessionId, int, str]]:
-        """Give what the methods register_client and register_slave do when they are called."""
+        """Return a function that does what the methods register_client and register_slave do."""
 
         def registered(now: float) -> tuple[SessionId, int, str]:
             session_id = SessionId(b"s" + self._world.chance.randbytes(15))
@@ -104,48 +107,38 @@ class MasterActor(Actor):
                 self.core.add_client(session_id, key, name, now, **facts)
             else:
                 given = self.core.add_slave(session_id, key, name, facts["slots"], facts["credit"], now)
-            self._world.witness.watch(session_id, role)
-            self._world.witness.listen(session_id, True, self.core.peers[session_id].session)
+            self._world.session_checker.watch(session_id, role)
+            self._world.session_checker.listen(session_id, True, self.core.peers[session_id].session)
             return session_id, self.core.epoch, given
 
         return registered
 
     def _ask(self, call: SimulatedCall) -> None:
-        self._asked.append(call)
+        self._loop.questions.append(call.ask)
         self.wake()
 
-    def _live(self) -> Life:
+    def _run(self) -> Steps:
         while True:
-            yield self.core.next_deadline(self.agenda.now)
-            self._take_turn(self.agenda.now)
+            yield self.core.next_deadline(self.clock.now)
+            self._take_turn(self.clock.now)
 
     def _take_turn(self, now: float) -> None:
-        core, gate = self.core, self._gate
-        while self._asked:
-            self._asked.popleft().ask(now)
-        for session, key, frames in gate.receive():
-            core.received(session, key, frames, now)
-        for session in gate.take_left():
-            core.unreachable(SessionId(session), now)
-        self._send(core.step(now), now)
+        core = self.core
+        self._loop.answer(now)
+        self._loop.turn(True, now)
         self._turns += 1
         if self._turns >= self._validate_at:
             core.scheduler.validate()
-            # It looks at every task, so where there are many it comes less often.
+            # Validation reads every task, so it is done less often where there are many.
             tasks = sum(len(job.tasks) for job in core.scheduler.jobs.values())
             self._validate_at = self._turns + self._world.settings.validate_each + tasks // 4
 
-    def _send(self, outgoing: list[Any], now: float) -> None:
-        for session, frames in outgoing:
-            if not self._gate.send(session, frames):
-                self.core.unreachable(session, now)
-
 
 class Node(Actor):
-    """What slaves and applications share: a host, a key, the control channel, a link."""
+    """What slaves and applications have in common: a host, a key, the control channel, a link."""
 
     def __init__(self, world: World, role: str, name: str) -> None:
-        super().__init__(world.agenda, name, world.settings.turn_s)
+        super().__init__(world.clock, name, world.settings.turn_s)
         self.role = role
         self.host = world.network.host()
         self.key = f"key of {name}".encode()
@@ -154,7 +147,7 @@ class Node(Actor):
         self._world = world
 
     def crash(self, *, noticed: bool) -> None:
-        """Be gone without a word. `noticed`: its system tells the master, because only the process has died."""
+        """Crash. `noticed`: its system closes the connection, because only the process has died."""
         if self.link is not None:
             self.link.close() if noticed else self.link.vanish()
         self.end()
@@ -162,14 +155,14 @@ class Node(Actor):
     def _call(self, question: Callable[[float], T]) -> Generator[float, None, T]:
         """Ask the master; raises MasterUnreachable."""
         call = self._world.network.call(self.host, question, self.wake)
-        deadline = self.agenda.now + CALL_TIMEOUT_S
-        while not call.done and self.agenda.now < deadline:
+        deadline = self.clock.now + CALL_TIMEOUT_S
+        while not call.done and self.clock.now < deadline:
             yield deadline
         answer: T = call.result()
         return answer
 
     def _register(self, **facts: Any) -> Generator[float, None, SimulatedMembership]:
-        """Register; raises MasterUnreachable. The master that answers is the one that lives then."""
+        """Register with the master that runs when the call arrives. Raises MasterUnreachable."""
 
         def question(now: float) -> tuple[SessionId, int, str]:
             return self._world.master.register(self.role, self.key, self.name, **facts)(now)
@@ -191,53 +184,55 @@ class Node(Actor):
     def _leaves(self, member: SimulatedMembership, now: float) -> bool:
         return self._world.master.core.remove(member.session_id, UNREGISTERED, now, left=True)
 
-    def _listen(self, member: SimulatedMembership, session: Session) -> None:
+    def _follow_session(self, member: SimulatedMembership, session: Session) -> None:
         self.link, self.session_id = member.link, member.session_id
-        self._world.witness.listen(member.session_id, False, session)
+        self._world.session_checker.listen(member.session_id, False, session)
 
-    def _broken(self, error: ProtocolError, session: Session) -> None:
-        """Look at a breach of the protocol that the node has found: only that the master is another is no violation."""
+    def _broken(self, error: Exception, session: Session) -> None:
+        """Raise unless a node's session has failed because the master is another one by now."""
+        if not isinstance(error, ProtocolError):
+            raise error
         if session.epoch == self._world.master.core.epoch:
             raise Violation(f"{self.name} ended its session: {error}") from error
 
 
 class SlaveActor(Node):
-    """A slave, its crew, and its place in the cluster."""
+    """A slave and its pool of workers."""
 
     def __init__(self, world: World, name: str, slots: int, credit: int) -> None:
         super().__init__(world, "slave", name)
         self.slots = slots
         self.credit = credit
-        self.crew = VirtualPool(world.agenda, world.chance, world.deeds, name, slots, self.wake, self._killed)
+        self.pool = VirtualPool(world.clock, world.chance, world.catalog, name, slots, self.wake, self._killed)
         self.core: SlaveCore | None = None
-        self.leaving = False  #: it is about to unregister
-        world.judge.fewest_slots = min(world.judge.fewest_slots, slots)
-        self.begin(self._live())
+        self.leaving = False  #: it unregisters after this turn
+        world.checker.fewest_slots = min(world.checker.fewest_slots, slots)
+        self.begin(self._run())
 
     def crash(self, *, noticed: bool) -> None:
-        """Be gone without a word, workers and all."""
+        """Crash, with all workers."""
         super().crash(noticed=noticed)
-        self.crew.stop()
+        self.pool.stop()
 
     def _killed(self) -> None:
-        """Be gone, killed by a task."""
+        """Crash, killed by a task."""
         if self.alive:
             self._world.slave_killed(self)
 
     def leave(self) -> None:
-        """Unregister, as soon as the current turn is over: what runs here runs elsewhere."""
+        """Unregister after the current turn: what runs here runs elsewhere."""
         self.leaving = True
         self.wake()
 
     def resize(self, slots: int, credit: int) -> None:
-        """Offer more or less from now on, in this session."""
+        """Offer other numbers from now on, in this session."""
         if self.core is not None:
-            self._world.judge.fewest_slots = min(self._world.judge.fewest_slots, slots or inf)
-            self.crew.credit = max(self.crew.credit, credit)
+            self._world.checker.fewest_slots = min(self._world.checker.fewest_slots, slots or inf)
+            self.pool.credit = max(self.pool.credit, credit)
             self.core.resize(slots, credit)
             self.wake()
 
-    def _live(self) -> Life:
+    def _run(self) -> Steps:
         member = yield from self._join()
         again = True
         while again:
@@ -250,34 +245,40 @@ class SlaveActor(Node):
             try:
                 return (yield from self._register(slots=self.slots, credit=self.credit))
             except MasterUnreachable:
-                yield self.agenda.now + process.RETRY_S
+                yield self.clock.now + process.RETRY_S
 
     def _serve(self, member: SimulatedMembership) -> Generator[float, None, bool]:
-        """Serve in one session. True to look for a master again."""
-        core = self.core = SlaveCore(member.name, member.epoch, self.crew, interval_s=1.0)
-        self._listen(member, core.session)
-        self.crew.credit = self.credit
-        heard_at = self.agenda.now
+        """Serve in one session. True to search for a master again."""
+        core = self.core = SlaveCore(member.name, member.epoch, self.pool, interval_s=1.0)
+        self._follow_session(member, core.session)
+        self.pool.credit = self.credit
+        loop = SlaveLoop(
+            core,
+            self.pool,
+            self.pool.turn,
+            member.link,
+            self._world.settings.silence_s,
+            self.credit // self.slots,
+            self.slots,
+            self.clock.now,
+        )
         try:
             while not self.leaving:
-                yield min(core.next_deadline(), self.crew.next_deadline())
-                now = self.agenda.now
-                for frames in member.link.receive():
-                    heard_at = now
-                    core.received(frames, now)
+                yield loop.next_deadline()
+                verdict = loop.turn({}, member.link.disturbed(), self.clock.now)
                 if core.closed_by_master is not None:
                     self._world.trace(self.name, f"its session is over: {core.closed_by_master}")
-                    return core.closed_by_master != CLUSTER_STOPPED
-                self.crew.turn(now)
-                for frames_out in core.step(now):
-                    member.link.send(frames_out)
-                if core.degraded:
+                if verdict is Verdict.REJOIN:
+                    return True
+                if verdict is Verdict.END:
+                    return False
+                if verdict is Verdict.LEAVE:
                     self.leaving = True
-                elif member.link.disturbed() or now - heard_at > self._world.settings.silence_s:
+                elif verdict is Verdict.ASK:
                     if not (yield from self._still_known(member)):
                         return True
-                    heard_at = self.agenda.now
-            self.crew.reset()
+                    loop.confirmed(self.clock.now)
+            self.pool.reset()
             yield from self._leave(member)
         except MasterUnreachable:
             return True
@@ -286,119 +287,113 @@ class SlaveActor(Node):
             return True
         finally:
             self.core = None
-            self.crew.reset()
+            self.pool.reset()
             member.link.close()
         return False
 
 
 class ApplicationActor(Node):
-    """An application: its ledger, and what its user does (which `users` decides)."""
+    """An application; `users` decides what its user does."""
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, "client", name)
-        self.ledger: ClientCore[WantedTask] = ClientCore(interval_s=1.0)
-        chance = Random(f"limits of {name}: {world.settings}")  # of its own: the history stays the same without them
+        self.core: ClientCore[WantedTask] = ClientCore(interval_s=1.0)
+        self._loop = ClientLoop(self.core, self._take_news, "simulated")
+        chance = Random(
+            f"limits of {name}: {world.settings}"
+        )  # a generator of its own: the history stays the same without limits
         few = Quota(tasks=chance.randint(1, 30), bytes=chance.randint(2_000, 10_000))
         self._quota = few if chance.random() < 0.4 else UNLIMITED
         self.broken = False  #: the master was gone for too long
-        self.leaving = False  #: go when nothing is unanswered
+        self.leaving = False  #: leave when no task is open
         self.gone = False  #: it has left
-        self.is_seen_dead = False  #: the master's host sees that its process has ended
+        self.is_seen_ended = False  #: the master's host reports that its process has ended
         self._inbox: deque[Action] = deque()
-        self._heard_at = 0.0
-        self.begin(self._live())
+        self.begin(self._run())
 
-    def tell(self, what: Action) -> None:
-        """Have it do something in its next turn."""
+    def post(self, what: Action) -> None:
+        """Call something in its next turn."""
         self._inbox.append(what)
         self.wake()
 
     def crash(self, *, noticed: bool) -> None:
-        """Be gone without a word; nobody waits for its tasks any more."""
+        """Crash; its tasks have no owner any more."""
         super().crash(noticed=noticed)
-        self.is_seen_dead = noticed
+        self.is_seen_ended = noticed
         self._drop_all()
 
     @property
-    def at_rest(self) -> bool:
-        """Say whether it waits for nothing and has said all."""
-        session = self.ledger.session
+    def is_idle(self) -> bool:
+        """Return whether it waits for nothing and has sent everything."""
+        session = self.core.session
         quiet = session is None or not (session.in_flight or session.backlog)
-        return not self.alive or (quiet and not self._inbox and not self.ledger.jobs)
+        return not self.alive or (quiet and not self._inbox and not self.core.jobs)
 
-    def _live(self) -> Life:
+    def _run(self) -> Steps:
         member: SimulatedMembership | None = None
         while member is None:
             try:
                 member = yield from self._join()
             except MasterUnreachable:
-                yield self.agenda.now + client_thread.RETRY_S
+                yield self.clock.now + client_loop.RETRY_S
         self._attach(member)
-        while not (self.leaving and not self.ledger.has_entries() and not self._inbox):
+        while not (self.leaving and not self.core.has_entries() and not self._inbox):
             member = yield from self._turn(member)
             if member is None:
                 return
-        assert self.ledger.session is not None
-        member.link.send(self.ledger.session.keepalive())
+        self._loop.acknowledge()
         yield from self._leave(member)
         self.gone = True
 
     def _join(self) -> Generator[float, None, SimulatedMembership]:
-        return (yield from self._register(is_alive=lambda: not self.is_seen_dead, replaces=self.session_id))
+        return (yield from self._register(is_alive=lambda: not self.is_seen_ended, replaces=self.session_id))
 
     def _turn(self, member: SimulatedMembership) -> Generator[float, None, SimulatedMembership | None]:
-        yield self.agenda.now if self._inbox else self.ledger.next_deadline()
-        now = self.agenda.now
+        yield self.clock.now if self._inbox else self.core.next_deadline()
+        now = self.clock.now
         while self._inbox:
             self._inbox.popleft()()
-        session = self.ledger.session
-        assert session is not None
-        try:
-            for frames in member.link.receive():
-                self._heard_at = now
-                for news in self.ledger.received(frames, now):
-                    if type(news) is TaskEnded:
-                        self._world.trace(self.name, f"{news.entry.handle.name} is {news.frame.status}")
-                        self._world.judge.answered(news)
-                    elif type(news) is TaskWrote:
-                        self._world.judge.wrote(news)
-                    elif type(news) is TaskRunning:
-                        news.entry.handle.seen_running = True
-                    else:
-                        raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
-            over = session.closed_by_peer is not None
-        except ProtocolError as error:
-            self._broken(error, session)
-            over = True
-        for unsent in self.ledger.take_unsent():
+        self._loop.receive(now)
+        if self._loop.error is not None:
+            assert self.core.session is not None
+            self._broken(self._loop.error, self.core.session)
+        for unsent in self.core.take_unsent():
             wanted, job = unsent.entry.handle, unsent.entry.job
             if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
-                raise Violation(f"{wanted.name} is not submitted, though nobody has cancelled it")
+                raise Violation(f"{wanted.name} is not submitted, although it was not cancelled")
             wanted.dropped = True
-        for frames_out in self.ledger.step(now):
-            member.link.send(frames_out)
-        if over or member.link.disturbed() or now - self._heard_at > self._world.settings.silence_s:
-            return (yield from self._look_for_master(member, over))
-        return member
+        verdict = self._loop.send(member.link.disturbed(), now)
+        return member if verdict is Verdict.STAY else (yield from self._look_for_master(member, verdict))
+
+    def _take_news(self, envelope: Iterable[News[WantedTask]]) -> None:
+        for news in envelope:
+            if type(news) is TaskEnded:
+                self._loop.sessions_in_vain = 0
+                self._world.trace(self.name, f"{news.entry.handle.name} is {news.frame.status}")
+                self._world.checker.answered(news)
+            elif type(news) is TaskWrote:
+                self._world.checker.wrote(news)
+            elif type(news) is TaskRunning:
+                news.entry.handle.seen_running = True
+            else:
+                raise Violation(f"{self.name} is informed of shared memory, and shares none: {news}")
 
     def _look_for_master(
-        self, member: SimulatedMembership, over: bool
+        self, member: SimulatedMembership, verdict: Verdict
     ) -> Generator[float, None, SimulatedMembership | None]:
-        assert self.ledger.session is not None
-        if self.ledger.session.closed_by_peer == CLUSTER_STOPPED:
-            self._give_up(member)
-            return None
-        deadline = self.agenda.now + client_thread.MASTER_LOST_AFTER_S
-        while self.agenda.now < deadline:
+        loop = self._loop
+        if verdict is not Verdict.END:
+            verdict = loop.next_attempt(self.clock.now)
+        while verdict is not Verdict.END:
             try:
-                if not over and (yield from self._still_known(member)):
-                    self._heard_at = self.agenda.now
+                if verdict is Verdict.ASK and (yield from self._still_known(member)):
+                    loop.confirmed(self.clock.now)
                     return member
-                over = True
                 fresh = yield from self._join()
-            except MasterUnreachable:
-                over = True
-                yield self.agenda.now + client_thread.RETRY_S
+            except MasterUnreachable as error:
+                loop.attempt_failed(str(error))
+                yield self.clock.now + client_loop.RETRY_S
+                verdict = loop.next_attempt(self.clock.now)
                 continue
             member.link.close()
             self._attach(fresh)
@@ -407,23 +402,25 @@ class ApplicationActor(Node):
         return None
 
     def _attach(self, member: SimulatedMembership) -> None:
-        session = Session(member.epoch, "to_client")
-        self._listen(member, session)
-        for entry in self.ledger.attach(session, quota=self._quota):
+        dropped = self._loop.attach(
+            member.link, member.epoch, self._world.settings.silence_s, self.clock.now, quota=self._quota
+        )
+        assert self.core.session is not None
+        self._follow_session(member, self.core.session)
+        for entry in dropped:
             wanted = entry.handle
             if not wanted.cancelled:
-                raise Violation(f"{wanted.name} is not submitted again, though nobody has cancelled it")
+                raise Violation(f"{wanted.name} is not submitted again, although it was not cancelled")
             wanted.dropped = True
-        self._heard_at = self.agenda.now
 
     def _give_up(self, member: SimulatedMembership) -> None:
-        if not self._world.judge.faults and self._world.master.alive:
-            raise Violation(f"{self.name} gave up although nothing is wrong")
+        if not self._world.checker.faults and self._world.master.alive:
+            raise Violation(f"{self.name} gave up although there is no fault")
         self._world.trace(self.name, "gives up")
         self.broken = True
         member.link.close()
         self._drop_all()
 
     def _drop_all(self) -> None:
-        for entry in self.ledger.drop_all():
+        for entry in self.core.drop_all():
             entry.handle.dropped = True

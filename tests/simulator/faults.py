@@ -1,6 +1,6 @@
-"""What goes wrong in the simulator's stormy histories: hosts are cut off, nodes freeze, crash, come and go.
+"""The faults of the simulator: hosts are cut off, nodes freeze, crash, join and leave.
 
-`Faults.begin` draws what happens when and puts it on the agenda. Called by `simulator`.
+`Faults.begin` draws the faults and their times, and schedules them. Called by `simulation`.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from tests.simulator.network import HEARTBEAT_TIMEOUT_S, SimulatedHost
 from tests.simulator.plans import Violation
 from tests.simulator.world import SimulatedMaster, World
 
-#: the master gives up a node whose connection has gone within so many seconds, one that is silent within so many
+#: the master removes a node whose connection has ended, and one that is silent, within so many seconds
 _NOTICED_S: Final = 2.5
 _LOST_S: Final = 7.5
 
 
 class Faults:
-    """Everything that goes wrong."""
+    """Schedules and causes faults."""
 
     def __init__(
         self,
@@ -43,29 +43,29 @@ class Faults:
             (self._crash_application, 0.5),
             (self._restart_master, 1.5),
             (self._freeze_master, 1),
-            (self._deafen, 1),
+            (self._refuse_calls, 1),
             (self._lose_worker, 2),
-            (self._break_crew, 0.5),
+            (self._break_pool, 0.5),
             (self._resize, 2),
             (self._leave, 1),
             (self._restart_workers, 1),
         )
 
     def begin(self, until_s: float) -> None:
-        """Plan what goes wrong until then."""
+        """Schedule faults up to a time."""
         chance = self._chance
         count = chance.choices((1, 3, 6, 15), (2, 4, 3, 1))[0]
         kinds, weights = zip(*self._kinds, strict=True)
         for fault in chance.choices(kinds, weights, k=count):
-            self._world.agenda.at(chance.uniform(0, until_s), fault)
+            self._world.clock.at(chance.uniform(0, until_s), fault)
 
     def begin_with_users(self, until_s: float) -> None:
-        """Plan that applications answer nothing for a while, and nothing else: no task is to run twice for that."""
+        """Schedule that applications freeze, and no other fault: this may not make a task run twice."""
         for _ in range(self._chance.choice((1, 3, 6))):
-            self._world.agenda.at(self._chance.uniform(0, until_s), self._freeze_application)
+            self._world.clock.at(self._chance.uniform(0, until_s), self._freeze_application)
 
     def _freeze_application(self) -> None:
-        # One that has said nothing yet has nothing to lose, and registers again.
+        # One that has sent nothing yet has no task in the cluster, and registers again.
         peers = self._world.master.core.peers
         heard = [app for app in self._apps if app.alive and app.session_id in peers and peers[app.session_id].joined]
         if heard:
@@ -79,10 +79,10 @@ class Faults:
         return self._chance.choice(alive) if alive else None
 
     def _duration_s(self) -> float:
-        """Mostly short, sometimes long enough that somebody is given up."""
+        """Draw a duration: mostly short, sometimes so long that a node is removed."""
         return self._chance.choices((0.2, 1.0, 5.0, 8.0, 18.0), (3, 3, 5, 2, 1))[0] * self._chance.uniform(0.7, 1.3)
 
-    def _say(self, what: str) -> None:
+    def _trace_fault(self, what: str) -> None:
         self._world.trace("fault", what)
 
     # --------------------------------------------------------------------------------------------------------- faults
@@ -93,12 +93,12 @@ class Faults:
         chance = self._chance
         node, how, for_s = chance.choice(nodes), chance.choice(("lose", "stall")), self._duration_s()
         paths = chance.choice((node.host.paths, (node.host.up,), (node.host.down,)))
-        self._say(f"{node.name} is cut off ({how}, {len(paths)} ways) for {for_s:.2f} s")
+        self._trace_fault(f"{node.name} is cut off ({how}, {len(paths)} directions) for {for_s:.2f} s")
         for path in paths:
             path.block(how)
         if for_s > HEARTBEAT_TIMEOUT_S:
-            self._world.agenda.after(HEARTBEAT_TIMEOUT_S, lambda: self._give_up_connection(node))
-        self._world.agenda.after(for_s, lambda: self._heal(node.host))
+            self._world.clock.after(HEARTBEAT_TIMEOUT_S, lambda: self._give_up_connection(node))
+        self._world.clock.after(for_s, lambda: self._heal(node.host))
 
     def _give_up_connection(self, node: Node) -> None:
         if any(path.blocked for path in node.host.paths):
@@ -113,7 +113,7 @@ class Faults:
         if nodes:
             node = self._chance.choice(nodes)
             assert node.link is not None
-            self._say(f"{node.name} loses its connection")
+            self._trace_fault(f"{node.name} loses its connection")
             node.link.cut()
 
     def _freeze_node(self) -> None:
@@ -124,23 +124,23 @@ class Faults:
         for_s = self._freeze(node)
         # A process that is stopped answers no heartbeats, and one that computes does.
         if self._chance.random() < 0.5 and for_s > HEARTBEAT_TIMEOUT_S:
-            self._world.agenda.after(HEARTBEAT_TIMEOUT_S, lambda: _cut(node) if node.is_frozen else None)
+            self._world.clock.after(HEARTBEAT_TIMEOUT_S, lambda: _cut(node) if node.is_frozen else None)
 
     def _freeze_master(self) -> None:
-        thaws_s = self._world.agenda.now + self._freeze(self._world.master)
+        thaws_s = self._world.clock.now + self._freeze(self._world.master)
         self._frozen_until_s = max(self._frozen_until_s, thaws_s)
 
-    def _deafen(self) -> None:
-        """Let the control channel refuse calls, and give nodes a reason to call."""
+    def _refuse_calls(self) -> None:
+        """Make the control channel refuse calls, and give nodes a reason to call."""
         for_s = self._chance.uniform(0.1, 4.0)
-        self._say(f"the control channel refuses calls for {for_s:.2f} s")
-        self._world.network.deaf_until_s = self._world.agenda.now + for_s
+        self._trace_fault(f"the control channel refuses calls for {for_s:.2f} s")
+        self._world.network.refuses_calls_until_s = self._world.clock.now + for_s
         for _ in range(self._chance.randint(0, 2)):
             self._cut()
 
     def _freeze(self, actor: Node | SimulatedMaster) -> float:
         for_s = self._duration_s()
-        self._say(f"{actor.name} freezes for {for_s:.2f} s")
+        self._trace_fault(f"{actor.name} freezes for {for_s:.2f} s")
         actor.freeze(for_s)
         return for_s
 
@@ -148,25 +148,25 @@ class Faults:
         if (slave := self._alive_slave()) is None:
             return
         noticed = self._chance.random() < 0.5
-        self._say(f"{slave.name} crashes{'' if noticed else ' without a word'}")
-        self._watch_for(slave, noticed=noticed)
+        self._trace_fault(f"{slave.name} crashes{'' if noticed else ' unnoticed'}")
+        self._expect_removal(slave, noticed=noticed)
         slave.crash(noticed=noticed)
         if self._chance.random() < 0.7:
-            self._world.agenda.after(self._duration_s(), self._add_slave)
+            self._world.clock.after(self._duration_s(), self._add_slave)
 
     def _crash_application(self) -> None:
         alive = [app for app in self._apps if app.alive]
         if alive:
             app, noticed = self._chance.choice(alive), self._chance.random() < 0.5
-            self._say(f"{app.name} crashes{'' if noticed else ' without a word'}")
-            self._watch_for(app, noticed=noticed)
+            self._trace_fault(f"{app.name} crashes{'' if noticed else ' unnoticed'}")
+            self._expect_removal(app, noticed=noticed)
             app.crash(noticed=noticed)
 
-    def _watch_for(self, node: Node, *, noticed: bool) -> None:
-        """See that the master gives a crashed node up in time, unless something happens to the master meanwhile."""
+    def _expect_removal(self, node: Node, *, noticed: bool) -> None:
+        """Check that the master removes a crashed node in time, unless the master has a fault meanwhile."""
         master, session_id, frozen_until_s = self._world.master, node.session_id, self._frozen_until_s
         peer = None if session_id is None else master.core.peers.get(session_id)
-        if peer is None or not master.alive or node.host.up.blocked or self._world.settings.weather.late:
+        if peer is None or not master.alive or node.host.up.blocked or self._world.settings.conditions.late:
             return
         connected = node.link is not None and node.link.gate is not None and peer.joined
         within_s = _NOTICED_S if noticed and connected else _LOST_S if peer.joined else JOIN_WITHIN_S + 1.0
@@ -176,57 +176,57 @@ class Faults:
         def check() -> None:
             undisturbed = master is self._world.master and master.alive and frozen_until_s == self._frozen_until_s
             if undisturbed and session_id in master.core.peers:
-                raise Violation(f"the master has not missed {node.name} for {within_s} s")
+                raise Violation(f"the master has not removed {node.name} within {within_s} s")
 
-        if self._world.agenda.now > frozen_until_s:
-            self._world.agenda.after(within_s, check)
+        if self._world.clock.now > frozen_until_s:
+            self._world.clock.after(within_s, check)
 
     def _restart_master(self) -> None:
         master = self._world.master
         if not master.alive:
             return
         noticed, for_s = self._chance.random() < 0.7, self._chance.choice((0.1, 1.0, 4.0, 7.0))
-        self._say(f"the master crashes{'' if noticed else ' without a word'} for {for_s} s")
+        self._trace_fault(f"the master crashes{'' if noticed else ' unnoticed'} for {for_s} s")
         master.crash(noticed=noticed)
-        self._world.agenda.after(for_s, self.ensure_master)
+        self._world.clock.after(for_s, self.ensure_master)
 
     def ensure_master(self) -> None:
-        """Start a master if there is none."""
+        """Start a master if none runs."""
         if not self._world.master.alive:
             self._epoch += 1
-            self._say(f"the master is back, in epoch {self._epoch}")
+            self._trace_fault(f"the master is back, in epoch {self._epoch}")
             same_port = self._chance.random() < 0.5
             self._world.master = MasterActor(self._world, self._epoch, same_port=same_port)
 
     def _lose_worker(self) -> None:
         if (slave := self._alive_slave()) is not None and self._workers_lost < 3:
             self._workers_lost += 1
-            self._world.judge.losses += 1
-            self._say(f"a worker of {slave.name} is killed")
-            slave.crew.lose_a_worker()
+            self._world.checker.losses += 1
+            self._trace_fault(f"a worker of {slave.name} is killed")
+            slave.pool.kill_a_worker()
 
     def _restart_workers(self) -> None:
         master, stop = self._world.master, self._chance.random() < 0.5
         if master.alive:
-            self._say(f"all workers are restarted{', and what runs is stopped' if stop else ''}")
+            self._trace_fault(f"all workers are restarted{', and what runs is stopped' if stop else ''}")
             workers = master.core.restart_workers(stop=stop)
-            self._world.judge.losses += workers if stop else 0
+            self._world.checker.losses += workers if stop else 0
 
-    def _break_crew(self) -> None:
+    def _break_pool(self) -> None:
         if (slave := self._alive_slave()) is not None:
-            self._say(f"the workers of {slave.name} die, and all that come after them")
-            self._world.judge.losses += slave.crew.break_down()
+            self._trace_fault(f"the workers of {slave.name} die, and all that come after them")
+            self._world.checker.losses += slave.pool.break_down()
 
     def _resize(self) -> None:
         if (slave := self._alive_slave()) is not None:
             slots = self._chance.randint(0, slave.slots)
             credit = self._chance.randint(slots, slave.credit)
-            self._say(f"{slave.name} offers {slots} slots, credit {credit}")
+            self._trace_fault(f"{slave.name} offers {slots} slots, credit {credit}")
             slave.resize(slots, credit)
 
     def _leave(self) -> None:
         if (slave := self._alive_slave()) is not None:
-            self._say(f"{slave.name} leaves")
+            self._trace_fault(f"{slave.name} leaves")
             slave.leave()
 
 

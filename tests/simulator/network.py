@@ -1,98 +1,98 @@
-"""A hostile network in virtual time: it loses, doubles, delays and reorders, is cut, and stands still in one direction.
+"""A hostile network in virtual time: it loses, duplicates, delays and reorders, is cut, and stalls in one direction.
 
     Link (a node's end) ==Path, Path== Gate (the master's end)         call: the control channel, over the same paths
 
-`SimulatedLink` and `SimulatedGate` stand for the client and the server of `transport.compute`: a link connects by
-itself, again and again, and keeps what is sent meanwhile; the gate refuses what is for a peer without a connection.
-Frames are copied on the way. Used by the simulator's actors. It never looks into a frame; its `ear` hears each one
-that is sent.
+`SimulatedLink` and `SimulatedGate` replace the client and the server of `transport.compute`: a link reconnects by
+itself and keeps what is sent meanwhile; the gate refuses what is for a peer without a connection. Frames are copied on
+the way. Used by the simulator's actors. It does not decode frames; its `listener` is called with each that is sent.
 """
 
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 from concurrent_nb.errors import MasterUnreachable
 from concurrent_nb.wire.codec import Buffer
-from tests.simulator.agenda import Action, Agenda
+from tests.simulator.virtual_clock import Action, VirtualClock
 
 Frames = list[memoryview]
 
 #: a link without a connection tries again after this many seconds
 RECONNECT_S: Final = 0.2
-#: a connection over which nothing has come for this long is given up by both ends
+#: both ends give up a connection over which nothing has arrived for this long
 HEARTBEAT_TIMEOUT_S: Final = 6.0
-#: what is late is late by so many seconds, at most
+#: most seconds by which a late envelope is late
 LATE_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
-    """How bad every path is, faults aside."""
+class NetworkConditions:
+    """The quality of every path, apart from faults."""
 
     latency_s: float = 0.0005
-    jitter_s: float = 0.0  #: mean of what an envelope may take longer; overtaking follows from it
-    loss: float = 0.0  #: part of the envelopes that are lost
-    doubled: float = 0.0  #: part of the envelopes that come twice
-    ordered: bool = True  #: none overtakes another, as in TCP
-    late: float = 0.0  #: part of the envelopes that take seconds
+    jitter_s: float = 0.0  #: mean of an envelope's extra delay, which makes envelopes overtake each other
+    loss: float = 0.0  #: share of envelopes that are lost
+    duplicated: float = 0.0  #: share of envelopes that arrive twice
+    ordered: bool = True  #: no envelope overtakes another, as in TCP
+    late: float = 0.0  #: share of envelopes that take seconds
 
 
-class Ear(Protocol):
-    """Who is told of everything that is sent."""
+class EnvelopeListener(Protocol):
+    """Observes everything that is sent."""
 
     def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
-        """Hear an envelope that leaves, whatever becomes of it."""
+        """Note an envelope that was sent, whether it arrives or not."""
 
 
 class Path:
     """One direction between a host and the master."""
 
-    def __init__(self, agenda: Agenda, chance: random.Random, weather: Weather) -> None:
-        self.weather = weather
+    def __init__(self, clock: VirtualClock, chance: random.Random, conditions: NetworkConditions) -> None:
+        self.conditions = conditions
         self.blocked = ""  #: "lose": all is lost; "stall": all waits until it is open again
-        self._agenda = agenda
+        self._clock = clock
         self._chance = chance
         self._stalled: list[tuple[Action, bool]] = []
         self._last_arrival_s = 0.0
 
     def block(self, how: str) -> None:
-        """Let nothing through."""
+        """Let nothing through; `how` is "lose" or "stall"."""
         self.blocked = how
 
     def open(self) -> None:
-        """Let everything through again, and first what has waited."""
+        """Let everything through again, and first what has stalled."""
         self.blocked = ""
         stalled, self._stalled = self._stalled, []
         for arrive, whole in stalled:
             self.carry(arrive, whole=whole)
 
     def carry(self, arrive: Action, *, whole: bool = False) -> None:
-        """Let `arrive` happen at the other end: once, twice or never. `whole`: once, if late; TCP sees to that."""
+        """Call `arrive` at the other end: once, twice or never. `whole`: exactly once, as over TCP."""
         if self.blocked:
             if whole or self.blocked == "stall":
                 self._stalled.append((arrive, whole))
             return
-        weather, chance = self.weather, self._chance
-        if not whole and weather.loss and chance.random() < weather.loss:
+        conditions, chance = self.conditions, self._chance
+        if not whole and conditions.loss and chance.random() < conditions.loss:
             return
-        times = 2 if not whole and weather.doubled and chance.random() < weather.doubled else 1
+        times = 2 if not whole and conditions.duplicated and chance.random() < conditions.duplicated else 1
         for _ in range(times):
-            arrival_s = self._agenda.now + weather.latency_s
-            if weather.jitter_s:
-                arrival_s += chance.expovariate(1 / weather.jitter_s)
-            if not whole and weather.late and chance.random() < weather.late:
+            arrival_s = self._clock.now + conditions.latency_s
+            if conditions.jitter_s:
+                arrival_s += chance.expovariate(1 / conditions.jitter_s)
+            if not whole and conditions.late and chance.random() < conditions.late:
                 arrival_s += chance.uniform(0, LATE_S)
-            elif weather.ordered:
+            elif conditions.ordered:
                 arrival_s = self._last_arrival_s = max(arrival_s, self._last_arrival_s)
-            self._agenda.at(arrival_s, arrive)
+            self._clock.at(arrival_s, arrive)
 
 
 @dataclass(eq=False, slots=True)
 class SimulatedHost:
-    """Where a node is: its two paths."""
+    """The host of a node: its two paths."""
 
     up: Path
     down: Path
@@ -110,8 +110,9 @@ class SimulatedLink:
         self.session = session
         self.key = key
         self.host = host
-        self.connection = 0  #: counts connections; what was underway when one was cut is lost
-        self.gate: SimulatedGate | None = None  #: where it is connected to
+        self.answered_at = -inf  #: when the master has last refused an envelope with an answer
+        self.connection = 0  #: number of the connection; what was underway when one was cut is lost
+        self.gate: SimulatedGate | None = None  #: the end to which it is connected
         self._network = network
         self._wake = wake
         self._inbox: deque[Frames] = deque()
@@ -121,9 +122,9 @@ class SimulatedLink:
         self._connect()
 
     def send(self, frames: Sequence[Buffer]) -> bool:
-        """Hand frames to the queue, from where they leave as soon as there is a connection."""
+        """Queue frames, which leave as soon as there is a connection."""
         copied = copy(frames)
-        self._network.ear.sent(self.session, True, copied)
+        self._network.listener.sent(self.session, True, copied)
         self._unsent.append(copied)
         self._leave()
         return True
@@ -134,12 +135,12 @@ class SimulatedLink:
             yield self._inbox.popleft()
 
     def disturbed(self) -> bool:
-        """Say whether the connection was cut since the last call."""
+        """Return whether the connection was cut since the last call."""
         disturbed, self._disturbed = self._disturbed, False
         return disturbed
 
     def close(self) -> None:
-        """Close; what is underway still arrives. The master notices."""
+        """Close; what is underway still arrives, and the master notices."""
         if self._closed:
             return
         self._closed = True
@@ -149,11 +150,11 @@ class SimulatedLink:
             self.gate = None
 
     def vanish(self) -> None:
-        """Be gone without a word, as a host whose power fails."""
+        """Disappear, as a host whose power fails."""
         self._closed = True
         self.connection += 1
         if (gate := self.gate) is not None:
-            self._network.agenda.after(HEARTBEAT_TIMEOUT_S, gate.left_by(self))
+            self._network.clock.after(HEARTBEAT_TIMEOUT_S, gate.left_by(self))
 
     def cut(self, *, noticed: bool = True) -> None:
         """Lose the connection and everything that is underway."""
@@ -165,10 +166,10 @@ class SimulatedLink:
             self._disturbed = True
             self._wake()
         self.gate = None
-        self._network.agenda.after(RECONNECT_S, self._connect)
+        self._network.clock.after(RECONNECT_S, self._connect)
 
     def arrived(self, connection: int, frames: Frames) -> None:
-        """Take what has come, if it came over the connection that there is."""
+        """Take an envelope, if it came over the current connection."""
         if connection == self.connection and not self._closed:
             self._inbox.append(frames)
             self._wake()
@@ -177,7 +178,7 @@ class SimulatedLink:
         if self._closed or self.gate is not None:
             return
         if self.host.up.blocked or self.host.down.blocked or not self._network.reaches(self.session):
-            self._network.agenda.after(RECONNECT_S, self._connect)
+            self._network.clock.after(RECONNECT_S, self._connect)
             return
         self.gate = self._network.gate
         assert self.gate is not None
@@ -199,18 +200,25 @@ class SimulatedGate:
         self.closed = False
         self._network = network
         self._wake = wake
-        self._inbox: deque[tuple[bytes, bytes, Frames]] = deque()
+        self._inbox: deque[tuple[SimulatedLink, bytes, Frames]] = deque()
         self._left: list[bytes] = []
 
-    def receive(self) -> Iterator[tuple[bytes, bytes, Frames]]:
-        """Yield (routing id, key, frames) of what has arrived."""
+    def receive(self) -> Iterator[tuple[SimulatedLink, bytes, Frames]]:
+        """Yield the link, its session and the frames of what has arrived."""
         while self._inbox:
             yield self._inbox.popleft()
+
+    def bind(self, session: bytes, connection: SimulatedLink) -> None:
+        """Do nothing: a link has one session."""
+
+    def answer(self, connection: SimulatedLink, frames: Sequence[Buffer]) -> bool:
+        """Send frames over a link. False if it is not connected."""
+        return self.send(connection.session, frames)
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:
         """Send frames to a peer. False if it is not connected."""
         copied = copy(frames)
-        self._network.ear.sent(session, False, copied)
+        self._network.listener.sent(session, False, copied)
         link = self.links.get(session)
         if link is None:
             return False
@@ -218,19 +226,19 @@ class SimulatedGate:
         link.host.down.carry(lambda: link.arrived(connection, copied))
         return True
 
-    def take_left(self) -> list[bytes]:
-        """Give the sessions whose connection has ended since the last call."""
+    def take_left(self, has_news: bool = True) -> list[bytes]:
+        """Return the sessions whose connection has ended since the last call."""
         left, self._left = self._left, []
         return left
 
     def arrived(self, link: SimulatedLink, connection: int, frames: Frames) -> None:
-        """Take what has come, unless its connection was cut meanwhile."""
+        """Take an envelope, unless its connection was cut meanwhile."""
         if not self.closed and connection == link.connection:
-            self._inbox.append((link.session, link.key, frames))
+            self._inbox.append((link, link.session, frames))
             self._wake()
 
     def left_by(self, link: SimulatedLink) -> Action:
-        """Give what happens here when a link ends."""
+        """Return what is to be called when a link ends."""
 
         def left() -> None:
             if self.links.get(link.session) is link:
@@ -258,11 +266,11 @@ class SimulatedCall:
         self._host.down.carry(lambda: self._settle(answer, None), whole=True)
 
     def refuse(self) -> None:
-        """Nobody listens at the other end."""
+        """End with MasterUnreachable: no process listens at the other end."""
         self._settle(None, MasterUnreachable("connection refused"))
 
     def result(self) -> Any:
-        """Give the answer. Raises MasterUnreachable if there is none."""
+        """Return the answer. Raises MasterUnreachable if there is none."""
         if self._error is not None or not self.done:
             raise self._error or MasterUnreachable("no answer")
         return self._answer
@@ -274,39 +282,41 @@ class SimulatedCall:
 
 
 class Network:
-    """All links, and the gate of the master that lives now."""
+    """All links, and the gate of the current master."""
 
-    def __init__(self, agenda: Agenda, chance: random.Random, weather: Weather, ear: Ear) -> None:
-        self.agenda = agenda
-        self.ear = ear
+    def __init__(
+        self, clock: VirtualClock, chance: random.Random, conditions: NetworkConditions, listener: EnvelopeListener
+    ) -> None:
+        self.clock = clock
+        self.listener = listener
         self.gate: SimulatedGate | None = None
         self.hosts: list[SimulatedHost] = []
-        self.deaf_until_s = 0.0  #: the control channel refuses all calls until then
+        self.refuses_calls_until_s = 0.0  #: the control channel refuses all calls until then
         self._chance = chance
-        self._weather = weather
+        self._conditions = conditions
         self._asked: Callable[[SimulatedCall], None] | None = None
         self._known: set[bytes] = set()
 
     def host(self) -> SimulatedHost:
         """Add a host."""
-        paths = [Path(self.agenda, self._chance, self._weather) for _ in range(2)]
+        paths = [Path(self.clock, self._chance, self._conditions) for _ in range(2)]
         host = SimulatedHost(*paths)
         self.hosts.append(host)
         return host
 
-    def calm(self) -> None:
-        """Heal everything; the weather is good from now on."""
-        self._weather = Weather()
-        self.deaf_until_s = 0.0
+    def heal(self) -> None:
+        """End all faults: every path is good from now on."""
+        self._conditions = NetworkConditions()
+        self.refuses_calls_until_s = 0.0
         for host in self.hosts:
             for path in host.paths:
-                path.weather = self._weather
+                path.conditions = self._conditions
                 path.open()
 
     # --------------------------------------------------------------------------------------------------- the master
 
     def listen(self, wake: Action, asked: Callable[[SimulatedCall], None], *, same_port: bool) -> SimulatedGate:
-        """Begin a master's life. With `same_port` links of sessions with the one before connect to this one."""
+        """Start a master. With `same_port`, links to the former master connect to this one."""
         if not same_port:
             self._known.clear()
         self.gate = SimulatedGate(self, wake)
@@ -314,7 +324,7 @@ class Network:
         return self.gate
 
     def hang_up(self, *, noticed: bool) -> None:
-        """End a master's life. `noticed`: its system tells the others, because only the process has died."""
+        """End a master. `noticed`: its system closes the connections, because only the process has died."""
         gate, self.gate, self._asked = self.gate, None, None
         if gate is not None:
             gate.closed = True
@@ -322,22 +332,22 @@ class Network:
                 link.cut(noticed=noticed)
 
     def reaches(self, session: bytes) -> bool:
-        """Say whether there is a master at the address that a session's link has."""
+        """Return whether there is a master at the address of a session's link."""
         return self.gate is not None and session in self._known
 
     # ----------------------------------------------------------------------------------------------------- the nodes
 
     def connect(self, host: SimulatedHost, session: bytes, key: bytes, wake: Action) -> SimulatedLink:
-        """Make a link to the master of a session that has just been registered."""
+        """Return a link to the master for a session that has just been registered."""
         self._known.add(session)
         return SimulatedLink(self, host, session, key, wake)
 
     def call(self, host: SimulatedHost, question: Callable[[float], Any], wake: Action) -> SimulatedCall:
-        """Ask the master something over the control channel. See whether it is `done` when woken, and when not."""
+        """Ask the master something over the control channel. `wake` is called when it is `done`."""
         call = SimulatedCall(question, host, wake)
 
         def arrive() -> None:
-            if self._asked is None or self.agenda.now < self.deaf_until_s:
+            if self._asked is None or self.clock.now < self.refuses_calls_until_s:
                 host.down.carry(call.refuse, whole=True)
             else:
                 self._asked(call)

@@ -1,8 +1,8 @@
-"""What the simulator's tasks do when they run, and what is known of each: how often it ran, how it may have ended.
+"""What simulated tasks do when they run, and the record of each: how often it ran, how it may have ended.
 
-    Application --body--> ledger ... slave --> crew: Deeds.begin(function, body) --> Deed: how long, how it ends
+    Application --body--> ClientCore ... slave --> VirtualPool: TaskCatalog.begin(function, body) --> TaskRun
 
-A task's body names it, and so does its value, so an answer that goes to the wrong task is seen. Knows nothing of nodes.
+A task's body names it, and so does its value, so an answer to the wrong task is detected. Uses no code of nodes.
 """
 
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import encode_error
 
-#: where nothing goes wrong no task begins later than so many seconds after its owner has cancelled it
+#: without faults, no task starts later than so many seconds after its owner has cancelled it
 STOPPED_WITHIN_S: Final = 0.3
 
 
 class Violation(AssertionError):
-    """The cluster did what it may never do."""
+    """The cluster has broken one of its guarantees."""
 
 
 class Kind(Enum):
@@ -35,38 +35,38 @@ class Kind(Enum):
     POISON = "poison"  #: kills its worker
     KILLS = "kills"  #: kills its slave the first times, then returns its value
     ENDLESS = "endless"  #: never ends by itself
-    UNPICKLABLE = "unpicklable"  #: returns what cannot be sent
+    UNPICKLABLE = "unpicklable"  #: returns what cannot be pickled
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One task, as its author wrote it."""
+    """The behaviour of one task."""
 
     kind: Kind = Kind.PLAIN
     run_s: float = 0.0
     times: int = 0  #: how often FLAKY raises, DIES dies and KILLS kills before they return
     stubborn: bool = False  #: an interrupt does not stop it
-    stuck_s: float = 0.0  #: ... and a kill does not, so long after it began: it waits for a disk, say
+    stuck_s: float = 0.0  #: ... nor does a kill, for so long after its start: it waits for a disk, say
     writes: int = 0  #: pieces of output
 
 
 @dataclass(eq=False, slots=True)
 class WantedJob:
-    """A job, as its owner sees it."""
+    """A job that an application has submitted, and its record."""
 
     id: JobId
     owner: str
     until: bool = False
     stop_on_error: bool = False
     tasks: "list[WantedTask]" = field(default_factory=list)
-    cancelled_s: float = inf  #: when its owner has asked for its end
+    cancelled_s: float = inf  #: when its owner has cancelled it
     hits: int = 0  #: attempts that returned a Hit
     failures: int = 0  #: attempts that failed
 
 
 @dataclass(eq=False, slots=True)
 class WantedTask:
-    """A task that an application has submitted, and what has become of it."""
+    """A task that an application has submitted, and its record."""
 
     job: WantedJob
     index: int
@@ -76,45 +76,45 @@ class WantedTask:
     timeout_s: float | None = None
     retries: int = 0
     needs: m.Needs | None = None
-    cancelled_s: float = inf  #: when its owner has asked for its end
-    status: Status | None = None  #: how it ended, as its owner was told
-    dropped: bool = False  #: its owner has given it up, or was told that it need not wait for it
+    cancelled_s: float = inf  #: when its owner has cancelled it
+    status: Status | None = None  #: its end, as its owner received it
+    dropped: bool = False  #: its owner has given it up, or cancelled it before it was sent
     runs: int = 0  #: attempts that began
     raised: int = 0  #: attempts that raised
     died: int = 0  #: attempts that killed their worker
     killed: int = 0  #: attempts that killed their slave
-    wrote: tuple[int, int] = (0, 0)  #: run and piece of the last output that its owner saw
-    seen_running: bool = False  #: its owner was told that it runs
+    wrote: tuple[int, int] = (0, 0)  #: run and piece of the last output that its owner received
+    seen_running: bool = False  #: its owner was informed that it runs
 
     @property
     def name(self) -> str:
-        """Return the task's name for people."""
+        """Return the task's name for messages."""
         return f"{self.job.owner}:{self.job.id.hex()[:4]}/{self.index}"
 
     @property
     def cancelled(self) -> bool:
-        """Say whether its owner has asked for its end, or for that of its job."""
+        """Return whether its owner has cancelled it or its job."""
         return min(self.cancelled_s, self.job.cancelled_s) < inf
 
     @property
     def over(self) -> bool:
-        """Say whether its owner waits no longer."""
+        """Return whether its owner does not wait for it any more."""
         return self.dropped or self.status is not None
 
 
 @dataclass(eq=False, slots=True)
-class Deed:
-    """One run of a task, under way."""
+class TaskRun:
+    """One run of a task."""
 
     wanted: WantedTask
     run: int  #: number of the run
     run_s: float | None  #: None: it never ends by itself
     status: Status  #: how it ends; DIED: it kills its worker
-    value: bytes  #: what a worker answers then
-    kills_slave: bool = False  #: and its slave
+    value: bytes  #: the answer of its worker then
+    kills_slave: bool = False  #: it kills its slave, too
 
     def done(self) -> None:
-        """Note that it has ended as it had to."""
+        """Record that it has ended as planned."""
         wanted, status = self.wanted, self.status
         wanted.raised += status is Status.ERROR
         wanted.died += status is Status.DIED and not self.kills_slave
@@ -126,16 +126,16 @@ class Deed:
 _NOT_PICKLABLE: Final = encode_error(m.ErrorReport("", "cannot be pickled", ""))
 
 
-class Deeds:
-    """All tasks, by what workers know of them: the pickled function and the pickled arguments."""
+class TaskCatalog:
+    """All tasks, by what workers receive of them: the pickled function and the pickled arguments."""
 
     def __init__(self) -> None:
         self.jobs: list[WantedJob] = []
-        self.punctual = False  #: nothing keeps a cancellation from arriving at once
+        self.punctual = False  #: no fault delays a cancellation
         self._wanted: dict[bytes, WantedTask] = {}
 
     def add(self, wanted: WantedTask) -> None:
-        """Take a task in that is about to be submitted."""
+        """Add a task that is about to be submitted."""
         self._wanted[wanted.body] = wanted
         wanted.job.tasks.append(wanted)
 
@@ -143,12 +143,12 @@ class Deeds:
         """Return all tasks."""
         return list(self._wanted.values())
 
-    def begin(self, function: bytes, body: bytes, now: float) -> Deed:
-        """Run a task once more. KeyError if there never was such a task."""
+    def begin(self, function: bytes, body: bytes, now: float) -> TaskRun:
+        """Start a run of a task. Raises KeyError if there is no such task, Violation if it was cancelled long ago."""
         wanted = self._wanted[body]
         cancelled_s = min(wanted.cancelled_s, wanted.job.cancelled_s)
         if self.punctual and now > cancelled_s + STOPPED_WITHIN_S:
-            raise Violation(f"{wanted.name} begins at {now:.3f} s, it was cancelled at {cancelled_s:.3f} s")
+            raise Violation(f"{wanted.name} starts at {now:.3f} s, it was cancelled at {cancelled_s:.3f} s")
         wanted.runs += 1
         plan, status, kills_slave = wanted.plan, Status.OK, False
         if plan.kind is Kind.HIT:
@@ -164,21 +164,21 @@ class Deeds:
         elif plan.kind is Kind.UNPICKLABLE:
             status = Status.NOT_PICKLABLE
         run_s = None if plan.kind is Kind.ENDLESS else plan.run_s
-        return Deed(wanted, wanted.runs, run_s, status, answer_of(status, function, wanted), kills_slave)
+        return TaskRun(wanted, wanted.runs, run_s, status, answer_of(status, function, wanted), kills_slave)
 
 
 def answer_of(status: Status, function: bytes, wanted: WantedTask) -> bytes:
-    """Give what a worker answers for a run that ends so."""
+    """Return the answer of a worker for a run that ends with this status."""
     if status in (Status.OK, Status.HIT):
         return value_of(function, wanted.body)
     return _NOT_PICKLABLE if status is Status.NOT_PICKLABLE else error_of(wanted)
 
 
 def value_of(function: bytes, body: bytes) -> bytes:
-    """Give the value of a function for a body."""
+    """Return the value of a function for a body."""
     return function[:8] + b" of " + body
 
 
 def error_of(wanted: WantedTask) -> bytes:
-    """Give the report of a task that raises."""
+    """Return the error report of a task that raises."""
     return encode_error(m.ErrorReport("ValueError", wanted.name, "Traceback ..."))

@@ -1,7 +1,7 @@
-"""What the users of the simulator's applications do: jobs of all kinds, cancelled now and then, closed in the end.
+"""The users of the simulated applications: they submit jobs of all kinds, cancel some, and close them in the end.
 
-`User.begin` draws a script and puts it on the agenda; `User.finish` says what a patient user says when the cluster is
-well again: no more tasks, and an end to those that never end. Called by `simulator`.
+`User.begin` draws and schedules what a user does; `User.finish` is called when the faults have ended: the user submits
+no more tasks, and cancels those that never end. Called by `simulation`.
 """
 
 from math import inf
@@ -16,10 +16,10 @@ from tests.simulator.actors import ApplicationActor
 from tests.simulator.plans import Kind, Plan, WantedJob, WantedTask
 from tests.simulator.world import World
 
-#: how likely a job has how many tasks
+#: most tasks of a job, with weights
 _SIZES: Final = ((1, 2), (4, 4), (15, 4), (60, 2), (200, 0.2))
-#: what is in a job besides plain tasks, and how often
-_SPICES: Final = (
+#: kinds of tasks in a job besides plain ones, with weights
+_SPECIAL_KINDS: Final = (
     (Kind.ERROR, 4),
     (Kind.FLAKY, 4),
     (Kind.DIES, 3),
@@ -41,22 +41,22 @@ class User:
         self._jobs: list[tuple[WantedJob, ClientJob[WantedTask]]] = []
 
     def begin(self, until_s: float) -> None:
-        """Plan what to do until then."""
-        chance, agenda = self._chance, self._world.agenda
+        """Schedule what the user does up to a time."""
+        chance, clock = self._chance, self._world.clock
         for _ in range(chance.choices((1, 3, 6), (4, 4, 1))[0]):
-            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._new_job))
+            clock.at(chance.uniform(0, until_s), lambda: self.app.post(self._new_job))
         for _ in range(chance.choices((0, 1, 3), (5, 3, 2))[0]):
-            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._cancel_something))
+            clock.at(chance.uniform(0, until_s), lambda: self.app.post(self._cancel_something))
         if chance.random() < 0.1:
-            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._close))
+            clock.at(chance.uniform(0, until_s), lambda: self.app.post(self._close))
         for _ in range(chance.choices((0, 2, 8), (5, 3, 2))[0]):
-            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._submit_one_more))
+            clock.at(chance.uniform(0, until_s), lambda: self.app.post(self._submit_one_more))
 
     def finish(self) -> None:
-        """Submit nothing more, and stop what would never end."""
+        """Submit nothing more, and cancel what would never end."""
         for job, record in self._jobs:
             if not record.closed:
-                self.app.ledger.close(record)
+                self.app.core.close(record)
             endless = [
                 entry.index
                 for entry in record.entries.values()
@@ -80,33 +80,33 @@ class User:
         )
         strategy = chance.choice(STRATEGIES) if chance.random() < self._world.settings.own_strategies else None
         record = ClientJob[WantedTask](job.id, "a job", job.until, job.stop_on_error, strategy)
-        self._world.deeds.jobs.append(job)
+        self._world.catalog.jobs.append(job)
         self._jobs.append((job, record))
         (most,) = chance.choices([size for size, _ in _SIZES], [weight for _, weight in _SIZES])
         count = chance.randint(1, most)
         self._world.trace(self.app.name, f"submits {count} tasks of job {job.id.hex()[:4]}, strategy {strategy}")
-        self.app.ledger.add(self._entries(job, record, count))
+        self.app.core.add(self._entries(job, record, count))
         if chance.random() < 0.7:
-            self.app.ledger.close(record)
+            self.app.core.close(record)
         if chance.random() < 0.1:
             soon_s = chance.uniform(0, 0.3)
-            self._world.agenda.after(soon_s, lambda: self.app.tell(lambda: self._cancel_job(job)))
+            self._world.clock.after(soon_s, lambda: self.app.post(lambda: self._cancel_job(job)))
 
     def _close(self) -> None:
-        """Close the application: everything is cancelled, and it leaves when all has ended."""
+        """Close the application: cancel everything, and leave when all has ended."""
         self._world.trace(self.app.name, "closes")
         for job, record in self._jobs:
             self._cancel_job(job)
-            self.app.ledger.close(record)
+            self.app.core.close(record)
         self.app.leaving = True
 
     def _submit_one_more(self) -> None:
-        """Submit into a job that is open, or that was closed before a slow thread came by."""
+        """Submit one task to a job that is open, or was closed just before, as from a slow thread."""
         late = self._chance.random() < 0.25
         pairs = [(job, record) for job, record in self._jobs if not record.closed or (late and job.cancelled_s == inf)]
         if pairs and not self.app.leaving:
             job, record = self._chance.choice(pairs)
-            self.app.ledger.add(self._entries(job, record, 1))
+            self.app.core.add(self._entries(job, record, 1))
 
     def _cancel_something(self) -> None:
         if not self._jobs:
@@ -121,20 +121,20 @@ class User:
 
     def _cancel_job(self, job: WantedJob) -> None:
         self._world.trace(self.app.name, f"cancels job {job.id.hex()[:4]}")
-        job.cancelled_s = min(job.cancelled_s, self._world.agenda.now)
-        self.app.ledger.cancel(job.id, None)
+        job.cancelled_s = min(job.cancelled_s, self._world.clock.now)
+        self.app.core.cancel(job.id, None)
 
     def _cancel(self, job: WantedJob, indexes: list[int]) -> None:
         self._world.trace(self.app.name, f"cancels {indexes} of job {job.id.hex()[:4]}")
         for index in indexes:
-            job.tasks[index].cancelled_s = min(job.tasks[index].cancelled_s, self._world.agenda.now)
-        self.app.ledger.cancel(job.id, indexes)
+            job.tasks[index].cancelled_s = min(job.tasks[index].cancelled_s, self._world.clock.now)
+        self.app.core.cancel(job.id, indexes)
 
     # ---------------------------------------------------------------------------------------------------------- tasks
 
     def _entries(self, job: WantedJob, record: ClientJob[WantedTask], count: int) -> list[TaskEntry[WantedTask]]:
         chance = self._chance
-        spice = chance.choice((0.0, 0.0, 0.1, 0.5))
+        special_share = chance.choice((0.0, 0.0, 0.1, 0.5))
         length = chance.choices(("none", "short", "long", "both"), (3, 4, 1, 2))[0]
         timeout_s = chance.choice((None, 0.2, 0.5, 2.0))
         retries = chance.choice((0, 0, 1, 3))
@@ -144,15 +144,15 @@ class User:
         entries = []
         for _ in range(count):
             kind = Kind.PLAIN
-            if chance.random() < spice:
-                (kind,) = chance.choices([name for name, _ in _SPICES], [weight for _, weight in _SPICES])
+            if chance.random() < special_share:
+                (kind,) = chance.choices([name for name, _ in _SPECIAL_KINDS], [weight for _, weight in _SPECIAL_KINDS])
             if job.until and chance.random() < 0.1:
                 kind = Kind.HIT
             if kind is Kind.KILLS and is_system_host(needs):
                 kind = Kind.PLAIN
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             wanted.needs = needs
-            self._world.deeds.add(wanted)
+            self._world.catalog.add(wanted)
             payload = Payload(*pack_body(wanted.body, ()))
             entries.append(
                 TaskEntry(record, wanted.index, function, payload, wanted, TaskLimits(timeout_s, retries), needs)
@@ -160,7 +160,7 @@ class User:
         return entries
 
     def _needs(self) -> Needs | None:
-        """Draw what the tasks of a submit need: mostly nothing, else several cores, a thread, or they are hosts."""
+        """Draw the needs of the tasks of a submit: mostly none, else several cores, a thread, or a host of a system."""
         chance = self._chance
         if chance.random() < 0.7:
             return None
@@ -200,7 +200,7 @@ class User:
 
 
 def draw_functions(world: World) -> list[FunctionPayload]:
-    """Make the functions that all users share."""
+    """Return the functions that all users share."""
     functions = []
     for number in range(world.chance.randint(1, 6)):
         pickled = b"function %d" % number + b"." * world.chance.choice((0, 0, 100))

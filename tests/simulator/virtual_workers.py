@@ -1,20 +1,19 @@
-"""A crew of virtual workers: the real books of `workers.slave_side.pool`, obeyed in virtual time.
+"""A pool of virtual workers: the real PoolScheduler of a slave, whose commands are carried out in virtual time.
 
-    SlaveCore --assign, withdraw--> VirtualCrew -- Books (real) --Give, Recall, Interrupt, Kill--> VirtualWorker
-                                        ^----------------- facts: ready, results, died ----------------'
+    SlaveCore --assign, withdraw--> VirtualPool -- PoolScheduler (real) --commands--> VirtualWorker
+                                        ^------------ events: ready, results, died ------------'
 
-Implements `nodes.slave_core.Crew`. What a task does when it runs is asked of `Deeds`. Facts gather until `turn`, as
-they wait in sockets and pipes while a slave is busy or frozen. No processes, and nothing of a task's code.
+Implements `nodes.slave.core.WorkerPool`. `TaskCatalog` decides what a task does when it runs. Events gather until
+`turn`, as they wait in sockets and pipes while a slave is busy or frozen. No processes, and no code of tasks.
 """
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.slave_state import is_multi_slot, is_system_host
-from concurrent_nb.testing.unshared import UnsharedPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
@@ -31,87 +30,88 @@ from concurrent_nb.workers.slave_side.attempts import (
 )
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
-from tests.simulator.agenda import Action, Agenda
-from tests.simulator.judge import check_references
-from tests.simulator.plans import Deed, Deeds, Violation
+from tests.simulator.checkers import check_references
+from tests.simulator.plans import TaskCatalog, TaskRun, Violation
+from tests.simulator.virtual_clock import Action, VirtualClock
+from tests.unshared_pool import UnsharedPool, travelled
 
-#: a worker needs so long to start, at most
+#: seconds that a worker needs to start, at most
 START_S: Final = 0.3
-#: what an interrupt, or a kill, takes to end a task, at most
+#: seconds that an interrupt or a kill needs to end a task, at most
 STOP_S: Final = 0.01
-#: results are kept back at most so long while there is more to run
+#: seconds for which results are kept back while there is more to run, at most
 FLUSH_S: Final = 0.001
-#: the pages of busy workers are looked at ever less often while nothing happens, but at least every so many seconds
-LOOK_AT_LEAST_S: Final = 0.5
+#: the status pages of busy workers are read less and less often while nothing happens, but at least this often
+POLL_AT_LEAST_S: Final = 0.5
 
-#: something that has happened to a worker: told to the books, which say what is to be done
-Fact = Callable[[float], list[Command]]
+#: an event of a worker: called with the time, it informs the pool scheduler, and returns its commands
+WorkerEvent = Callable[[float], list[Command]]
 
 
 class VirtualWorker:
-    """A worker: runs what it is given, one after another."""
+    """A worker: runs its tasks one after another."""
 
-    def __init__(self, crew: "VirtualPool", number: int, process: int) -> None:
+    def __init__(self, pool: "VirtualPool", number: int, process: int) -> None:
         self.number = number
-        self.process = process  #: it is a thread of this one; 0: it has one of its own
+        self.process = process  #: the process of which it is a thread; 0: it has its own
         self.queue: deque[tuple[Attempt, bytes]] = deque()  #: with the function
-        self.ticket = 0  #: what its page shows
+        self.ticket = 0  #: as its status page shows
         self.started_at = 0.0
         self.alive = True
-        self.attempt: Attempt | None = None  #: what it runs
+        self.attempt: Attempt | None = None  #: that it runs
         self.to_stop = 0  #: ticket that is to be stopped
-        self._crew = crew
-        self._deed: Deed | None = None
+        self._pool = pool
+        self._task_run: TaskRun | None = None
         self._unsent: list[tuple[Result, Buffers]] = []
 
     def give(self, function: bytes, attempts: Sequence[Attempt]) -> None:
-        """Take tasks of a function."""
+        """Queue tasks of a function."""
         self.queue.extend((attempt, function) for attempt in attempts)
-        if self._deed is None:
+        if self._task_run is None:
             self._next()
 
     def recall(self) -> int:
-        """Give back what has not begun; return how many."""
+        """Return how many tasks have not started, and drop them."""
         count = len(self.queue)
         self.queue.clear()
         return count
 
     def interrupt(self, ticket: int) -> None:
-        """Stop a task, unless it is over or does not care."""
+        """Stop a task, unless it is over or ignores interrupts."""
         self.to_stop = ticket
-        deed = self._deed
-        if deed is not None and self.ticket == ticket and not deed.wanted.plan.stubborn:
-            self._crew.agenda.after(self._crew.moment_s(STOP_S), lambda: self._stopped(deed))
+        task_run = self._task_run
+        if task_run is not None and self.ticket == ticket and not task_run.wanted.plan.stubborn:
+            self._pool.clock.after(self._pool.moment_s(STOP_S), lambda: self._stopped(task_run))
 
-    def mortal_in_s(self) -> float:
-        """Return how long it will take to kill it."""
-        stuck_until_s = self.started_at + (self._deed.wanted.plan.stuck_s if self._deed else 0.0)
-        return max(stuck_until_s - self._crew.agenda.now, self._crew.moment_s(STOP_S))
+    def kill_takes_s(self) -> float:
+        """Return how long it takes to kill it."""
+        stuck_until_s = self.started_at + (self._task_run.wanted.plan.stuck_s if self._task_run else 0.0)
+        return max(stuck_until_s - self._pool.clock.now, self._pool.moment_s(STOP_S))
 
     def die(self, how: str) -> None:
         """Die, with all threads of its process."""
         if not self.alive:
             return
-        books, process = self._crew.books, self.process
+        scheduler, process = self._pool.scheduler, self.process
 
-        def tell_of_process(now: float) -> list[Command]:
-            books.process_ends(process)
+        def end_process(now: float) -> list[Command]:
+            scheduler.process_ends(process)
             return []
 
-        mates = self._crew.mates(self)
+        same_process = self._pool.same_process(self)
         if process:
-            self._crew.tell(tell_of_process)
-        pages = {worker.number: worker.end() for worker in mates}
+            self._pool.post(end_process)
+        pages = {worker.number: worker.end() for worker in same_process}
         if process:
-            self._crew.tell(lambda now: books.process_died(how, pages, list(pages), now))
+            self._pool.post(lambda now: scheduler.process_died(how, pages, list(pages), now))
         else:
             ((number, page),) = pages.items()
-            self._crew.tell(lambda now: books.worker_died(number, how, *page, now))
+            self._pool.post(lambda now: scheduler.worker_died(number, how, *page, now))
 
     def end(self) -> tuple[int, float]:
-        """Be dead; results that were kept back are found in the page. Give what it shows: what ran, since when."""
+        """End; results that were kept back are read from the page. Return what it shows: ticket, and its start."""
         self.alive = False
-        self._deed = None
+        self._task_run = None
         self.flush()
         return self.ticket, self.started_at
 
@@ -121,55 +121,55 @@ class VirtualWorker:
             results = [result for result, _ in self._unsent]
             buffers = [buffer for _, own in self._unsent for buffer in own]
             self._unsent = []
-            self._crew.tell(lambda now: self._crew.books.outcomes(self.number, results, buffers, now))
+            self._pool.post(lambda now: self._pool.scheduler.outcomes(self.number, results, buffers, now))
 
     def _next(self) -> None:
-        """Begin the next task; those that take no time are over at once."""
-        crew = self._crew
+        """Start the next task; those that take no time end immediately."""
+        pool = self._pool
         while self.queue:
             attempt, function = self.queue.popleft()
-            self.attempt, self.ticket, self.started_at = attempt, attempt.ticket, crew.agenda.now
-            deed = self._deed = crew.begin(attempt, function)
+            self.attempt, self.ticket, self.started_at = attempt, attempt.ticket, pool.clock.now
+            task_run = self._task_run = pool.begin(attempt, function)
             if self.to_stop == attempt.ticket:
-                self._answer(deed, Status.CANCELLED)
+                self._answer(task_run, Status.CANCELLED)
                 continue
-            if deed.run_s is None:
+            if task_run.run_s is None:
                 return
-            if deed.run_s > 0:
-                crew.agenda.after(deed.run_s, lambda deed=deed: self._over(deed))  # type: ignore[misc]
+            if task_run.run_s > 0:
+                pool.clock.after(task_run.run_s, lambda task_run=task_run: self._over(task_run))  # type: ignore[misc]
                 return
-            if not self._finish(deed):
+            if not self._finish(task_run):
                 return
-        self._deed, self.attempt, self.ticket = None, None, 0
+        self._task_run, self.attempt, self.ticket = None, None, 0
         self.flush()
 
-    def _over(self, deed: Deed) -> None:
-        if self._deed is deed and self.alive and self._finish(deed):
+    def _over(self, task_run: TaskRun) -> None:
+        if self._task_run is task_run and self.alive and self._finish(task_run):
             self._next()
 
-    def _stopped(self, deed: Deed) -> None:
-        if self._deed is deed and self.alive:
-            self._answer(deed, Status.CANCELLED)
+    def _stopped(self, task_run: TaskRun) -> None:
+        if self._task_run is task_run and self.alive:
+            self._answer(task_run, Status.CANCELLED)
             self._next()
 
-    def _finish(self, deed: Deed) -> bool:
-        """End a run as it has to end; False if the worker is dead then."""
-        deed.done()
-        if deed.kills_slave:
+    def _finish(self, task_run: TaskRun) -> bool:
+        """End a run as planned; False if the worker has died."""
+        task_run.done()
+        if task_run.kills_slave:
             self.alive = False
-            self._crew.killed()
+            self._pool.killed()
             return False
-        if deed.status is Status.DIED:
+        if task_run.status is Status.DIED:
             self.die("died of SIGSEGV")
             return False
-        self._answer(deed, deed.status)
+        self._answer(task_run, task_run.status)
         return True
 
-    def _answer(self, deed: Deed, status: Status) -> None:
-        body, sizes, buffers = pack_body(b"" if status is Status.CANCELLED else deed.value, ())
-        elapsed_s = self._crew.agenda.now - self.started_at
+    def _answer(self, task_run: TaskRun, status: Status) -> None:
+        body, sizes, buffers = pack_body(b"" if status is Status.CANCELLED else task_run.value, ())
+        elapsed_s = self._pool.clock.now - self.started_at
         self._unsent.append((Result(self.ticket, status, elapsed_s, body, sizes), buffers))
-        self._deed, self.attempt, self.ticket = None, None, 0
+        self._task_run, self.attempt, self.ticket = None, None, 0
         if elapsed_s >= FLUSH_S:
             self.flush()
 
@@ -179,34 +179,34 @@ class VirtualPool(UnsharedPool):
 
     def __init__(
         self,
-        agenda: Agenda,
+        clock: VirtualClock,
         chance: random.Random,
-        deeds: Deeds,
+        catalog: TaskCatalog,
         name: str,
         slots: int,
         wake: Action,
         killed: Action,
     ) -> None:
-        self.agenda = agenda
-        self.books = PoolScheduler(slots)
-        self.credit = slots  #: most attempts that its slave has ever offered to take in its session
+        self.clock = clock
+        self.scheduler = PoolScheduler(slots)
+        self.credit = slots  #: most unfinished attempts that its slave has offered to accept in its session
         self.functions: dict[bytes, bytes] = {}
         self._chance = chance
-        self._deeds = deeds
+        self._catalog = catalog
         self._name = name
         self._wake = wake
         self._killed = killed
         self._workers: dict[int, VirtualWorker] = {}
         self._open: set[tuple[bytes, int, int]] = set()  # assigned and not reported yet
-        self._on_top: set[tuple[bytes, int, int]] = set()  # of these, and older ones: they do not count as credit
-        self._facts: deque[Fact] = deque()
+        self._on_top: set[tuple[bytes, int, int]] = set()  # of these, those that do not count as credit
+        self._events: deque[WorkerEvent] = deque()
         self._output: list[tuple[m.TaskRef, int, bytes]] = []
-        self.broken = False  #: no worker gets as far as its first task
-        self._look_at = 0.0
-        self._look_after_s = PAGE_POLL_S
-        self._obey(self.books.start(agenda.now))
+        self.broken = False  #: every new worker dies before its first task
+        self._poll_at = 0.0
+        self._poll_after_s = PAGE_POLL_S
+        self._obey(self.scheduler.start(clock.now))
 
-    # ---------------------------------------------------------------------------------------- what SlaveCore asks for
+    # ---------------------------------------------------------------------------------------- called by SlaveCore
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
         """Keep a pickled function."""
@@ -217,7 +217,7 @@ class VirtualPool(UnsharedPool):
         for digest in digests:
             if self.functions.pop(digest, None) is None:
                 raise Violation(f"slave {self._name} is to drop function {digest.hex()[:8]}, which it does not have")
-        self.books.functions_dropped(digests)
+        self.scheduler.functions_dropped(digests)
 
     def assign(
         self,
@@ -229,9 +229,9 @@ class VirtualPool(UnsharedPool):
         now: float,
         needs: m.Needs | None = None,
     ) -> None:
-        """Take a run of attempts in, and check that it is one that may come."""
+        """Take a run of attempts, and check that the master may assign it."""
         if function not in self.functions:
-            raise Violation(f"slave {self._name} lacks function {function.hex()[:8]} of what it is assigned")
+            raise Violation(f"slave {self._name} lacks function {function.hex()[:8]} that it is to run")
         keys = {(job, frame.index, frame.attempt) for frame in tasks}
         if len(keys) < len(tasks) or keys & self._open:
             raise Violation(f"slave {self._name} is assigned an attempt twice, of job {job.hex()[:4]}")
@@ -240,24 +240,24 @@ class VirtualPool(UnsharedPool):
             self._on_top |= keys
         elif len(self._open - self._on_top) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
-        self._obey(self.books.assigned(job, function, timeout_s, tasks, buffers, now, needs))
+        self._obey(self.scheduler.assigned(job, function, timeout_s, tasks, buffers, now, needs))
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
-        """Give back what has not started; with `stop`, stop what has."""
-        self._obey(self.books.withdrawn(tasks, stop, now))
+        """Return what has not started; with `stop`, stop what has."""
+        self._obey(self.scheduler.withdrawn(tasks, stop, now))
 
     def restart_workers(self, now: float, *, stop: bool) -> None:
-        """Have fresh workers."""
-        self._obey(self.books.restart_requested(now, stop=stop))
+        """Replace all workers."""
+        self._obey(self.scheduler.restart_requested(now, stop=stop))
 
     @property
     def outdated(self) -> int:
         """Return how many workers are still to be replaced, or have successors that are not ready."""
-        return self.books.outdated
+        return self.scheduler.outdated
 
     def take_reports(self) -> PoolReports:
-        """Give what has happened, and check that it is about what was assigned, each attempt once."""
-        reports = self.books.take_reports()
+        """Return the reports, and check that they are about assigned attempts, each once."""
+        reports = self.scheduler.take_reports()
         reports.output, self._output = self._output, []
         for job, frames, _ in reports.outcomes:
             refs = [m.TaskRef(job, frame.index, frame.attempt) for frame in frames]
@@ -267,41 +267,50 @@ class VirtualPool(UnsharedPool):
             raise Violation(f"slave {self._name} gives up: {reports.degraded}")
         return reports
 
-    # ------------------------------------------------------------------------------------------ what the slave asks for
+    # ------------------------------------------------------------------------------------------ called by the slave
 
     def next_deadline(self) -> float:
-        """Say when `turn` is to be called at the latest."""
-        due = self.books.next_deadline()
-        return float("inf") if due is None else max(due, self._look_at)
+        """Return when `turn` is to be called at the latest."""
+        due = self.scheduler.next_deadline()
+        return float("inf") if due is None else max(due, self._poll_at)
 
-    def turn(self, now: float) -> None:
-        """Take in what has happened to workers, and look at those that are busy."""
-        if self._facts:
-            self._look_after_s = PAGE_POLL_S
-            self._look_at = now + PAGE_POLL_S
-        while self._facts:
-            self._obey(self._facts.popleft()(now))
-        if now >= self._look_at:
-            self._look_after_s = min(2 * self._look_after_s, LOOK_AT_LEAST_S)
-            self._look_at = now + self._look_after_s
-            for number in self.books.busy_workers():
+    @property
+    def usable_slots(self) -> int:
+        """Return how many tasks can run at once."""
+        return self.scheduler.usable_slots
+
+    def drain(self, now: float) -> None:
+        """Return what has not started, now and from now on."""
+        self._obey(self.scheduler.drained())
+
+    def turn(self, ready: Mapping[int, int], now: float) -> None:
+        """Handle the events of workers, and read the pages of busy ones."""
+        if self._events:
+            self._poll_after_s = PAGE_POLL_S
+            self._poll_at = now + PAGE_POLL_S
+        while self._events:
+            self._obey(self._events.popleft()(now))
+        if now >= self._poll_at:
+            self._poll_after_s = min(2 * self._poll_after_s, POLL_AT_LEAST_S)
+            self._poll_at = now + self._poll_after_s
+            for number in self.scheduler.busy_workers():
                 worker = self._workers[number]
                 worker.flush()
-                self._obey(self.books.page_read(number, worker.ticket, worker.started_at, False, now))
-            self._obey(self.books.tick(now))
+                self._obey(self.scheduler.page_read(number, worker.ticket, worker.started_at, False, now))
+            self._obey(self.scheduler.tick(now))
 
     def reset(self) -> None:
-        """Forget everything that was assigned, functions too, and stop what runs."""
+        """Drop everything that was assigned, functions too, and stop what runs."""
         self.drop_functions(list(self.functions))
         self._open.clear()
         self._on_top.clear()
         self._output.clear()
-        self._obey(self.books.reset())
+        self._obey(self.scheduler.reset())
 
     @property
     def is_saturated(self) -> bool:
-        """Say whether every worker has something to run next."""
-        return self.books.is_saturated
+        """Return whether every worker has something to run next."""
+        return self.scheduler.is_saturated
 
     @property
     def unfinished(self) -> int:
@@ -309,17 +318,17 @@ class VirtualPool(UnsharedPool):
         return len(self._open)
 
     def killed(self) -> None:
-        """Let the slave be gone at once: a task has killed it."""
-        self.agenda.after(0.0, self._killed)  # and not now, in the middle of its turn
+        """End the slave now: a task has killed it."""
+        self.clock.after(0.0, self._killed)  # not in the middle of its turn
 
-    def lose_a_worker(self) -> None:
-        """Let a worker be killed by somebody else, whatever it does."""
+    def kill_a_worker(self) -> None:
+        """Kill a worker, whatever it does."""
         living = [worker for worker in self._workers.values() if worker.alive]
         if living:
             self._chance.choice(living).die("died of SIGKILL")
 
     def break_down(self) -> int:
-        """Let all workers die, and all that are started from now on. Return how many have died."""
+        """Kill all workers, and all that are started from now on. Return how many have died."""
         self.broken = True
         living = [worker for worker in self._workers.values() if worker.alive]
         for worker in living:
@@ -327,44 +336,48 @@ class VirtualPool(UnsharedPool):
         return len(living)
 
     def stop(self) -> None:
-        """Let all workers be gone: their slave has crashed."""
+        """End all workers: their slave has crashed."""
         for worker in self._workers.values():
             worker.alive = False
 
-    # ------------------------------------------------------------------------------------------- what workers ask for
+    # ------------------------------------------------------------------------------------------- called by workers
 
-    def begin(self, attempt: Attempt, function: bytes) -> Deed:
-        """Begin a run, and check that there is a slot for it."""
+    def begin(self, attempt: Attempt, function: bytes) -> TaskRun:
+        """Start a run, and check that there is a slot for it."""
         running = [worker.attempt for worker in self._workers.values() if worker.alive and worker.attempt is not None]
-        if (used := sum(map(self._width, running))) > self.books.slots:
-            raise Violation(f"slave {self._name} uses {used} slots, it has {self.books.slots}")
+        if (used := sum(map(self._width, running))) > self.scheduler.slots:
+            raise Violation(f"slave {self._name} uses {used} slots, it has {self.scheduler.slots}")
         if (hosts := sum(is_system_host(other.needs) for other in running)) > m.HOSTS_MAX:
             raise Violation(f"slave {self._name} has {hosts} hosts, at most {m.HOSTS_MAX} are allowed")
         body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
-        deed = self._deeds.begin(function, body, self.agenda.now)
-        for piece in range(1, deed.wanted.plan.writes + 1):
-            self._output.append((attempt.ref, 1, f"{deed.wanted.name} {deed.run} {piece}".encode()))
-        return deed
+        task_run = self._catalog.begin(function, body, self.clock.now)
+        for piece in range(1, task_run.wanted.plan.writes + 1):
+            self._output.append((attempt.ref, 1, f"{task_run.wanted.name} {task_run.run} {piece}".encode()))
+        return task_run
 
     def _width(self, attempt: Attempt) -> int:
         """Return how many slots an attempt takes."""
         if attempt.needs is None:
             return 1
-        return 0 if is_system_host(attempt.needs) else min(attempt.needs.cores or self.books.slots, self.books.slots)
+        return (
+            0
+            if is_system_host(attempt.needs)
+            else min(attempt.needs.cores or self.scheduler.slots, self.scheduler.slots)
+        )
 
-    def mates(self, worker: VirtualWorker) -> list[VirtualWorker]:
-        """List the living that die with a worker."""
+    def same_process(self, worker: VirtualWorker) -> list[VirtualWorker]:
+        """Return the workers that die with a worker."""
         if not worker.process:
             return [worker]
         return [other for other in self._workers.values() if other.alive and other.process == worker.process]
 
-    def tell(self, fact: Fact) -> None:
-        """Have the slave learn something in its next turn."""
-        self._facts.append(fact)
+    def post(self, fact: WorkerEvent) -> None:
+        """Queue an event for the slave's next turn."""
+        self._events.append(fact)
         self._wake()
 
     def moment_s(self, most_s: float) -> float:
-        """Draw a time of at most so many seconds."""
+        """Draw a duration of at most `most_s`."""
         return self._chance.uniform(0, most_s)
 
     def _obey(self, commands: Sequence[Command]) -> None:
@@ -376,17 +389,17 @@ class VirtualPool(UnsharedPool):
                 continue
             worker = self._workers[command.worker]
             if isinstance(command, GiveTasks):
-                self._look_at = min(self._look_at, self.agenda.now + PAGE_POLL_S)
-                if worker.alive:  # else its death is about to be told
+                self._poll_at = min(self._poll_at, self.clock.now + PAGE_POLL_S)
+                if worker.alive:  # else the event of its death is on the way
                     worker.give(self.functions[command.function], command.attempts)
             elif isinstance(command, Recall):
-                todo.extend(self.books.recall_finished(worker.number, worker.recall(), self.agenda.now))
+                todo.extend(self.scheduler.recall_finished(worker.number, worker.recall(), self.clock.now))
             elif isinstance(command, Interrupt):
                 worker.interrupt(command.ticket)
             elif isinstance(command, Dismiss):
-                self.agenda.after(self.moment_s(STOP_S), lambda worker=worker: worker.die("ended with exit code 0"))  # type: ignore[misc]
+                self.clock.after(self.moment_s(STOP_S), lambda worker=worker: worker.die("ended with exit code 0"))  # type: ignore[misc]
             elif isinstance(command, Kill):
-                self.agenda.after(worker.mortal_in_s(), lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
+                self.clock.after(worker.kill_takes_s(), lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
 
     def _start(self, number: int, process: int) -> None:
         worker = self._workers[number] = VirtualWorker(self, number, process)
@@ -395,6 +408,6 @@ class VirtualPool(UnsharedPool):
             if worker.alive and self.broken:
                 worker.die("died of SIGSEGV")
             elif worker.alive:
-                self.tell(lambda now: self.books.worker_ready(number, 1000 + number, now))
+                self.post(lambda now: self.scheduler.worker_ready(number, 1000 + number, now))
 
-        self.agenda.after(self.moment_s(START_S), ready)
+        self.clock.after(self.moment_s(START_S), ready)

@@ -1,6 +1,6 @@
-"""What the simulator's parts share: the time, the chance, the network, the judge, and how this history is set up.
+"""What the parts of a simulation share: clock, random numbers, network, checkers, and the settings of this history.
 
-Made by `simulator`, given to every actor.
+Made by `simulation`, passed to every actor.
 """
 
 import random
@@ -20,13 +20,12 @@ from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.task_lifecycle import COMPANY_FACTOR
 from concurrent_nb.wire import codec, messages, session
-from tests.simulator.agenda import Agenda
-from tests.simulator.judge import Judge, Witness
-from tests.simulator.network import Frames, Network, Weather
-from tests.simulator.plans import Deeds
+from tests.simulator.checkers import OutcomeChecker, SessionChecker
+from tests.simulator.network import Frames, Network, NetworkConditions
+from tests.simulator.plans import TaskCatalog
+from tests.simulator.virtual_clock import VirtualClock
 
-#: limits that are made so small in some histories that the ways of large ones are taken by small ones: where they are,
-#: their names, and what they may be
+#: limits that some histories make so small that small data takes the code paths of large data: module, name, values
 _LIMITS: Final[tuple[tuple[ModuleType, str, tuple[int, ...]], ...]] = (
     (codec, "FRAME_BYTES", (64,)),
     (codec, "INLINE_BYTES", (24, 64)),
@@ -45,44 +44,43 @@ _LIMITS: Final[tuple[tuple[ModuleType, str, tuple[int, ...]], ...]] = (
     (ranking, "_SWEEP_FROM", (1,)),
 )
 
-#: of messages, by tag
+#: names of messages, by tag
 _NAMES: Final = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(messages.AnyMessage)}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the nodes of one history are set up."""
+    """The settings of one history."""
 
-    #: "calm": nothing goes wrong; "drowsy": applications answer nothing for a while; "windy": the network is bad;
-    #: "stormy": nodes die and freeze, too
-    mood: str
+    #: "no faults"; "frozen applications": applications answer nothing for a while; "bad network": the network may lose,
+    #: duplicate, delay and reorder; "all faults": nodes die and freeze, too
+    scenario: str
     strategy: type[Strategy]  #: the cluster's
-    own_strategies: float  #: how likely a job asks for one of its own
-    weather: Weather
-    turn_s: float  #: what a turn of a node takes
+    own_strategies: float  #: how likely a job asks for another one
+    conditions: NetworkConditions
+    turn_s: float  #: that a turn of a node takes
     grace_s: float
     deaths_allowed: int = 3
     silence_s: float = 3.0
-    kept_s: float = 30.0  #: for which an application without a connection may come back
+    kept_s: float = 30.0  #: within which an application without a connection may come back
     results_kept_bytes: int = 1 << 30  #: of results that one owner has not acknowledged
-    killers: str = (
-        "none"  #: tasks that kill slaves: "none", a "few", or "many", which are too many for hosts beside them
-    )
-    validate_each: int = 10  #: the scheduler's books are checked after every so many turns of the master, at least
+    #: tasks that kill slaves: "none", "few", or "many", which are too many for task systems to run beside them
+    killers: str = "none"
+    validate_each: int = 10  #: fewest turns of the master between two validations of the scheduler's state
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
     @property
     def steady(self) -> bool:
-        """Say whether every session lasts, because nothing is so bad that a node could be taken for lost."""
-        # What comes late, or again and again not at all, may come after the master has lost its patience with a task.
-        patient = self.mood in ("calm", "drowsy") or self.grace_s >= 10.0
-        return self.mood != "stormy" and self.weather.loss <= 0.02 and not self.weather.late and patient
+        """Return whether every session lasts, because no fault is so bad that a node could be considered lost."""
+        # What arrives late may arrive after the master has given up waiting for the end of a task.
+        patient = self.scenario in ("no faults", "frozen applications") or self.grace_s >= 10.0
+        return self.scenario != "all faults" and self.conditions.loss <= 0.02 and not self.conditions.late and patient
 
     def __str__(self) -> str:
         limits = ", ".join(f"{name} {value}" for _, name, value in self.limits)
         return (
-            f"{self.mood}, {self.strategy.name}, own strategies {self.own_strategies}, "
-            f"{self.weather}, a turn takes {self.turn_s} s, "
+            f"{self.scenario}, {self.strategy.name}, own strategies {self.own_strategies}, "
+            f"{self.conditions}, a turn takes {self.turn_s} s, "
             f"grace_s {self.grace_s}, {self.deaths_allowed} deaths allowed, {self.killers} that kill slaves, "
             f"{self.results_kept_bytes} bytes of results kept, limits: {limits or 'as they are'}"
         )
@@ -101,23 +99,23 @@ class Settings:
 
 
 def draw_settings(chance: random.Random) -> Settings:
-    """Draw how the nodes of a history are set up."""
-    mood = chance.choices(("calm", "drowsy", "windy", "stormy"), (2, 1, 2, 6))[0]
-    weather = Weather(latency_s=chance.choice((0.0001, 0.002, 0.03)))
-    if mood in ("windy", "stormy") and chance.random() < 0.7:
-        weather = Weather(
-            latency_s=weather.latency_s,
+    """Draw the settings of a history."""
+    scenario = chance.choices(("no faults", "frozen applications", "bad network", "all faults"), (2, 1, 2, 6))[0]
+    conditions = NetworkConditions(latency_s=chance.choice((0.0001, 0.002, 0.03)))
+    if scenario in ("bad network", "all faults") and chance.random() < 0.7:
+        conditions = NetworkConditions(
+            latency_s=conditions.latency_s,
             jitter_s=chance.choice((0.0, 0.001, 0.05)),
             loss=chance.choice((0.0, 0.02, 0.15)),
-            doubled=chance.choice((0.0, 0.05, 0.3)),
+            duplicated=chance.choice((0.0, 0.05, 0.3)),
             ordered=chance.random() < 0.5,
             late=chance.choice((0.0, 0.0, 0.02)),
         )
     limits = [(module, name, chance.choice(values)) for module, name, values in _LIMITS if chance.random() < 0.3]
     return Settings(
-        mood=mood,
+        scenario=scenario,
         strategy=chance.choice(tuple(BY_NAME.values())),
-        weather=weather,
+        conditions=conditions,
         own_strategies=chance.choice((0.0, 0.3, 1.0)),
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
@@ -130,7 +128,7 @@ def draw_settings(chance: random.Random) -> Settings:
 
 
 class SimulatedMaster(Protocol):
-    """The master that lives now, or lived last."""
+    """The current master, or the last one."""
 
     name: str
     alive: bool
@@ -140,42 +138,42 @@ class SimulatedMaster(Protocol):
         """Return its core."""
 
     def crash(self, *, noticed: bool) -> None:
-        """Be gone."""
+        """Disappear, with everything in memory."""
 
     def stop(self) -> None:
         """Stop the cluster."""
 
     def freeze(self, for_s: float) -> None:
-        """Do nothing for a while."""
+        """Take no turn for a while."""
 
     def thaw(self) -> None:
-        """Go on."""
+        """Go on after `freeze`."""
 
     def register(self, role: str, key: bytes, name: str, **facts: Any) -> Callable[[float], tuple[SessionId, int, str]]:
-        """Give what registers a node when it is called."""
+        """Return a function that registers a node."""
 
 
 class Trace:
-    """What has happened, in order, to be printed or hashed.
+    """Everything that has happened, in order, to be printed or hashed.
 
     Args:
-        agenda: the time.
-        envelopes: write envelopes down, too, which makes it ten times as long.
+        clock: the time.
+        envelopes: record envelopes, too, which makes the trace ten times as long.
     """
 
-    def __init__(self, agenda: Agenda, *, envelopes: bool) -> None:
-        self._agenda = agenda
+    def __init__(self, clock: VirtualClock, *, envelopes: bool) -> None:
+        self._clock = clock
         self._envelopes = envelopes
         self._lines: list[tuple[float, str, Any]] = []
 
     def __call__(self, who: str, what: str) -> None:
-        """Write down what somebody does."""
-        self._lines.append((self._agenda.now, who, what))
+        """Record what a node does."""
+        self._lines.append((self._clock.now, who, what))
 
     def sent(self, session_id: bytes, upwards: bool, header: bytes) -> None:
-        """Write down an envelope's header, which is spelled out when it is read."""
+        """Record an envelope's header, which is decoded when the trace is read."""
         if self._envelopes:
-            self._lines.append((self._agenda.now, f"{session_id.hex()[2:6]} {'up' if upwards else 'down'}", header))
+            self._lines.append((self._clock.now, f"{session_id.hex()[2:6]} {'up' if upwards else 'down'}", header))
 
     def lines(self) -> list[str]:
         """Return all lines."""
@@ -183,7 +181,7 @@ class Trace:
 
 
 def spell(what: str | bytes) -> str:
-    """Write an envelope's header as text: the messages' names, and what they are about."""
+    """Return an envelope's header as text: the messages' names and fields."""
     if isinstance(what, str):
         return what
     _, epoch, seq, ack, body = msgspec.msgpack.decode(what)
@@ -201,27 +199,27 @@ def _spell(field: Any) -> str:
 
 @dataclass(eq=False)
 class World:
-    """One history's parts."""
+    """The parts of one history."""
 
     settings: Settings
     chance: random.Random
-    agenda: Agenda
-    deeds: Deeds
-    judge: Judge
-    witness: Witness
+    clock: VirtualClock
+    catalog: TaskCatalog
+    checker: OutcomeChecker
+    session_checker: SessionChecker
     trace: Trace
     network: Network = field(init=False)
     master: SimulatedMaster = field(init=False)
     slave_killed: Callable[[Any], None] = field(init=False)  #: called with a slave that a task kills
-    kills_left: int = field(init=False)  #: slaves that tasks may still plan to kill
+    kills_left: int = field(init=False)  #: slaves that tasks may still be planned to kill
 
     def __post_init__(self) -> None:
-        self.network = Network(self.agenda, self.chance, self.settings.weather, self)
-        # A host on the only slave is there each time, and is not spared more often than this.
+        self.network = Network(self.clock, self.chance, self.settings.conditions, self)
+        # A task system on the only slave is there each time, and survives at most so many deaths of its slave.
         few = self.settings.deaths_allowed * COMPANY_FACTOR - 1
         self.kills_left = {"none": 0, "few": few, "many": 40}[self.settings.killers]
 
     def sent(self, session_id: bytes, upwards: bool, frames: Frames) -> None:
-        """Hear what is sent: the network's `Ear`."""
-        self.witness.sent(session_id, upwards, frames)
+        """Record and check an envelope, as the network's `EnvelopeListener`."""
+        self.session_checker.sent(session_id, upwards, frames)
         self.trace.sent(session_id, upwards, bytes(frames[0]))

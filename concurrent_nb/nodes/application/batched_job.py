@@ -165,12 +165,12 @@ class BatchedJob:
     def start(self) -> Job:
         """Send the first batches; return the job. Raises RuntimeError after a shutdown, MasterLost."""
         self._client_thread.open_source(self)
-        self._client_thread.tell(self.cut)
+        self._client_thread.call_soon(self.cut)
         return self.job
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         """Cancel items, or all (None), running ones too. For any thread."""
-        self._client_thread.tell(lambda: self._stop() if indexes is None else self._recall(indexes))
+        self._client_thread.call_soon(lambda: self._stop() if indexes is None else self._recall(indexes))
 
     # --------------------------------------------------------------------------------------------- in the client thread
 
@@ -184,7 +184,7 @@ class BatchedJob:
             entries.append(self._entry(items))
         self._client_thread.add(entries)
         if len(entries) >= CHUNKS_PER_TURN:
-            self._client_thread.tell(self.cut)
+            self._client_thread.call_soon(self.cut)
         elif not self._unanswered:
             self._client_thread.close_source(self)
 
@@ -192,7 +192,7 @@ class BatchedJob:
         """Continue, or, with `cancel`, cancel what has not been sent, because the application leaves."""
         if cancel:
             self._end_unsent()
-            self._client_thread.tell(self.cut)
+            self._client_thread.call_soon(self.cut)
 
     def fail(self, error: ClusterError) -> None:
         """End what has not been sent with an error: the cluster is gone."""
@@ -212,7 +212,7 @@ class BatchedJob:
         if batch.ended_count < len(batch.items):
             batch.items[batch.ended_count].note_running(batch.slave)
         if self._resend:
-            self._client_thread.tell(self.cut)
+            self._client_thread.call_soon(self.cut)
         self._stop_if_it_ends_the_job(batch)
 
     def batch_ended(self, batch: BatchHandle, value: Any, error: BaseException | None) -> None:
@@ -248,7 +248,7 @@ class BatchedJob:
         for item in batch.items:
             if self._batch_of.get(item.index) is batch:
                 del self._batch_of[item.index]
-        self._client_thread.tell(self.cut)  # later, because more batches may have ended
+        self._client_thread.call_soon(self.cut)  # later, because more batches may have ended
 
     def _end_items(self, batch: BatchHandle, answers: list[Any], seconds: list[float], at: int = 0) -> None:
         """End items, from the one at this position on, unless they have ended.
@@ -330,7 +330,7 @@ class BatchedJob:
         """End the job: cancel what was sent, and what was not."""
         self._client_thread.cancel(self.record.id, None)
         self._end_unsent()
-        self._client_thread.tell(self.cut)
+        self._client_thread.call_soon(self.cut)
 
     def _end_unsent(self) -> None:
         self._is_over = True
@@ -352,7 +352,7 @@ class BatchedJob:
                 recalled.append(batch.index)
         if recalled:
             self._client_thread.cancel(self.record.id, recalled)
-        self._client_thread.tell(self.cut)
+        self._client_thread.call_soon(self.cut)
 
     def _measured(self, batch: BatchHandle, items: int) -> None:
         if isinstance(self._size, AdaptiveSize) and items and batch.status in TIMED_STATUSES:

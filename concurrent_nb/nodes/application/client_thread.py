@@ -1,12 +1,12 @@
-"""The application's own thread: carries tasks to the master and brings answers back.
+"""The application's own thread: sends tasks to the master and receives their outcomes.
 
-    any thread: post, tell  -->  inbox, wake  -->  our thread: Ledger, Link  -->  master
-    master  -->  our thread: Link, Ledger  -->  futures end, callbacks run
+    any thread: post, call_soon  -->  inbox, wake  -->  this thread: ClientCore, link  -->  master
+    master  -->  this thread: link, ClientCore  -->  futures end, callbacks run
 
-No other thread touches ledger and link, because an interrupt may stop a user's thread between any two steps. It pickles
-nothing and makes no future; it opens results, because futures need them. What opening one, or a callback, raises ends
-here (`foreign`), and what tasks print is written by a thread of its own (`task_output`). When the master falls silent
-it looks for it for a while, and everything that is open goes to the one that it finds, under the same ids.
+No other thread touches core and link, because an interrupt may stop a user's thread between any two steps. This thread
+pickles nothing and makes no future; it unpickles results, because futures need them. An exception of that, or of a
+callback, is caught here (`foreign`); output of tasks is written by another thread (`task_output`). If the master falls
+silent, this thread searches for one for a while, and open tasks go to the master that it finds, under the same ids.
 """
 
 import codecs
@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -23,13 +23,13 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import (
     AccessRefused,
     ClusterError,
-    LimitExceeded,
     MasterLost,
     ProtocolError,
     ResultNotLoadable,
     TooLarge,
 )
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
 from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
@@ -47,6 +47,7 @@ from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
@@ -54,30 +55,21 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
-from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
-from concurrent_nb.wire.session import Session
+from concurrent_nb.wire.messages import NOTES, DropSegments, Segment, Slice
 
 log = foreign.Log(__name__)
 
-#: no master within this time after it fell silent, and every open future ends with MasterLost
-MASTER_LOST_AFTER_S: Final = 5.0
-#: ... or within this time after this process itself has stood still, because the network may come back later than we do
-PATIENCE_S: Final = 60.0
-#: ends of tasks wait so long for output that nobody reads, and then overtake it
+#: ends of tasks wait so long for output that is not read, and then overtake it
 OVERTAKE_S: Final = 60.0
-#: longer than a turn or an attempt to find a master takes; what took longer has stood still
+#: longer than a turn or an attempt to find a master takes: a thread that took longer has stood still
 STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
-#: the master is given up when so many sessions were ended, one after another, before a task ended in them
-SESSIONS_IN_VAIN: Final = 5
-#: time between two attempts to find a master again
-RETRY_S: Final = 0.25
-#: shared memory is looked through this often, and given back after so long without use
+#: shared memory is tidied this often, and unused memory is closed after so long
 TIDY_S: Final = 1.0
 REST_AFTER_S: Final = 10.0
-#: after these a worker has done with a task
+#: after these a worker does not use the arguments of a task any more
 _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE})
 
-#: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
+#: by number: a call of the enumeration takes longer than all other bookkeeping of an outcome
 _STATUSES: Final = {int(status): status for status in Status}
 
 Task = TaskEntry[TaskHandle]
@@ -85,43 +77,43 @@ Callback = Callable[[], None]
 
 
 class TaskSource(Protocol):
-    """What makes the tasks of a job as there is room. Called in the courier's thread."""
+    """Makes the tasks of a job when there is room for them. Called in the client thread."""
 
     record: ClientJob[TaskHandle]
 
     def leave(self, cancel: bool) -> None:
-        """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
+        """Make no more tasks, because the application leaves. With `cancel`, cancel what has not been sent."""
 
     def fail(self, error: ClusterError) -> None:
         """End what has not been sent with an error: the cluster is gone."""
 
 
 class StallDetector:
-    """Tells whether this thread has stood still: stopped by a signal, held up by a lock, or asleep with its machine."""
+    """Detects that this thread has stood still: stopped by a signal, blocked by a lock, or asleep with its machine."""
 
     def __init__(self) -> None:
         self._seen = self._clocks()
 
     def stood_still(self) -> bool:
-        """Say whether more than STOOD_STILL_S have passed since the last call."""
+        """Return whether more than STOOD_STILL_S have passed since the last call."""
         before, self._seen = self._seen, self._clocks()
         return any(now - then > STOOD_STILL_S for then, now in zip(before, self._seen, strict=True))
 
     @staticmethod
     def _clocks() -> tuple[float, float]:
-        return monotonic(), time.time()  # the first one stands still while the machine sleeps
+        return monotonic(), time.time()  # the first clock stops while the machine sleeps
 
 
 class ClientThread:
-    """Carry the tasks of one application.
+    """The thread that exchanges the tasks of one application with the master.
 
     Args:
-        join: registers the application, now and again when its master has gone; is given the membership that the
-            new one replaces, if there was one.
-        cluster, name: of the cluster, for messages; of the application, for the thread.
-        store: where the application's large buffers lie.
-        gone: called when the master is gone for good; with whether it was stopped.
-        at_end: called last of all.
+        join: registers the application, now and whenever its master is lost; called with the membership that the
+            new one replaces, or None.
+        cluster, name: names of the cluster, for messages, and of the application, for the thread.
+        store: the shared memory with the application's large buffers.
+        gone: called when the master is given up; with whether the cluster was stopped.
+        at_end: called at the end of the thread.
     """
 
     def __init__(
@@ -135,23 +127,27 @@ class ClientThread:
     ) -> None:
         self.member = join(None)  # first, because it may fail, and what follows has to be closed
         self._store = store
-        self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
-        self._shelf = SegmentReader()  # shared memory of others, in which results lie
-        self._released: deque[Slice] = deque()  # by whoever drops a result, in any thread
+        self._tidied: tuple[float, float, int] = (
+            0.0,
+            0.0,
+            0,
+        )  # when, since when unused, the count of stored buffers then
+        self._segments = SegmentReader()  # shared memory of others, which holds results
+        self._released: deque[Slice] = deque()  # filled when a result is dropped, in any thread
         self._join = join
         self._gone = gone
         self._at_end = at_end
         self._cluster = cluster
         self._pid = os.getpid()
-        self.present: Presenter | None = None  #: called with each exception before its future has it; never raises
-        self.setup_ran: Callable[[SetupRan], None] | None = None  #: learns what setups have come to; never raises
-        self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
-        self._lock = threading.Lock()  # guards what follows up to the inbox
+        self.present: Presenter | None = None  #: called with each exception before its future ends; never raises
+        self.setup_ran: Callable[[SetupRan], None] | None = None  #: called with the result of each setup; never raises
+        self.present_display: Callable[[Display], None] | None = None  #: shows displays that no job collects
+        self._lock = threading.Lock()  # guards the attributes up to the inbox
         self._closed = False  # no more tasks
         self._sources: dict[JobId, TaskSource] = {}
         self._broken: ClusterError | None = None
         self._inbox: deque[Task | Callback] = deque()
-        self._leaving = False  # our thread may end when nothing is unanswered
+        self._leaving = False  # this thread ends when no task is open
         self._wake = Wakeup()
         self.output = OutputThread(name, drained=self._wake.set)
         self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
@@ -159,13 +155,10 @@ class ClientThread:
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
-        self._ledger = ClientCore[TaskHandle](self.member.interval_s)
+        self._core = ClientCore[TaskHandle](self.member.interval_s)
+        self._loop = ClientLoop(self._core, self._take_news, cluster)
         self._attach()
         self._waiter = self._watch()
-        self._heard_at = monotonic()
-        self._patience_s = MASTER_LOST_AFTER_S
-        self._in_vain = 0  # sessions that were ended, one after another, before a task ended in them
-        self._fault = ""  # of the master, that has ended the last one
         self._awake = StallDetector()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
         self._thread.start()
@@ -179,7 +172,7 @@ class ClientThread:
 
     @property
     def has_left(self) -> bool:
-        """Whether our thread has ended: nothing of the application is in the cluster any more."""
+        """Whether this thread has ended: the application has nothing in the cluster any more."""
         return not self._thread.is_alive()
 
     def check_open(self) -> None:
@@ -192,31 +185,31 @@ class ClientThread:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def post(self, tasks: Sequence[Task]) -> None:
-        """Hand tasks over. Raises as `check_open`."""
+        """Queue tasks. Raises as `check_open`."""
         with self._lock:
             self.check_open()
             self._inbox.extend(tasks)
         self._wake.set()
 
     def open_source(self, source: TaskSource) -> None:
-        """Take note of one that will `add` tasks of a job of its own in our thread. Raises as `check_open`."""
+        """Register a source, which will `add` tasks of its own job in this thread. Raises as `check_open`."""
         with self._lock:
             self.check_open()
             self._sources[source.record.id] = source
 
     def close_job(self, record: ClientJob[TaskHandle]) -> None:
-        """Say that no more tasks will come for a job."""
-        self.tell(lambda: self._ledger.close(record))
+        """Close a job: it gets no more tasks."""
+        self.call_soon(lambda: self._core.close(record))
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
-        """Ask for the end of tasks of a job, or of all (None), running ones too."""
-        self.tell(lambda: self._ledger.cancel(job, indexes))
+        """Cancel tasks of a job, or all (None), running ones too."""
+        self.call_soon(lambda: self._core.cancel(job, indexes))
 
     def leave(self, wait: bool, cancel_futures: bool, stop: bool = False) -> None:
-        """Take no more tasks, and end the thread when those that were taken have ended.
+        """Accept no more tasks, and end this thread when the accepted ones have ended.
 
         Args:
-            wait: return only then.
+            wait: return only when the thread has ended.
             cancel_futures: cancel what does not run yet.
             stop: cancel everything, running tasks too.
         """
@@ -224,41 +217,41 @@ class ClientThread:
             self._closed = True
         if os.getpid() != self._pid:
             return  # a forked copy: thread and link belong to the parent
-        self.tell(lambda: self._begin_leaving(cancel_futures, stop))
+        self.call_soon(lambda: self._begin_leaving(cancel_futures, stop))
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def quit(self) -> None:
-        """Leave now, and wait for no answer: the master cancels what is open, and nobody's future ends."""
+        """Leave now, and wait for no outcome: the master cancels what is open, and no future ends."""
         with self._lock:
             self._closed = True
-        self.tell(self._quit)
+        self.call_soon(self._quit)
         self._thread.join()
 
     def fail(self, error: ClusterError) -> None:
-        """End everything that is open, and all that comes later, with an error: nobody is left who could do it."""
-        self.tell(lambda: self._give_up(str(error), type(error)))
+        """End all tasks, open and later ones, with an error: the cluster cannot run them any more."""
+        self.call_soon(lambda: self._give_up(str(error), type(error)))
 
-    def tell(self, what: Callback) -> None:
-        """Have something done in our thread."""
+    def call_soon(self, what: Callback) -> None:
+        """Call something in this thread. May be called in any thread."""
         self._inbox.append(what)
         self._wake.set()
 
-    # ------------------------------------------------------------------------------------------------- in our thread
+    # ------------------------------------------------------------------------------------------------- in this thread
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Take the tasks of a source, also while the application leaves."""
+        """Add tasks of a source, also while the application leaves."""
         if tasks:
-            self._ledger.add(tasks)
+            self._core.add(tasks)
 
     def close_source(self, source: TaskSource) -> None:
-        """Let a source go: no more tasks will come of it."""
+        """Close a source: it makes no more tasks."""
         if self._sources.pop(source.record.id, None) is not None:
-            self._ledger.close(source.record)
+            self._core.close(source.record)
 
     def _run(self) -> None:
         try:
-            while not (self._leaving and not self._ledger.has_entries() and not self._inbox and not self._held):
+            while not (self._leaving and not self._core.has_entries() and not self._inbox and not self._held):
                 if not self._turn() or self._broken is not None:
                     break
         except BaseException as error:
@@ -267,86 +260,70 @@ class ClientThread:
         finally:
             with self._lock:
                 self._closed = True
-            if self._broken is None and self._ledger.session is not None:
-                # Acknowledges the last outcomes, so that the master need not keep them.
-                self.member.link.send(self._ledger.session.keepalive())
+            if self._broken is None:
+                self._loop.acknowledge()
                 self.member.leave()
             else:
                 self.member.close()
             self._wake.close()
-            self._shelf.close()
+            self._segments.close()
             self._store.close()
             self.output.close()
             self._at_end()
 
     def _attach(self) -> list[Task]:
-        session = Session(self.member.epoch, "to_client")
         member = self.member
-        return self._ledger.attach(session, self._store, shares=member.shares_memory, quota=member.quota)
+        return self._loop.attach(
+            member.link,
+            member.epoch,
+            member.silence_s,
+            monotonic(),
+            self._store,
+            shares=member.shares_memory,
+            quota=member.quota,
+        )
 
     def _turn(self) -> bool:
-        """Wait for something, and do it. False when the cluster is gone."""
+        """Wait for an event, and take a turn. False if the cluster is gone."""
         if self._awake.stood_still():
-            self._patience_s = PATIENCE_S
+            self._loop.stood_still(monotonic())
         self._wake.rearm()
         waits = bool(self._inbox) or has_message(self.member.link.socket)
-        ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
+        ready = self._waiter.poll(0.0 if waits else max(0.0, self._core.next_deadline() - monotonic()))
         now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
         if self._inbox:
             self._take_inbox()
-        over = self._receive(now)
+        self._loop.receive(now)
         if self._held:
             self._learn_held(now)
         if self._released:
-            self._ledger.release([self._released.popleft() for _ in range(len(self._released))])
+            self._core.release([self._released.popleft() for _ in range(len(self._released))])
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
-        self._send_what_is_due(now)
+        verdict = self._loop.send(self._monitor_fd in ready and self.member.link.disturbed(), now)
         self._end_unsent()
         if nested.note_blocked is not None:
-            nested.note_blocked(self._ledger.has_entries())
-        cut = self._monitor_fd in ready and self.member.link.disturbed()
-        if over or cut or now - self._heard_at > self.member.silence_s:
-            return self._look_for_master(over)
-        return True
+            nested.note_blocked(self._core.has_entries())
+        return verdict is Verdict.STAY or self._find_master(verdict)
 
-    def _receive(self, now: float) -> bool:
-        """Take what has come. True if the session is over."""
-        session = self._ledger.session
-        assert session is not None
-        try:
-            for frames in self.member.link.receive():
-                self._heard_at = now
-                self._patience_s = MASTER_LOST_AFTER_S
-                for news in self._ledger.received(frames, now):
-                    if (self._held or self.output.is_busy) and self._must_wait(news):
-                        self._held.append(news)
-                        continue
-                    # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
-                    try:
-                        self._learn(news)
-                    except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
-                        self._end_broken(news, error)
-        except ProtocolError as error:
-            log.warning("the master broke the protocol: %s", error)
-            self._fault = f"the master broke the protocol: {error}"
-            return True
-        except Exception as error:  # nothing that a master says ends this thread
-            log.exception("an envelope of the master could not be read")
-            self._fault = f"an envelope of the master could not be read: {foreign.describe(error)}"
-            return True
-        return session.closed_by_peer is not None
-
-    def _send_what_is_due(self, now: float) -> None:
-        for frames in self._ledger.step(now):
-            self.member.link.send(frames)
+    def _take_news(self, envelope: Iterable[News[TaskHandle]]) -> None:
+        """Act on the news of an envelope."""
+        for news in envelope:
+            if (self._held or self.output.is_busy) and self._must_wait(news):
+                self._held.append(news)
+                continue
+            # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
+            try:
+                self._learn(news)
+            except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
+                self._end_broken(news, error)
 
     def _end_unsent(self) -> None:
         """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
-        for unsent in self._ledger.take_unsent():
-            future, limit_bytes = unsent.entry.handle, self._ledger.quota.bytes
+        for unsent in self._core.take_unsent():
+            future, limit_bytes = unsent.entry.handle, self._core.quota.bytes
             if not unsent.size_bytes:
                 future.end_cancelled()
                 continue
@@ -360,62 +337,62 @@ class ClientThread:
             future.end(None, error)
 
     def _tidy(self, now: float) -> None:
-        """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
+        """Close unused shared memory: any surplus now, the rest after a while without use."""
         _, since, count = self._tidied
         if count != self._store.stored_count:
             since, count = now, self._store.stored_count
         self._tidied = (now, since, count)
         if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
-            self._ledger.closed(closed)
+            self._core.closed(closed)
 
     def _watch(self) -> Poller:
         waiter = Poller(self.member.link.socket)
         self._monitor_fd = fd_of(self.member.link.monitor)
         waiter.add(self._monitor_fd)
-        self.member.link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
+        self.member.link.disturbed()  # a monitor's descriptor becomes readable only after a first read
         waiter.add(self._wake.fileno())
         return waiter
 
     def _take_inbox(self) -> None:
         tasks: list[Task] = []
-        for _ in range(len(self._inbox)):  # what a source tells itself is for the next turn
+        for _ in range(len(self._inbox)):  # what a source queues meanwhile is for the next turn
             item = self._inbox.popleft()
             if isinstance(item, TaskEntry):
                 if not item.handle.cancelled():
                     tasks.append(item)
             else:
-                self._ledger.add(tasks)
+                self._core.add(tasks)
                 tasks = []
                 item()
         if tasks:
-            self._ledger.add(tasks)
+            self._core.add(tasks)
 
     def _quit(self) -> None:
-        self._ledger.drop_all()
-        self._ledger.take_unsent()
+        self._core.drop_all()
+        self._core.take_unsent()
         self._held.clear()
         self._leaving = True
 
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
-            for entry in self._ledger.entries():
+            for entry in self._core.entries():
                 entry.handle.cancel()
         if cancel_futures or stop:
-            self._held_until = 0.0  # nobody waits any longer
+            self._held_until = 0.0  # output is not waited for any more
         sources = dict(self._sources)
         for source in sources.values():
             source.leave(cancel_futures or stop)
-        for job in list(self._ledger.jobs.values()):
+        for job in list(self._core.jobs.values()):
             if stop:
-                self._ledger.cancel(job.id, None)
+                self._core.cancel(job.id, None)
             if job.id not in sources:
-                self._ledger.close(job)
+                self._core.close(job)
         self._leaving = True
 
     # --------------------------------------------------------------------------------------------------------- news
 
     def _must_wait(self, news: News[TaskHandle]) -> bool:
-        """Say whether output has to be written first: for ends, and for all that comes after an end which waits."""
+        """Return whether output must be written first: before ends, and before all news after an end that waits."""
         if type(news) is TaskWrote:
             if news.stream != NOTES:
                 return False
@@ -429,7 +406,7 @@ class ClientThread:
         return True
 
     def _learn_held(self, now: float) -> None:
-        """Go on with what has waited for output, if that is written or has had its time."""
+        """Handle news that has waited for output, if that is written or has taken too long."""
         if self.output.is_busy:
             if now < self._held_until:
                 return
@@ -438,7 +415,7 @@ class ClientThread:
             news = self._held.popleft()
             try:
                 self._learn(news)
-            except BaseException as error:  # noqa: BLE001  (as in `_receive`)
+            except BaseException as error:  # noqa: BLE001  (as in `_take_news`)
                 self._end_broken(news, error)
 
     def _learn(self, news: News[TaskHandle]) -> None:
@@ -449,19 +426,19 @@ class ClientThread:
         elif type(news) is TaskWrote:
             self._show(news)
         elif type(news) is UnclaimedResult:
-            # It may be a result that has come before, in a session that is over, and that somebody looks at.
-            self._ledger.release(news.slices, clean=False)
+            # It may be a result that has arrived in a former session, and that is still used.
+            self._core.release(news.slices, clean=False)
         elif type(news) is Segment:
             try:
-                self._shelf.add(SegmentHandle(news.segment, news.pid, news.fd, news.size))
-            except (CannotOpen, OSError, ValueError) as error:  # whose results lie there will say so
+                self._segments.add(SegmentHandle(news.segment, news.pid, news.fd, news.size))
+            except (CannotOpen, OSError, ValueError) as error:  # tasks whose results are there end with an error
                 log.warning("shared memory of the master: %s", error)
         elif type(news) is DropSegments:
-            self._shelf.drop(news.segments)
+            self._segments.drop(news.segments)
 
     def _end_broken(self, news: News[TaskHandle], error: BaseException) -> None:
-        """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
-        log.error("news of a task could not be taken", exc_info=error)
+        """End a task whose outcome raised an error here: its future may not wait for ever."""
+        log.error("news of a task could not be handled", exc_info=error)
         if type(news) is TaskEnded:
             future = news.entry.handle
             failure = ResultNotLoadable(
@@ -475,9 +452,9 @@ class ClientThread:
 
     def _end(self, ended: TaskEnded[TaskHandle]) -> None:
         future, frame = ended.entry.handle, ended.frame
-        self._in_vain = 0
+        self._loop.sessions_in_vain = 0
         if ended.entry.payload.lease is not None:
-            # Whoever ran it before, and was lost, may look at it yet.
+            # A lost worker that ran an earlier attempt may still use it.
             ended.entry.payload.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
@@ -493,7 +470,7 @@ class ClientThread:
             future.set_outcome(*answer_of(ended, self._take), self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
-        return self._shelf.map_until_unused(slice_, self._released.append)
+        return self._segments.map_until_unused(slice_, self._released.append)
 
     def _show(self, wrote: TaskWrote[TaskHandle]) -> None:
         future = wrote.entry.handle
@@ -502,7 +479,7 @@ class ClientThread:
             return
         key = (future.job_id, future.index, wrote.stream)
         decoder = self._decoders.get(key)
-        if decoder is None:  # a character may be cut between two pieces
+        if decoder is None:  # a character may be split between two pieces
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
         for index, text in future.split_output(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
             if future.job is not None and not future.job.prints:
@@ -513,7 +490,7 @@ class ClientThread:
     def _take_notes(self, future: TaskHandle, wrote: TaskWrote[TaskHandle]) -> None:
         key = (future.job_id, future.index)
         attempt, reader = self._note_readers.get(key, (None, None))
-        if attempt != wrote.attempt:  # the last one may have died in the middle of a note
+        if attempt != wrote.attempt:  # the last attempt may have died in the middle of a note
             reader = NoteReader()
             self._note_readers[key] = (wrote.attempt, reader)
         if reader is None:
@@ -541,58 +518,32 @@ class ClientThread:
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 
-    def _look_for_master(self, over: bool) -> bool:
-        """Ask a silent master whether we are still known; if not, register anew. False if there is none any more."""
-        session = self._ledger.session
-        assert session is not None
-        if session.closed_by_peer == CLUSTER_STOPPED:
-            self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
-            return False
-        if over and not self._may_come_back(session.closed_by_peer or "", self._fault):
-            return False
-        self._fault = ""
-        deadline = monotonic() + self._patience_s
-        why = ""
-        while monotonic() < deadline:
+    def _find_master(self, verdict: Verdict) -> bool:
+        """Ask a silent master whether the session exists; if not, register again. False if there is no master."""
+        if verdict is not Verdict.END:
+            verdict = self._loop.next_attempt(monotonic())
+        while verdict is not Verdict.END:
             try:
-                if not over and self.member.still_known():
-                    self._heard_at = monotonic()
-                    return True
-                self._go_on_with(self._join(self.member))
+                if verdict is Verdict.ASK and self.member.still_known():
+                    self._loop.confirmed(monotonic())
+                else:
+                    self._go_on_with(self._join(self.member))
                 return True
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
-                why = f"{type(error).__name__}: {error}"
-                over = True
+                self._loop.attempt_failed(f"{type(error).__name__}: {error}")
                 time.sleep(RETRY_S)
             if self._awake.stood_still():
-                self._patience_s = PATIENCE_S
-                deadline = monotonic() + PATIENCE_S
-        within = f"{self._patience_s:.0f} s"
-        self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within {within} ({why})")
-        return False
-
-    def _may_come_back(self, reason: str, fault: str) -> bool:
-        """Say whether to register again after the end of a session; else give up, and tell why it has ended.
-
-        Args:
-            reason: of the master, if it has ended the session.
-            fault: of the master, if we have.
-        """
-        self._in_vain += 1
-        if reason.startswith(OVER_LIMIT):  # it would be again
-            self._give_up(f"the master of cluster {self._cluster!r} has ended the session, {reason}", LimitExceeded)
-            return False
-        if self._in_vain < SESSIONS_IN_VAIN:
-            return True
-        why = fault or f"the master has ended it: {reason}"
-        self._give_up(f"no session with the master of cluster {self._cluster!r} lasts ({why})")
+                self._loop.stood_still(monotonic())
+            verdict = self._loop.next_attempt(monotonic())
+        assert self._loop.gave_up is not None
+        why, error_type, is_stopped = self._loop.gave_up
+        self._give_up(why, error_type, gracefully=is_stopped)
         return False
 
     def _go_on_with(self, member: Membership) -> None:
         self.member.close()
         self.member = member
         self._waiter = self._watch()
-        self._heard_at = monotonic()
         for entry in self._attach():
             entry.handle.end_cancelled()
 
@@ -604,7 +555,7 @@ class ClientThread:
             left = [item for item in self._inbox if isinstance(item, TaskEntry)]
             self._inbox.clear()
         self._end_unsent()
-        for entry in [*self._ledger.drop_all(), *left]:
+        for entry in [*self._core.drop_all(), *left]:
             entry.handle.end(None, kind(f"task {entry.handle.task}: {why}"))
         for source in list(self._sources.values()):
             source.fail(kind(why))

@@ -144,7 +144,7 @@ class MapCall:
         self._outstanding += read
         if read != room:
             self._exhausted = True
-            self._client_thread.tell(self.cut)
+            self._client_thread.call_soon(self.cut)
 
     def _read_one_by_one(self, items: Iterator[tuple[Any, ...]]) -> int:
         waiting, read = self._waiting, 0
@@ -178,7 +178,7 @@ class MapCall:
         """Notify the client thread that items wait, if there are enough."""
         if len(self._waiting) >= self._notify_items:
             self._notify_on_input = False
-            self._client_thread.tell(self.cut)
+            self._client_thread.call_soon(self.cut)
 
     def _pack_item(self, args: tuple[Any, ...], number: int) -> Item:
         try:
@@ -217,7 +217,7 @@ class MapCall:
         with self._condition:
             is_over = self._closed and not self._order
         if not is_over:
-            self._client_thread.tell(self._abandon)
+            self._client_thread.call_soon(self._abandon)
 
     def _next(self, deadline: float | None) -> MapChunk | None:
         """Wait for the next chunk that has ended, in order; None after the last."""
@@ -262,7 +262,7 @@ class MapCall:
                 entries.append(self._entry(chunk))
         self._client_thread.add(entries)
         if len(entries) >= CHUNKS_PER_TURN:
-            self._client_thread.tell(self.cut)
+            self._client_thread.call_soon(self.cut)
         elif (self._exhausted or self._is_leaving) and not self._waiting:
             self._close()
 
@@ -341,7 +341,7 @@ class MapCall:
         if self._abandoned:
             self._resend.clear()
         # Later, because what a callback of a future raises is only logged.
-        self._client_thread.tell(self._finish if self._closed and not self._resend else self.cut)
+        self._client_thread.call_soon(self._finish if self._closed and not self._resend else self.cut)
 
     def _abandon(self) -> None:
         self._abandoned = True

@@ -14,7 +14,6 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -34,12 +33,12 @@ from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.kernel_requests import Answer
+from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -49,12 +48,11 @@ from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.addresses import is_loopback, own_addresses
 from concurrent_nb.transport.compute import SILENT_S, ComputeServer
 from concurrent_nb.transport.connection_file import ConnectionFile
-from concurrent_nb.transport.connections import SILENT_MAX, Connection
+from concurrent_nb.transport.connections import SILENT_MAX
 from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
 from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,8 +65,6 @@ LABEL_MAX: Final = 100
 RESIDENT_BYTES: Final = 32 * 1024 * 1024
 #: a node checks this often whether its parent process lives
 PARENT_CHECK_S: Final = 1.0
-#: the reason in the Bye to a node whose session is over
-SESSION_OVER: Final = "this session is over: register again"
 
 
 class MasterSettings(Component):
@@ -156,11 +152,9 @@ class Master:
                 object_bytes=config.object_bytes,
             ),
         )
-        self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # callers by request; used by the compute thread
         self._wake = Wakeup()
         self._look_at = 0.0  # when connections are to be checked again
-        self._limited_log = RateLimitedLog(log, lines=1)
         self._began = monotonic()
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread
@@ -181,6 +175,7 @@ class Master:
             silent_s=self._silent_s(),
             silent_max=descriptors.share_of_limit(1 / 8, SILENT_MAX),
         )
+        self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s)
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
@@ -255,7 +250,7 @@ class Master:
                 error = failure
             self._loop.call_soon_threadsafe(settle, value, error)
 
-        self._asked.append(on_compute_thread)
+        self._compute_loop.questions.append(on_compute_thread)
         self._wake.set()
         return await answer
 
@@ -441,8 +436,7 @@ class Master:
             self._gate.take_left()  # a monitor's descriptor becomes readable only after a first read
             while not self._stopping:
                 self._turn(waiter, zap_fd, monitor_fd)
-            for session, frames in self._core.stop():
-                self._gate.send(session, frames)
+            self._compute_loop.stop()
         except BaseException as error:
             log.exception("the compute thread has failed; the master stops")
             self._failure = error
@@ -451,48 +445,24 @@ class Master:
             self._gate.close()
 
     def _turn(self, waiter: Poller, zap_fd: int, monitor_fd: int) -> None:
-        gate, core = self._gate, self._core
+        gate, core, loop = self._gate, self._core, self._compute_loop
         now = monotonic()
         ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._look_at) - now))
         now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
-        while self._asked:
-            self._asked.popleft()(now)
+        loop.answer(now)
         if zap_fd in ready:
             gate.answer_zap()
-        for connection, session, frames in gate.receive():
-            peer = core.peers.get(SessionId(session))
-            if peer is None or peer.key != connection.key:
-                self._refuse(connection, session, is_known=peer is not None, now=now)
-                continue
-            gate.bind(session, connection)
-            core.received(session, connection.key, frames, now)
-        for session in gate.take_left(monitor_fd in ready):
-            core.unreachable(SessionId(session), now)
+        loop.turn(monitor_fd in ready, now)
         self._look_at = gate.look(now)
-        self._send(core.step(now), now)
         if core.kernels.settled:
             self._settle_kernels()
-
-    def _refuse(self, connection: Connection, session: bytes, now: float, *, is_known: bool) -> None:
-        """Drop an envelope that names a session which is not its sender's; answer an unknown session with a Bye."""
-        if is_known:
-            self._limited_log.warning("key", now, "dropped an envelope that names the session of another key")
-        elif now - connection.answered_at >= self.config.interval_s:
-            connection.answered_at = now
-            self._limited_log.warning("session", now, "dropped an envelope of a session that is over, or never was")
-            self._gate.answer(connection, Session(self._core.epoch, "from_client").bye(SESSION_OVER))
 
     def _settle_kernels(self) -> None:
         """Answer the callers that asked for kernels."""
         for request, answer in self._core.kernels.take_settled():
             self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
-
-    def _send(self, outgoing: list[Any], now: float) -> None:
-        for session, frames in outgoing:
-            if not self._gate.send(session, frames):
-                self._core.unreachable(session, now)
 
 
 def _settle_kernel(asker: "asyncio.Future[m.KernelAccess]", answer: Answer) -> None:

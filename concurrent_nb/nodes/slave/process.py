@@ -1,6 +1,6 @@
-"""The slave process: takes runs of tasks from the master, feeds its workers, sends packed answers.
+"""The slave process: receives runs of tasks from the master, feeds its workers, sends packed outcomes.
 
-One thread and one poll loop around Link (ZeroMQ), Pool (worker processes) and SlaveCore. It unpickles nothing.
+One thread with one poll loop around ComputeClient (ZeroMQ), Pool (worker processes) and SlaveLoop. Unpickles nothing.
 """
 
 import logging
@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,14 +21,15 @@ from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.common.registration import Membership, register
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.nodes.slave.loop import SlaveLoop, credit_of
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.poller import Poller, fd_of
-from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
 
@@ -37,16 +38,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: no master accepts more
-CREDIT_MAX: Final = 1_000_000
 #: time between two attempts to reach a master
 RETRY_S: Final = 0.5
-#: so many sessions in a row may end because of what nobody should have said, or of an error of ours; each of them
-#: makes the slave wait twice as long before it registers again
+#: so many sessions in a row may end with a breach of the protocol or an internal error; after each of them the slave
+#: waits twice as long before it registers again
 FAILED_SESSIONS_MAX: Final = 6
-#: a session that has lasted so long begins a new row
+#: a session that has lasted so long starts a new row
 GOOD_SESSION_S: Final = 60.0
-#: descriptors that a slave takes for itself, and for each worker
+#: descriptors that a slave needs for itself, and for each worker
 OPEN_FILES: Final = 48
 OPEN_FILES_PER_WORKER: Final = 8
 
@@ -59,9 +58,7 @@ class SlaveSettings(Component):
     workers = IntItem(0, min=0, max=1000, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
     grace_s = FloatItem(1.0, min=0.0, help="Seconds between the interrupt of a task and the kill of its worker.")
-    max_tasks_per_worker = IntItem(
-        0, min=0, help="A worker process is replaced when it has run so many tasks; 0 means never."
-    )
+    max_tasks_per_worker = IntItem(0, min=0, help="A worker process is replaced after so many tasks; 0 means never.")
     spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
     result_s = FloatItem(
         5.0,
@@ -84,18 +81,18 @@ class Slave:
     def __init__(self, config: SlaveSettings, where: Callable[[], Path], name: str, lease: int | None) -> None:
         self._config = config
         self._where = where
-        self._path: Path | None = None  # once it is known
+        self._path: Path | None = None  # as soon as it is known
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self._called = self._name  # by the master
+        self._called = self._name  # the name that the master uses
         self._lease = lease
         self._parent = os.getppid()
-        self._lease_line = b""  # what has come of the next line on the lease
+        self._lease_line = b""  # the part of the next line that has arrived on the lease
         self._stopping = False
         self._draining = False
-        self._kernel: KernelHost | None = None  # from when somebody has asked for it
+        self._kernel: KernelHost | None = None  # None until it is asked for
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
-        self._failures = 0  # sessions in a row that have ended as none should
+        self._failures = 0  # sessions in a row that have ended with an error
         self._retry_at = 0.0
         check_open_files(self._slots)
         self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
@@ -108,19 +105,19 @@ class Slave:
             result_s=config.result_s,
             result_bytes_max=self._result_bytes_max,
         )
-        self._shelf = SegmentReader()  # shared memory of our workers, in which results lie
+        self._segments = SegmentReader()  # shared memory of our workers, which holds results
         self._polled: dict[int, int] = {}
         self._polled_version = -1
 
     def run(self, ready: Callable[[str], None] = lambda name: None) -> None:
-        """Serve until the cluster is stopped, the lease ends or `stop` is called, or until it is drained.
+        """Serve until the cluster is stopped, the lease ends, `stop` is called or the slave is drained.
 
         Leaves no process behind.
 
         Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join, ClusterError if it joins again and
         again and each session ends with an error.
         """
-        self._pool.start(monotonic())  # workers warm up while the master is looked for
+        self._pool.start(monotonic())  # workers start while the slave registers
         try:
             membership: Membership | None = self._join()
             while membership is not None and not self._stopping:
@@ -130,22 +127,22 @@ class Slave:
                 membership = self._rejoin() if again else None
         finally:
             self._pool.close()
-            self._shelf.close()
+            self._segments.close()
             if self._kernel is not None:
                 self._kernel.close()
 
     def stop(self) -> None:
-        """End `run` soon. For signal handlers, and for other threads."""
+        """End `run` soon. For signal handlers and other threads."""
         self._stopping = True
         if self._kernel is not None:
             self._kernel.wake.set()
 
     def be_kernel(self, kernel: "KernelHost") -> None:
-        """Have this kernel from the start. To be called before `run`."""
+        """Use this kernel from the start. Must be called before `run`."""
         self._kernel = kernel
 
     def describe(self) -> dict[str, Any]:
-        """Tell what the slave is and does, for the cells of its kernel. To be called on the slave's own thread."""
+        """Return facts about the slave for the cells of its kernel. May be called on the slave's own thread only."""
         return {
             "name": self._called,
             "connection_file": str(self._path),
@@ -158,17 +155,14 @@ class Slave:
     # --------------------------------------------------------------------------------------------------------- joining
 
     def _join(self) -> Membership:
-        if self._path is None:  # asked once: our owner says it once
+        if self._path is None:  # asked once, because the owner answers once
             self._path = self._where()
         info = connection_file.read(self._path)
-        credit = self._credit(self._slots)
+        credit = credit_of(self._slots, self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
 
-    def _credit(self, slots: int) -> int:
-        return min(CREDIT_MAX, slots * self._config.credit_per_worker)
-
     def _rejoin(self) -> Membership | None:
-        """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
+        """Register again, for `patience_s` at most; None if that fails, or if this slave is to end."""
         deadline = monotonic() + self._config.patience_s
         while not (self._stopping or self._lease_over() or self._draining):
             if monotonic() < self._retry_at:
@@ -184,108 +178,103 @@ class Slave:
         return None
 
     def _lease_over(self) -> bool:
-        """Say whether the lease has ended; read what our owner says on it."""
+        """Return whether the lease has ended; read the owner's commands from it."""
         if self._lease is None:
             return False
-        if os.getppid() != self._parent:  # a process that our owner forked may hold the other end open
+        if os.getppid() != self._parent:  # a process that the owner forked may hold the other end open
             return True
         poll = select.poll()
         poll.register(self._lease, select.POLLIN)
         if not poll.poll(0):
             return False
-        said = os.read(self._lease, 4096)
-        *lines, self._lease_line = (self._lease_line + said).split(b"\n")
+        received = os.read(self._lease, 4096)
+        *lines, self._lease_line = (self._lease_line + received).split(b"\n")
         self._draining = self._draining or DRAIN.encode() in lines
-        return not said
+        return not received
 
     # --------------------------------------------------------------------------------------------------------- serving
 
     def _serve(self, membership: Membership) -> bool:
-        """Serve in one session. True to look for a master again, False to end."""
-        link = membership.link
+        """Serve in one session. True to register again, False to end."""
         store = ObjectStore() if is_available() else None
         core = SlaveCore(
             membership.name,
             membership.epoch,
             self._pool,
             membership.interval_s,
-            self._shelf,
+            self._segments,
             store,
             shares=membership.shares_memory,
             host_load=host_load,
             result_bytes_max=min(self._result_bytes_max, membership.quota.object),
         )
-        waiter = Poller(link.socket)
-        monitor_fd = fd_of(link.monitor)
-        waiter.add(monitor_fd)
-        link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
-        if self._lease is not None:
-            waiter.add(self._lease)
-        if self._kernel is not None:
-            waiter.add(self._kernel.wake.fileno())
-        self._polled, self._polled_version = {}, -1
-        heard_at = begun_at = monotonic()
-        again = True
-        drains = leaves = False
-        slots = self._slots  # as the master knows them
+        begun_at = monotonic()
+        verdict = Verdict.REJOIN
         try:
-            while not self._stopping:
-                ready = self._wait(core, waiter)
-                now = monotonic()
-                for frames in link.receive():
-                    heard_at = now
-                    core.received(frames, now)
-                if core.closed_by_master is not None:
-                    again = core.closed_by_master != CLUSTER_STOPPED
-                    log.warning("the master ended the session: %s", core.closed_by_master)
-                    return again
-                if (self._lease in ready or not ready) and self._lease_over():
-                    return False
-                if self._draining and not drains:
-                    drains = True
-                    core.resize(0, 0)
-                    self._pool.drain(now)
-                self._turn_pool(ready, now)
-                if self._pool.usable_slots != slots and not drains:
-                    slots = self._pool.usable_slots
-                    core.resize(slots, self._credit(slots))
-                for frames_out in core.step(now):
-                    link.send(frames_out)
-                if drains and not self._pool.unfinished and core.all_acknowledged:
-                    leaves = True
-                    return False
-                if self._kernel is not None or core.kernel_requests:
-                    self._turn_kernel(core, waiter, membership)
-                if core.degraded:
-                    self._stopping = True
-                    if self._pool.initializer_failed:
-                        raise InitializerFailed(core.degraded)
-                    raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
-                cut = monitor_fd in ready and link.disturbed()
-                if cut or now - heard_at > membership.silence_s:
-                    if not membership.still_known():
-                        return True
-                    heard_at = monotonic()
+            verdict = self._take_turns(core, membership)
+            if core.degraded:
+                self._stopping = True
+                if self._pool.initializer_failed:
+                    raise InitializerFailed(core.degraded)
+                raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
         except ClusterStartFailed:
             raise
         except (ClusterError, AccessRefused) as error:
             log.warning("the session is over: %s", error)
-            return True
         except Exception as error:
             is_nonsense = isinstance(error, ProtocolError)
             log.error("the session is over: %s", describe(error), exc_info=None if is_nonsense else error)
             self._session_failed(error, begun_at)
-            return True
         finally:
             core.end()
             self._pool.reset(monotonic())
             if store is not None:
                 store.close()
-            membership.leave() if self._stopping or leaves else membership.close()
-        return False
+            membership.leave() if self._stopping or verdict is Verdict.LEAVE else membership.close()
+        return verdict is Verdict.REJOIN
+
+    def _take_turns(self, core: SlaveCore, membership: Membership) -> Verdict:
+        """Take turns until the session is over: REJOIN, LEAVE or END."""
+        link, monitor_fd = membership.link, fd_of(membership.link.monitor)
+        loop = SlaveLoop(
+            core,
+            self._pool,
+            self._turn_pool,
+            link,
+            membership.silence_s,
+            self._config.credit_per_worker,
+            self._slots,
+            monotonic(),
+        )
+        waiter = Poller(link.socket)
+        waiter.add(monitor_fd)
+        link.disturbed()  # a monitor's descriptor becomes readable only after a first read
+        if self._lease is not None:
+            waiter.add(self._lease)
+        if self._kernel is not None:
+            waiter.add(self._kernel.wake.fileno())
+        self._polled, self._polled_version = {}, -1
+        while not self._stopping:
+            self._watch_pool(waiter)
+            ready = waiter.wait(max(0.0, loop.next_deadline() - monotonic()))
+            now = monotonic()
+            if (self._lease in ready or not ready) and self._lease_over():
+                return Verdict.END
+            if self._draining and not loop.is_draining:
+                loop.drain(now)
+            verdict = loop.turn(ready, monitor_fd in ready and link.disturbed(), now)
+            if verdict is not Verdict.STAY and verdict is not Verdict.ASK:
+                return verdict
+            if self._kernel is not None or core.kernel_requests:
+                self._turn_kernel(core, waiter, membership)
+            if verdict is Verdict.ASK:
+                if not membership.still_known():
+                    return Verdict.REJOIN
+                loop.confirmed(monotonic())
+        return Verdict.LEAVE
 
     def _session_failed(self, error: Exception, begun_at: float) -> None:
-        """Count a session that nonsense or an error has ended. Raises ClusterError if there were too many in a row."""
+        """Count a session that has ended with an error. Raises ClusterError if there were too many in a row."""
         now = monotonic()
         self._failures = 1 if now - begun_at > GOOD_SESSION_S else self._failures + 1
         self._retry_at = now + RETRY_S * 2 ** (self._failures - 1)
@@ -296,29 +285,20 @@ class Slave:
             ) from error
 
     def _turn_kernel(self, core: SlaveCore, waiter: Poller, membership: Membership) -> None:
-        """Start the kernel when it is first asked for; carry what it and the master have to say to each other."""
+        """Start the kernel when it is first asked for; exchange messages between it and the master."""
         if self._kernel is None:
-            from concurrent_nb.nodes.slave.kernel_thread import KernelHost  # here: most slaves are never asked
+            from concurrent_nb.nodes.slave.kernel_thread import KernelHost  # here, because most slaves never need it
 
             try:
                 self._kernel = KernelHost(self.describe, membership.master_ip)
-            except OSError as error:  # descriptors are spent
+            except OSError as error:  # no more descriptors
                 core.kernel_opened(None, f"it cannot be started: {error}")
                 return
             waiter.add(self._kernel.wake.fileno())
         self._kernel.turn(core)
 
-    def _wait(self, core: SlaveCore, waiter: Poller) -> dict[int, int]:
-        now = monotonic()
-        deadline = core.next_deadline()
-        pool_deadline = self._pool.next_deadline()
-        if pool_deadline is not None:
-            deadline = min(deadline, pool_deadline)
-        self._watch_pool(waiter)
-        return waiter.wait(max(0.0, deadline - now))
-
     def _watch_pool(self, waiter: Poller) -> None:
-        """Keep the waiter in step with the descriptors that the pool has."""
+        """Poll the descriptors that the pool has now."""
         if self._pool.fds_version == self._polled_version:
             return
         self._polled_version = self._pool.fds_version
@@ -330,7 +310,7 @@ class Slave:
                 waiter.add(fd, events)
         self._polled = wanted
 
-    def _turn_pool(self, ready: dict[int, int], now: float) -> None:
+    def _turn_pool(self, ready: Mapping[int, int], now: float) -> None:
         for fd, events in ready.items():
             if fd in self._polled:
                 self._pool.ready(fd, events, now)
@@ -338,7 +318,7 @@ class Slave:
 
 
 def check_open_files(slots: int) -> None:
-    """Raise ClusterStartFailed if this process may not open as many files as so many workers need."""
+    """Raise ClusterStartFailed if the limit of open files is too low for so many workers."""
     limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], OPEN_FILES + slots * OPEN_FILES_PER_WORKER
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise ClusterStartFailed(
@@ -350,7 +330,7 @@ def check_open_files(slots: int) -> None:
 def make_slave(
     overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
 ) -> Slave:
-    """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
+    """Return a slave with this configuration; see `run_slave`. Nothing runs yet."""
     manager = ComponentManager(settings.load(overrides))
     manager.load([SlaveSettings])
     return Slave(manager.get(SlaveSettings), where, name, lease)
@@ -366,9 +346,9 @@ def run_slave(
     """Run a slave in this process until its cluster is stopped.
 
     Args:
-        overrides: configuration that wins over the files.
-        where: gives the path of the connection file; asked when the workers have begun to start.
-        name: what the slave would like to be called; "" for host and process id.
+        overrides: configuration that takes precedence over the files.
+        where: returns the path of the connection file; called when the workers have begun to start.
+        name: of the slave, which the master makes unique; "" for host and process id.
         lease: descriptor whose end of file ends the slave.
         ready: called with the slave's name each time it has joined.
 

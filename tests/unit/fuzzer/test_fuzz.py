@@ -1,4 +1,4 @@
-"""The fuzzer finds what is wrong: planted faults, each of another kind, shortened to what they need."""
+"""The fuzzer finds planted faults of several kinds, and shortens them to the actions that they need."""
 
 import random
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pytest
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.workers.slave_side.pool import Pool
 from tests.fuzzer import fuzz
-from tests.fuzzer.fuzzed_master import FuzzedMaster, Wrong, mutated
+from tests.fuzzer.fuzzed_master import FuzzedMaster, FuzzFailure, mutated
 
 
 def findings(target: str, count: int = 5) -> list[fuzz.Finding]:
@@ -21,13 +21,13 @@ def test_what_is_raised_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def received(self: MasterCore, session_id: bytes, key: bytes, frames: Sequence[Any], now: float) -> None:
         right(self, session_id, key, frames, now)
-        if key.startswith(b"rogue"):
+        if key.startswith(b"bad-peer"):
             raise LookupError("planted")
 
     monkeypatch.setattr(MasterCore, "received", received)
     (found,) = findings("client")
     assert found.signature == "LookupError in test_fuzz.py:received: planted"
-    assert len(found.trace) == 1  # the first thing that any peer says is enough
+    assert len(found.trace) == 1  # the first envelope of the peer is enough
     assert f"--target client --seed {found.seed} --count 1 --trace" in fuzz.describe(found)
 
 
@@ -47,7 +47,7 @@ def test_a_good_peer_that_is_thrown_out_is_found(monkeypatch: pytest.MonkeyPatch
 
     def received(self: MasterCore, session_id: bytes, key: bytes, frames: Sequence[Any], now: float) -> None:
         right(self, session_id, key, frames, now)
-        if key.startswith(b"rogue"):
+        if key.startswith(b"bad-peer"):
             self.remove(next(iter(self.peers)), "planted", now)
 
     monkeypatch.setattr(MasterCore, "received", received)
@@ -66,15 +66,15 @@ def test_a_pool_that_raises_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stub:
-    """A rig in which two acts together go wrong."""
+    """A rig in which two actions together fail."""
 
     def __init__(self, seed: int) -> None:
         self.trace: list[str] = []
 
-    def play(self, role: str, seed: int, acts: Sequence[int]) -> None:
-        self.trace += [str(act) for act in acts]
-        if {3, 7} <= set(acts):
-            raise Wrong("task 5 of 0123456789abcdef")
+    def run_sequence(self, role: str, seed: int, actions: Sequence[int]) -> None:
+        self.trace += [str(action) for action in actions]
+        if {3, 7} <= set(actions):
+            raise FuzzFailure("task 5 of 0123456789abcdef")
 
     def close(self) -> None:
         pass
@@ -88,14 +88,14 @@ def test_a_sequence_is_shortened_to_the_acts_that_it_takes(monkeypatch: pytest.M
 
 
 def test_a_seed_is_the_same_sequence_again() -> None:
-    assert fuzz.acts_of("client", 5) == fuzz.acts_of("client", 5) != fuzz.acts_of("client", 6)
-    said = []
+    assert fuzz.actions_of("client", 5) == fuzz.actions_of("client", 5) != fuzz.actions_of("client", 6)
+    printed = []
     for _ in range(2):
         rig = FuzzedMaster(1)
-        fuzz.play_once(rig, "slave", 3, fuzz.acts_of("slave", 3))
-        said.append([line.split("(")[0] for line in rig.trace])
+        fuzz.run_once(rig, "slave", 3, fuzz.actions_of("slave", 3))
+        printed.append([line.split("(")[0] for line in rig.trace])
         rig.close()
-    assert said[0] == said[1] != []
+    assert printed[0] == printed[1] != []
 
 
 def test_memory_and_descriptors_that_are_left_are_wrong() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from concurrent_nb.errors import MasterUnreachable
-from tests.simulator.agenda import Agenda
-from tests.simulator.network import Frames, Network, SimulatedCall, SimulatedGate, SimulatedLink, Weather
+from tests.simulator.network import Frames, Network, NetworkConditions, SimulatedCall, SimulatedGate, SimulatedLink
+from tests.simulator.virtual_clock import VirtualClock
 
 SESSION, KEY = b"a session id....", b"a key"
 
@@ -15,23 +15,23 @@ SESSION, KEY = b"a session id....", b"a key"
 class Cluster:
     """A master that answers calls at once, and one node."""
 
-    def __init__(self, weather: Weather | None = None) -> None:
-        self.agenda = Agenda()
-        self.network = Network(self.agenda, random.Random(1), weather or Weather(latency_s=0.1), self)
-        self.heard: list[bytes] = []
+    def __init__(self, conditions: NetworkConditions | None = None) -> None:
+        self.clock = VirtualClock()
+        self.network = Network(self.clock, random.Random(1), conditions or NetworkConditions(latency_s=0.1), self)
+        self.sent_frames: list[bytes] = []
         self.gate: SimulatedGate = self.network.listen(
-            self._nothing, lambda call: call.ask(self.agenda.now), same_port=True
+            self._nothing, lambda call: call.ask(self.clock.now), same_port=True
         )
         self.host = self.network.host()
         self.link: SimulatedLink = self.network.connect(self.host, SESSION, KEY, self._nothing)
 
     def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
-        self.heard.append(bytes(frames[0]))
+        self.sent_frames.append(bytes(frames[0]))
 
     def after(self, wait_s: float) -> None:
         over: list[bool] = []
-        self.agenda.after(wait_s, lambda: over.append(True))
-        self.agenda.run(lambda: bool(over))
+        self.clock.after(wait_s, lambda: over.append(True))
+        self.clock.run(lambda: bool(over))
 
     def up(self) -> list[bytes]:
         return [bytes(frames[0]) for _, _, frames in self.gate.receive()]
@@ -43,7 +43,7 @@ class Cluster:
         return self.network.call(self.host, question, self._nothing)
 
     def _nothing(self) -> None:
-        """Nobody sleeps here, so nobody is woken."""
+        """Do nothing: no actor sleeps here."""
 
 
 def test_an_envelope_takes_its_time() -> None:
@@ -54,11 +54,11 @@ def test_an_envelope_takes_its_time() -> None:
     assert (cluster.up(), cluster.down()) == ([], [])
     cluster.after(0.02)
     assert (cluster.up(), cluster.down()) == ([b"up"], [b"down"])
-    assert cluster.heard == [b"up", b"down"]
+    assert cluster.sent_frames == [b"up", b"down"]
 
 
 def test_envelopes_are_lost_doubled_and_overtaken() -> None:
-    cluster = Cluster(Weather(jitter_s=0.1, loss=0.2, doubled=0.2, ordered=False))
+    cluster = Cluster(NetworkConditions(jitter_s=0.1, loss=0.2, duplicated=0.2, ordered=False))
     sent = [b"%d" % number for number in range(200)]
     for envelope in sent:
         cluster.link.send([envelope])
@@ -70,7 +70,7 @@ def test_envelopes_are_lost_doubled_and_overtaken() -> None:
 
 
 def test_in_order_means_in_order() -> None:
-    cluster = Cluster(Weather(jitter_s=0.1))
+    cluster = Cluster(NetworkConditions(jitter_s=0.1))
     sent = [b"%d" % number for number in range(50)]
     for envelope in sent:
         cluster.link.send([envelope])
@@ -108,10 +108,10 @@ def test_a_cut_loses_what_is_underway_and_both_ends_notice() -> None:
 
 def test_what_was_sent_before_a_link_is_closed_arrives_and_the_master_notices() -> None:
     cluster = Cluster()
-    cluster.link.send([b"last words"])
+    cluster.link.send([b"the last"])
     cluster.link.close()
     cluster.after(1.0)
-    assert cluster.up() == [b"last words"]
+    assert cluster.up() == [b"the last"]
     assert cluster.gate.take_left() == [SESSION]
 
 
@@ -134,8 +134,8 @@ def test_a_link_finds_a_new_master_only_at_its_old_address(same_port: bool) -> N
     assert cluster.up() == ([b"hello"] if same_port else [])
 
 
-def test_a_call_comes_once_however_bad_the_weather_is() -> None:
-    cluster = Cluster(Weather(loss=1.0, doubled=1.0))
+def test_a_call_arrives_once_however_bad_the_network_is() -> None:
+    cluster = Cluster(NetworkConditions(loss=1.0, duplicated=1.0))
     asked: list[float] = []
 
     def question(now: float) -> str:
@@ -159,9 +159,9 @@ def test_a_call_waits_on_a_blocked_path() -> None:
     assert call.result() == "answer"
 
 
-def test_a_call_is_refused_where_nobody_listens() -> None:
+def test_a_call_is_refused_without_a_listener() -> None:
     cluster = Cluster()
-    cluster.network.deaf_until_s = 1.0
+    cluster.network.refuses_calls_until_s = 1.0
     call = cluster.call(lambda now: "answer")
     cluster.after(0.5)
     assert call.done

@@ -26,25 +26,25 @@ FOUND_WITHIN = 600
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
-    """What was said in the histories that have been run, envelopes aside."""
+def traces() -> list[str]:
+    """Return the traces of the histories that have been run, without envelopes."""
     return []
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
+def test_nothing_goes_wrong_in_any_history(first: int, traces: list[str]) -> None:
     for seed in range(first, first + CHUNK):
         report = simulate(seed)
         assert not report.violation, explain(seed)
-        told += report.trace
+        traces += report.trace
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        "calm, ",
-        "windy, ",
-        "stormy, ",
+        "no faults, ",
+        "bad network, ",
+        "all faults, ",
         *(f", {name}, own" for name in STRATEGIES),
         *(f"strategy {name}" for name in (*STRATEGIES, None)),
         "is killed by a task",
@@ -72,10 +72,10 @@ def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
         *(f" is {status}" for status in (0, 1, 2, 3, 4, 6, 7)),
     ],
 )
-def test_the_histories_hold_what_is_meant_to_happen(event: str, told: list[str]) -> None:
-    if not told:
+def test_the_histories_hold_what_is_meant_to_happen(event: str, traces: list[str]) -> None:
+    if not traces:
         pytest.skip("no history was run")
-    assert any(event in line for line in told)
+    assert any(event in line for line in traces)
 
 
 # ------------------------------------------------------------------------------------------------- what is simulated
@@ -175,26 +175,26 @@ def test_what_went_wrong_is_told_with_how_to_see_it_again(
     seed = _finds_out()
     # When it is run by hand, then the last part of what happened is shown, and what was wrong with it
     assert main(["--seed", str(seed)]) == 1
-    said = capsys.readouterr().out
-    assert f"replay it: python -m tests.simulator.simulation --seed {seed} --trace" in said
-    assert "its credit is" in said
-    assert "Assign(" in said
+    printed = capsys.readouterr().out
+    assert f"replay it: python -m tests.simulator.simulation --seed {seed} --trace" in printed
+    assert "its credit is" in printed
+    assert "Assign(" in printed
 
 
 def test_a_history_is_printed_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "3", "--trace"]) == 0
-    said = capsys.readouterr().out
-    assert "has registered as" in said
-    assert "1 seeds, 0 failed" in said
+    printed = capsys.readouterr().out
+    assert "has registered as" in printed
+    assert "1 seeds, 0 failed" in printed
 
 
 def _finds_out() -> int | None:
-    """Give the first seed whose history goes wrong; None if there is none soon."""
+    """Return the first seed whose history has a violation; None if no early one has."""
     return next((seed for seed in range(1, FOUND_WITHIN) if simulate(seed).violation), None)
 
 
 def _altered(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
-    """Give a function of which one expression is replaced."""
+    """Return a function with one expression replaced."""
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{function.__qualname__} has changed: alter something else"
     names = dict(function.__globals__)

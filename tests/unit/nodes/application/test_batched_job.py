@@ -49,7 +49,7 @@ class Carrying:
     def close_source(self, source: TaskSource) -> None:
         self.is_closed = True
 
-    def tell(self, what: Callable[[], None]) -> None:
+    def call_soon(self, what: Callable[[], None]) -> None:
         self._calls.append(what)
 
     def add(self, entries: Sequence[TaskEntry[TaskHandle]]) -> None:

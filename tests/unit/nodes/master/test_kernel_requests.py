@@ -15,9 +15,9 @@ from concurrent_nb.nodes.slave.kernel_thread import kernel_ip
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
-from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.session import Session
+from tests.inline_pool import InlinePool
 
 ALICE, EAST, WEST = SessionId(b"alice's session."), SessionId(b"east's session.."), SessionId(b"west's session..")
 KEY = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"

@@ -6,10 +6,10 @@ from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master import status
 from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.slave.core import HOST_LOAD_S, SlaveCore
-from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode
 from concurrent_nb.wire.session import Session
+from tests.inline_pool import InlinePool
 from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, Bench, function
 
 OTHER = b"k" * 16

@@ -9,9 +9,9 @@ from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.slave.core import GATHER_MAX, GATHER_S, OUTPUT_BYTES_MAX, SlaveCore
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
-from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, decode, encode
+from tests.inline_pool import InlinePool
 
 EPOCH = 7
 JOB = b"the job's id...."

@@ -16,6 +16,6 @@ except ClusterStartFailed as error:
 """
 
 
-def test_a_slave_tells_how_many_open_files_it_needs() -> None:
+def test_the_error_names_the_open_files_that_a_slave_needs() -> None:
     output = subprocess.run([sys.executable, "-c", CHECK], stdout=subprocess.PIPE, text=True, check=True).stdout
     assert "a slave with 20 workers needs 208 open files and may have 64: raise the hard limit (`ulimit -Hn`)" in output

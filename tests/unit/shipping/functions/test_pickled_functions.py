@@ -17,7 +17,7 @@ from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import digest_of
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.testing.unshared import travelled
+from tests.unshared_pool import travelled
 
 
 def main(source: str, **names: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""What an object still holds is found wherever it hides."""
+"""Names are found wherever an object holds them."""
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import msgspec
 
-from tests.fuzzer.reach import reach
+from tests.fuzzer.reachable_names import find_names
 
 NEEDLE = b"0123456789abcdef"
 
@@ -25,7 +25,7 @@ class Plain:
 
 
 def places(root: object) -> list[str]:
-    return reach(root, "it", {NEEDLE: "the needle"})[0]
+    return find_names(root, "it", {NEEDLE: "the needle"})[0]
 
 
 def test_it_is_found_in_every_kind_of_book() -> None:
@@ -53,4 +53,4 @@ def test_what_is_not_there_is_not_found_and_rings_are_gone_round_once() -> None:
     ring = Plain(None)
     ring._inner = [ring, b"something else"]
     assert places(ring) == []
-    assert reach(ring, "it", {})[1] == 2
+    assert find_names(ring, "it", {})[1] == 2

@@ -1,10 +1,10 @@
-"""Odd values for every field of every message, made from the messages' types: what a fuzzer sends.
+"""Generate valid messages, and odd values for every field of every message, from the messages' types.
 
-    message type -> msgspec.inspect -> sane(...)  a message that a good peer could send
-                                    -> odd(...)   all values of a field that a bad one could put in its place
+    message type -> msgspec.inspect -> valid(...)       a message that a good peer could send
+                                    -> odd_values(...)  all values that a bad peer could put into a field
 
-A new message gets its odd values by itself. What a field of bytes names is looked up in `MEANINGS` by the field's name;
-one that is not there raises `NoOddValues`, and so does a type that is not known here.
+A new message needs no code here. `MEANINGS` lists what a field of bytes names; a field that is missing there raises
+`NoOddValues`, and so does an unknown type.
 """
 
 import random
@@ -19,7 +19,7 @@ from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import encode_error, function_digest, size_of
 from concurrent_nb.wire.messages import Slice
 
-#: what a field of bytes names, by its name
+#: what a field of bytes names, by the name of the field
 MEANINGS: Final[dict[str, str]] = {
     "job": "job",
     "segment": "segment",
@@ -35,44 +35,44 @@ INTEGERS: Final = (0, -1, 1, 2, 255, 2**31 - 1, 2**31, 2**32, 2**60, 2**63 - 1, 
 FLOATS: Final = (float("nan"), float("inf"), float("-inf"), 0.0, -1.0, 5e-324, 1e308, 0.001)
 TEXTS: Final = ("", "x", "x" * 100_000, "\0", "\x1b[31m\u202e", "two\nlines", "../../etc/passwd", "\U0001f4a3")
 WRONG_TYPES: Final[tuple[Any, ...]] = (None, True, -1, 1.5, "text", b"bytes", [], [[]], {}, {"a": 1})
-#: members of a huge list
+#: length of a huge list
 HUGE: Final = 3000
-#: buffers that are really sent with a message are no longer than this in all
+#: bytes of buffers that are sent with a message, at most
 BUFFERS_MAX_BYTES: Final = 12 * 1024 * 1024
 #: a buffer that is too large for one envelope
 LARGE_BYTES: Final = 5 * 1024 * 1024
-_FIELDS: Final[dict[type[Any], tuple[inspect.Field, ...]]] = {}  # to ask for them anew takes longer than all else
+_FIELDS: Final[dict[type[Any], tuple[inspect.Field, ...]]] = {}  # a cache: inspection takes longer than all else
 
 
 class NoOddValues(Exception):
-    """A field or a type of which is not known what could be odd about it."""
+    """A field or a type has no odd values here."""
 
 
 @dataclass(slots=True)
-class Known:
-    """What a bad peer knows and may name: what is its own first, then what is others', then what is nobody's."""
+class KnownNames:
+    """The names that a bad peer may use: its own, those of others, and those that do not exist."""
 
     own: dict[str, list[bytes]] = field(default_factory=dict)
     others: dict[str, list[bytes]] = field(default_factory=dict)
     slices: list[Slice] = field(default_factory=list)  #: that a good peer could name
-    odd_slices: list[Slice] = field(default_factory=list)  #: behind the end, of others, enormous
+    odd_slices: list[Slice] = field(default_factory=list)  #: behind the end, of other peers, enormous
     handles: list[tuple[bytes, int, int, int]] = field(default_factory=list)  #: segment, pid, fd, size
     refs: list[m.TaskRef] = field(default_factory=list)  #: attempts that it was assigned
     functions: list[m.Function] = field(default_factory=list)  #: with bodies in the header
     indexes: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
     def add(self, meaning: str, name: bytes) -> None:
-        """Note one more of its own names."""
+        """Add one of its own names."""
         self.own.setdefault(meaning, []).append(name)
 
 
 def members(union: Any) -> tuple[type[Any], ...]:
-    """List the types of a union, or a single one."""
+    """Return the types of a union, or the single type."""
     return get_args(union) or (union,)
 
 
 def fields_of(kind: type[Any]) -> tuple[inspect.Field, ...]:
-    """List the fields of a struct's type."""
+    """Return the fields of a struct's type."""
     if (known := _FIELDS.get(kind)) is not None:
         return known
     info = inspect.type_info(kind)
@@ -81,36 +81,36 @@ def fields_of(kind: type[Any]) -> tuple[inspect.Field, ...]:
     return info.fields
 
 
-class Odd:
-    """Make values for a peer that knows these names, by chance."""
+class MessageGenerator:
+    """Generates random values for a peer that uses these names."""
 
-    def __init__(self, chance: random.Random, known: Known) -> None:
+    def __init__(self, chance: random.Random, known: KnownNames) -> None:
         self.chance = chance
         self.known = known
 
-    # ------------------------------------------------------------------------------------------------- what is right
+    # ------------------------------------------------------------------------------------------------- valid values
 
-    def sane(self, kind: type[Any]) -> Any:
-        """Make a message, or a record in one, that a good peer could send."""
-        if (special := _SANE.get(kind)) is not None:
+    def valid(self, kind: type[Any]) -> Any:
+        """Return a message, or a record in one, that a good peer could send."""
+        if (special := _VALID.get(kind)) is not None:
             return special(self)
-        return kind(*[self._sane(each.type, each.name) for each in fields_of(kind)])
+        return kind(*[self._valid(each.type, each.name) for each in fields_of(kind)])
 
-    def _sane(self, type_: inspect.Type, name: str) -> Any:
+    def _valid(self, type_: inspect.Type, name: str) -> Any:
         chance = self.chance
         match type_:
             case inspect.StructType():
-                return self.sane(type_.cls)
+                return self.valid(type_.cls)
             case inspect.UnionType():
                 if name == "sizes":
                     return self.chance.choice(self.known.slices) if self.known.slices else 0
-                return self._sane(chance.choice(type_.types), name)
+                return self._valid(chance.choice(type_.types), name)
             case inspect.ListType():
                 count = max(type_.min_length or 0, chance.choice((0, 1, 1, 2)))
-                return [self._sane(type_.item_type, name) for _ in range(count)]
+                return [self._valid(type_.item_type, name) for _ in range(count)]
             case inspect.VarTupleType():
                 count = max(type_.min_length or 0, chance.choice((0, 0, 1, 2)))
-                return tuple(self._sane(type_.item_type, name) for _ in range(count))
+                return tuple(self._valid(type_.item_type, name) for _ in range(count))
             case inspect.BytesType():
                 return self._named(name)
             case inspect.IntType():
@@ -125,7 +125,7 @@ class Odd:
                 return None
             case inspect.LiteralType():
                 return chance.choice(type_.values)
-        raise NoOddValues(f"field {name!r}: nothing is known of {type_}")
+        raise NoOddValues(f"field {name!r}: type {type_} has no values here")
 
     def _named(self, name: str) -> bytes:
         meaning = _meaning(name)
@@ -134,16 +134,16 @@ class Odd:
         own = self.known.own.get(meaning)
         return self.chance.choice(own) if own else self.chance.randbytes(16)
 
-    # --------------------------------------------------------------------------------------------------- what is odd
+    # --------------------------------------------------------------------------------------------------- odd values
 
-    def odd(self, type_: inspect.Type, name: str) -> list[Any]:
-        """List odd values of a field's type. Raises NoOddValues."""
+    def odd_values(self, type_: inspect.Type, name: str) -> list[Any]:
+        """Return odd values of a field's type. Raises NoOddValues."""
         match type_:
             case inspect.StructType():
                 return [value for position in range(len(type_.fields)) for value in self.changed(type_.cls, position)]
             case inspect.UnionType():
                 slices = self.known.odd_slices if any(_is_slice(each) for each in type_.types) else []
-                return [*slices, *(value for each in type_.types for value in self.odd(each, name))]
+                return [*slices, *(value for each in type_.types for value in self.odd_values(each, name))]
             case inspect.ListType():
                 return self._odd_lists(type_.item_type, name)
             case inspect.VarTupleType():
@@ -162,11 +162,11 @@ class Odd:
                 return [None]
             case inspect.LiteralType():
                 return [*type_.values, "none of them"]
-        raise NoOddValues(f"field {name!r}: nothing is known of {type_}")
+        raise NoOddValues(f"field {name!r}: type {type_} has no values here")
 
     def _odd_lists(self, item: inspect.Type, name: str) -> list[list[Any]]:
-        sane = self._sane(item, name)
-        return [[], [sane] * 2, [sane] * HUGE, *([value] for value in self.odd(item, name)), [None]]
+        valid = self._valid(item, name)
+        return [[], [valid] * 2, [valid] * HUGE, *([value] for value in self.odd_values(item, name)), [None]]
 
     def _odd_names(self, name: str) -> list[bytes]:
         meaning = _meaning(name)
@@ -176,15 +176,15 @@ class Odd:
         return [*named, b"", b"x", bytes(16), bytes(15), bytes(17), bytes(32), self.chance.randbytes(16), b"x" * 5000]
 
     def changed(self, kind: type[Any], position: int) -> list[Any]:
-        """List sane messages that have an odd value in the field at this position."""
+        """Return valid messages with an odd value in the field at this position, one for each value."""
         each = fields_of(kind)[position]
-        sane = self.sane(kind)
-        return [with_field(sane, position, value) for value in self.odd(each.type, each.name)]
+        valid = self.valid(kind)
+        return [with_field(valid, position, value) for value in self.odd_values(each.type, each.name)]
 
     def message(self, kind: type[Any]) -> Any:
-        """Make a message with some odd fields, mostly none or one."""
+        """Return a message with some odd fields, mostly none or one."""
         chance = self.chance
-        made = self.sane(kind)
+        made = self.valid(kind)
         fields = fields_of(kind)
         for _ in range(chance.choice((0, 0, 1, 1, 1, 2, 4)) if fields else 0):
             position = chance.randrange(len(fields))
@@ -192,7 +192,7 @@ class Odd:
         return made
 
     def _one_odd(self, type_: inspect.Type, name: str) -> Any:
-        """Choose an odd value, deep ones as likely as shallow ones."""
+        """Return an odd value; nested ones are as likely as others."""
         chance = self.chance
         if chance.random() < 0.03:
             return chance.choice(WRONG_TYPES)
@@ -206,12 +206,12 @@ class Odd:
             case inspect.ListType() | inspect.VarTupleType():
                 how = chance.random()
                 if how < 0.1:
-                    found: list[Any] = [self._sane(type_.item_type, name)] * chance.choice((2, HUGE))
+                    found: list[Any] = [self._valid(type_.item_type, name)] * chance.choice((2, HUGE))
                 else:
                     count = chance.choice((0, 1, 1, 2, 3))
                     found = [self._one_odd(type_.item_type, name) for _ in range(count)]
                 return tuple(found) if isinstance(type_, inspect.VarTupleType) else found
-        return chance.choice(self.odd(type_, name))
+        return chance.choice(self.odd_values(type_, name))
 
     # ---------------------------------------------------------------------------------------- what a good peer does
 
@@ -225,37 +225,37 @@ class Odd:
             sizes = [1, 100, 50_000] if chance.random() < 0.97 else [LARGE_BYTES]
             buffers = [b"b" * chance.choice(sizes) for _ in range(chance.choice((1, 2)))]
             return chance.choice((b"", b"head")), tuple(map(len, buffers)), buffers
-        odd = bool(self.known.odd_slices) and chance.random() < 0.3
-        places = self.known.odd_slices if odd else self.known.slices
+        is_odd = bool(self.known.odd_slices) and chance.random() < 0.3
+        places = self.known.odd_slices if is_odd else self.known.slices
         slices = tuple(chance.choice(places) for _ in range(chance.choice((1, 1, 2))))
         return chance.choice((b"", b"head")), slices, []
 
     def flow(self, *, client: bool) -> list[Any]:
-        """Make messages that belong together, as a good peer says them, and what a good one would not say then."""
+        """Return messages that belong together, as a good peer sends them, and one that does not follow them."""
         chance, known = self.chance, self.known
         if not client:
-            return [self.sane(chance.choice((m.Outcomes, m.Outcomes, m.Started, m.Returned, m.Output)))]
-        function, job = self.sane(m.Function), known.own["job"][0]
-        frames = [self.sane(m.TaskFrame) for _ in range(chance.choice((1, 2, 9)))]
-        said = [m.OpenJob(job, "bad", False, False), function, m.Submit(job, function.digest, None, 0, frames)]
+            return [self.valid(chance.choice((m.Outcomes, m.Outcomes, m.Started, m.Returned, m.Output)))]
+        function, job = self.valid(m.Function), known.own["job"][0]
+        frames = [self.valid(m.TaskFrame) for _ in range(chance.choice((1, 2, 9)))]
+        messages = [m.OpenJob(job, "bad", False, False), function, m.Submit(job, function.digest, None, 0, frames)]
         after = (m.DropSegments(known.own.get("segment", [])), m.Cancel(job, None), m.CloseJob(job))
-        return [*said, chance.choice(after)] if chance.random() < 0.5 else said
+        return [*messages, chance.choice(after)] if chance.random() < 0.5 else messages
 
 
 def with_field(struct: Any, position: int, value: Any) -> Any:
-    """Copy a struct with another value in the field at this position."""
+    """Return a copy of a struct with another value in the field at this position."""
     values = [getattr(struct, name) for name in struct.__struct_fields__]
     values[position] = value
     return type(struct)(*values)
 
 
 def buffers_of(message: Any) -> list[bytes]:
-    """Make the buffers that a message announces, as far as that is possible."""
+    """Return the buffers that a message announces, as far as possible."""
     return [buffer for buffers in item_buffers_of(message) for buffer in buffers]
 
 
 def item_buffers_of(message: Any) -> list[list[bytes]]:
-    """Make the buffers that a message announces, those of each item; none if that is not possible."""
+    """Return the buffers that a message announces, by item; an empty list if that is not possible."""
     sizes = [[size for size in sizes if type(size) is int] for sizes in _sizes_in(message)]
     everything = [size for each in sizes for size in each]
     if any(size < 0 for size in everything) or sum(everything) > BUFFERS_MAX_BYTES:
@@ -278,7 +278,7 @@ def _sizes_in(value: Any) -> Iterator[Sequence[Any]]:
 
 def _meaning(name: str) -> str:
     if name not in MEANINGS:
-        raise NoOddValues(f"what bytes called {name!r} name is in none of {sorted(MEANINGS)}: add it to MEANINGS")
+        raise NoOddValues(f"field {name!r} of bytes has no meaning among {sorted(MEANINGS)}: add it to MEANINGS")
     return MEANINGS[name]
 
 
@@ -289,12 +289,12 @@ def _is_slice(type_: inspect.Type) -> bool:
 # ------------------------------------------------------------------------- messages whose fields depend on each other
 
 
-def _function(odd: Odd) -> m.Function:
-    known = odd.known
-    if known.functions and odd.chance.random() < 0.3:
-        return odd.chance.choice(known.functions)
-    body, sizes, buffers = odd.payload()
-    body = body + odd.chance.randbytes(4) if body else body
+def _function(generator: MessageGenerator) -> m.Function:
+    known = generator.known
+    if known.functions and generator.chance.random() < 0.3:
+        return generator.chance.choice(known.functions)
+    body, sizes, buffers = generator.payload()
+    body = body + generator.chance.randbytes(4) if body else body
     travelling = iter(buffers_of(m.Function(b"", body, sizes)) or buffers)
     parts = [size if isinstance(size, Slice) else next(travelling) for size in sizes]
     function = m.Function(function_digest([body, *parts]), body, sizes)
@@ -302,60 +302,66 @@ def _function(odd: Odd) -> m.Function:
     return function
 
 
-def _segment(odd: Odd) -> m.Segment:
-    handles = odd.known.handles
-    return m.Segment(*odd.chance.choice(handles)) if handles else m.Segment(odd.chance.randbytes(16), 1, 1, 1)
+def _segment(generator: MessageGenerator) -> m.Segment:
+    handles = generator.known.handles
+    return (
+        m.Segment(*generator.chance.choice(handles)) if handles else m.Segment(generator.chance.randbytes(16), 1, 1, 1)
+    )
 
 
-def _slice(odd: Odd) -> Slice:
-    slices = odd.known.slices
-    return odd.chance.choice(slices) if slices else Slice(odd.chance.randbytes(16), 0, 1, 1)
+def _slice(generator: MessageGenerator) -> Slice:
+    slices = generator.known.slices
+    return generator.chance.choice(slices) if slices else Slice(generator.chance.randbytes(16), 0, 1, 1)
 
 
-def _task_frame(odd: Odd) -> m.TaskFrame:
-    body, sizes, _ = odd.payload()
-    index = next(odd.known.indexes)
+def _task_frame(generator: MessageGenerator) -> m.TaskFrame:
+    body, sizes, _ = generator.payload()
+    index = next(generator.known.indexes)
     return m.TaskFrame(index, 0, body, sizes, index % len(m.TaskKind))
 
 
-def _content(odd: Odd) -> m.Content:
-    slice_ = _slice(odd)
+def _content(generator: MessageGenerator) -> m.Content:
+    slice_ = _slice(generator)
     count = min(size_of(slice_), 5000)
-    if odd.chance.random() < 0.5:
+    if generator.chance.random() < 0.5:
         return m.Content(slice_.segment, slice_.offset, slice_.serial, b"c" * count, ())
     return m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (count,))
 
 
-def _ref(odd: Odd) -> m.TaskRef:
-    refs = odd.known.refs
-    return odd.chance.choice(refs) if refs else m.TaskRef(odd._named("job"), odd.chance.randint(0, 3), 1)
+def _ref(generator: MessageGenerator) -> m.TaskRef:
+    refs = generator.known.refs
+    return (
+        generator.chance.choice(refs) if refs else m.TaskRef(generator._named("job"), generator.chance.randint(0, 3), 1)
+    )
 
 
-def _outcome(odd: Odd) -> m.OutcomeFrame:
-    ref = _ref(odd)
-    body, sizes, _ = odd.payload()
-    return m.OutcomeFrame(ref.index, ref.attempt, odd.chance.choice((0, 0, 1, 2, 3)), 0.1, 7, body, sizes)
+def _outcome(generator: MessageGenerator) -> m.OutcomeFrame:
+    ref = _ref(generator)
+    body, sizes, _ = generator.payload()
+    return m.OutcomeFrame(ref.index, ref.attempt, generator.chance.choice((0, 0, 1, 2, 3)), 0.1, 7, body, sizes)
 
 
-def _outcomes(odd: Odd) -> m.Outcomes:
-    ref = _ref(odd)
-    body, sizes, _ = odd.payload()
-    if odd.chance.random() < 0.3:
-        body, sizes = encode_error(odd.message(m.ErrorReport)), ()
-    frame = m.OutcomeFrame(ref.index, ref.attempt, odd.chance.choice((0, 0, 1, 2, 99)), 0.1, 7, body, sizes)
+def _outcomes(generator: MessageGenerator) -> m.Outcomes:
+    ref = _ref(generator)
+    body, sizes, _ = generator.payload()
+    if generator.chance.random() < 0.3:
+        body, sizes = encode_error(generator.message(m.ErrorReport)), ()
+    frame = m.OutcomeFrame(ref.index, ref.attempt, generator.chance.choice((0, 0, 1, 2, 99)), 0.1, 7, body, sizes)
     return m.Outcomes(ref.job, "slave", [frame])
 
 
-def _capacity(odd: Odd) -> m.Capacity:
-    slots = odd.chance.randint(0, 4)
-    return m.Capacity(slots, slots + odd.chance.randint(0, 8))
+def _capacity(generator: MessageGenerator) -> m.Capacity:
+    slots = generator.chance.randint(0, 4)
+    return m.Capacity(slots, slots + generator.chance.randint(0, 8))
 
 
-def _output(odd: Odd) -> m.Output:
-    return m.Output(_ref(odd), odd.chance.choice((1, 2, 3)), odd.chance.choice((b"text\n", b"x" * 500, b"\xff")))
+def _output(generator: MessageGenerator) -> m.Output:
+    return m.Output(
+        _ref(generator), generator.chance.choice((1, 2, 3)), generator.chance.choice((b"text\n", b"x" * 500, b"\xff"))
+    )
 
 
-_SANE: Final[dict[type[Any], Callable[[Odd], Any]]] = {
+_VALID: Final[dict[type[Any], Callable[[MessageGenerator], Any]]] = {
     m.Function: _function,
     m.Segment: _segment,
     Slice: _slice,

@@ -1,6 +1,6 @@
-"""What an object still holds: walks everything that can be reached from it, and finds names of those who have gone.
+"""Find names in everything that can be reached from an object, such as the names of peers that have left.
 
-It grows by itself: a new book of a core is looked into like all others.
+New state of a core is searched without a change here.
 """
 
 import types
@@ -20,13 +20,13 @@ _OPAQUE: Final = (
 )  # fmt: skip
 
 
-def reach(root: Any, name: str, needles: Mapping[bytes, str]) -> tuple[list[str], int]:
-    """Say where the needles are held, each place with what it holds, and how many objects can be reached in all.
+def find_names(root: Any, name: str, needles: Mapping[bytes, str]) -> tuple[list[str], int]:
+    """Return the places that hold one of the needles, and the number of objects that can be reached.
 
     Args:
-        root: from where to look.
-        name: what to call it.
-        needles: names that should be nowhere, with what they are. Text is searched, too.
+        root: the object where the search starts.
+        name: of the root, in the result.
+        needles: names to find, each with its description for the result. Text is searched, too.
     """
     found: list[str] = []
     seen: set[int] = set()

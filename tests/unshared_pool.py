@@ -1,4 +1,4 @@
-"""What crews of one process have instead of shared memory: nobody tells them of any."""
+"""What worker pools in the process of a test have instead of shared memory: errors where a master offers some."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,27 +9,27 @@ from concurrent_nb.workers.slave_side.attempts import PoolReports
 
 
 class UnsharedPool:
-    """Refuse what can only come from a master that shares memory with its slave."""
+    """Raises for what can only come from a master that shares memory with its slave."""
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
-        """Refuse a segment."""
-        raise AssertionError(f"segment {segment.hex()[:8]} was introduced to a crew that shares no memory")
+        """Raise AssertionError."""
+        raise AssertionError(f"segment {segment.hex()[:8]} was announced to a pool that shares no memory")
 
     def drop_segments(self, segments: Sequence[bytes]) -> None:
-        """Refuse to forget what was never known."""
-        raise AssertionError(f"{len(segments)} segments are to be dropped by a crew that shares no memory")
+        """Raise AssertionError: no segment was announced."""
+        raise AssertionError(f"{len(segments)} segments are to be dropped by a pool that shares no memory")
 
     def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
-        """Take nothing back, because nothing was lent."""
+        """Raise AssertionError for any slice: none was lent."""
         if slices:
-            raise AssertionError(f"{len(slices)} slices were released to a crew that shares no memory")
+            raise AssertionError(f"{len(slices)} slices were released to a pool that shares no memory")
 
     def hold_notes(self, hold: bool) -> None:
         """Do nothing: no task sends notes here."""
 
 
 def travelled(buffers: Sequence[Buffer | Slice]) -> Buffers:
-    """Give buffers of which none lies in shared memory."""
+    """Return the buffers; none may lie in shared memory."""
     assert not any(isinstance(buffer, Slice) for buffer in buffers)
     return [buffer for buffer in buffers if not isinstance(buffer, Slice)]
 

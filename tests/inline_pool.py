@@ -1,6 +1,6 @@
-"""A crew without processes: runs tasks in this process, one after another, when it is asked for its reports.
+"""A worker pool without processes: runs tasks in this process, one after another, when its reports are taken.
 
-For the tour in tests/test_life_of_a_task.py and for tests of the cores. Implements `nodes.slave_core.Crew`.
+For the tour in tests/test_life_of_a_task.py and for tests of the cores. Implements `nodes.slave.core.WorkerPool`.
 """
 
 import traceback
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.testing.unshared import QueueingPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, encode_error, pack_body, unpack_body
 from concurrent_nb.workers.slave_side.attempts import PoolReports
+from tests.unshared_pool import QueueingPool, travelled
 
 
 class InlinePool(QueueingPool):
-    """Run tasks here."""
+    """Runs tasks in this process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class InlinePool(QueueingPool):
             del self.functions[digest]
 
     def take_reports(self) -> PoolReports:
-        """Run everything that waits, and tell how it went."""
+        """Run everything that waits, and return the outcomes."""
         while self.waiting:
             job, function, frame, buffers = self.waiting.popleft()
             status, body, out = self._run(function, frame, buffers)

@@ -1,10 +1,9 @@
-"""The simulator's judge: what may never happen, checked while it could, and once more when all is over.
+"""The simulator's checks: what may never happen, checked while a history runs, and once more at its end.
 
-    network --> Witness: sessions hand over what was said, once and in order
-    applications --> Judge: each task is answered once, to its owner, with its own value, as it can have ended
+    network --> SessionChecker: a session delivers exactly what was sent, once and in order
+    applications --> OutcomeChecker: each task ends once, at its owner, with its own value and a possible status
 
-Raises Violation at the first thing that is wrong. Decides nothing and changes nothing, but for wrapping `receive` of
-the sessions that it is told to watch.
+Raises Violation at the first error. Changes nothing, except that it wraps `receive` of the sessions that it checks.
 """
 
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
 from concurrent_nb.wire.parts import Joiner
 from concurrent_nb.wire.session import Session
 from tests.simulator.network import Frames
-from tests.simulator.plans import Deeds, Kind, Violation, WantedJob, WantedTask, error_of, value_of
+from tests.simulator.plans import Kind, TaskCatalog, Violation, WantedJob, WantedTask, error_of, value_of
 
-#: why a session ends that its node has ended
+#: the reason of a session that its node has ended
 UNREGISTERED: Final = "it has unregistered"
-#: a worker may take so much longer for a task than the task itself, in seconds
+#: overhead of a worker for a task, in seconds, at most
 _OVERHEAD_S: Final = 0.05
-#: a task that takes so long is said to run before it has ended, in seconds
+#: a task that takes longer, in seconds, is reported as running before it has ended
 _LONG_S: Final = 1.2
 
 
@@ -40,38 +39,38 @@ class _ObservedHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
 _head: Final = msgspec.msgpack.Decoder(_ObservedHead)
 
 
-class _Direction:
-    """What one end of a session says and the other hears."""
+class _CheckedDirection:
+    """One direction of a session: what one end sends and the other receives."""
 
-    def __init__(self, said_by: str) -> None:
-        self.said_by = said_by
-        self.said: dict[int, list[Received]] = {}  # by number of the envelope; what is not heard yet
-        self.next = 1  # the envelope that is to be heard next
+    def __init__(self, sent_by: str) -> None:
+        self.sent_by = sent_by
+        self.sent: dict[int, list[Received]] = {}  # by number of the envelope; what was not received yet
+        self.next = 1  # number of the envelope that is received next
         self.joiner = Joiner()
 
 
-class Witness:
-    """Hears what is sent, and checks that sessions hand on just that, in order. An `Ear` of the network."""
+class SessionChecker:
+    """Checks that sessions deliver what was sent, in order. An `EnvelopeListener` of the network."""
 
     def __init__(self) -> None:
-        self._directions: dict[tuple[bytes, bool], _Direction] = {}
+        self._directions: dict[tuple[bytes, bool], _CheckedDirection] = {}
 
     def watch(self, session: bytes, role: str) -> None:
-        """Begin to watch a session of a "client" or a "slave"."""
-        self._directions[session, True] = _Direction(f"from_{role}")
-        self._directions[session, False] = _Direction(f"to_{role}")
+        """Start to check a session of a "client" or a "slave"."""
+        self._directions[session, True] = _CheckedDirection(f"from_{role}")
+        self._directions[session, False] = _CheckedDirection(f"to_{role}")
 
     def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
-        """Hear an envelope that leaves."""
+        """Note an envelope that is sent."""
         seq = _head.decode(frames[0]).seq
         direction = self._directions.get((session, upwards))
-        if direction is not None and seq >= direction.next and seq not in direction.said:
+        if direction is not None and seq >= direction.next and seq not in direction.sent:
             if seq >= direction.next + wire_session.WINDOW:
-                raise Violation(f"envelope {seq} leaves, and {direction.next} has not arrived")
-            direction.said[seq] = decode(frames, direction.said_by)[1]
+                raise Violation(f"envelope {seq} is sent, and {direction.next} has not arrived")
+            direction.sent[seq] = decode(frames, direction.sent_by)[1]
 
     def listen(self, session: bytes, upwards: bool, end: Session) -> None:
-        """Check what an end of the session hands on."""
+        """Check what an end of the session delivers."""
         direction = self._directions[session, upwards]
         receive = end.receive
 
@@ -82,49 +81,49 @@ class Witness:
 
         end.receive = checked  # type: ignore[method-assign]
 
-    def _check(self, direction: _Direction, received: list[Received], heard: int) -> None:
-        """Compare what a session gave with what the envelopes say that it has heard by now."""
+    def _check(self, direction: _CheckedDirection, received: list[Received], heard: int) -> None:
+        """Compare what a session has delivered with what was sent in the envelopes that it has received."""
         expected: list[Received] = []
         while direction.next <= heard:
-            if (said := direction.said.pop(direction.next, None)) is None:
-                raise Violation(f"a session has heard envelope {direction.next}, which was not sent")
-            expected += direction.joiner.joined(said)
+            if (sent := direction.sent.pop(direction.next, None)) is None:
+                raise Violation(f"a session has received envelope {direction.next}, which was not sent")
+            expected += direction.joiner.joined(sent)
             direction.next += 1
         if received != expected:
             names = [[type(item.message).__name__ for item in items] for items in (received, expected)]
-            raise Violation(f"a session gave {names[0]}, and its envelopes up to {heard} say {names[1]}")
+            raise Violation(f"a session has delivered {names[0]}, and its envelopes up to {heard} contain {names[1]}")
 
 
-class Judge:
-    """Knows what may become of a task."""
+class OutcomeChecker:
+    """Checks how tasks end."""
 
-    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int, is_patient: bool = True) -> None:
-        self.faults = faults  #: sessions may end in this history, and with them much that is impossible else is not
-        self.is_patient = is_patient  #: the master misses a lost slave before it gives up what had a limit there
-        self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
+    def __init__(self, catalog: TaskCatalog, *, faults: bool, deaths_allowed: int, is_patient: bool = True) -> None:
+        self.faults = faults  #: sessions may end in this history, which allows more ends of tasks
+        self.is_patient = is_patient  #: the master notices a lost slave before it gives up tasks with a timeout there
+        self.losses = 0  #: slaves removed and workers killed: each is a death of the tasks that ran there
         self.killed: set[str] = set()  #: slaves that tasks have killed
-        self.own_losses = 0  #: how many of those the master has given up
+        self.own_losses = 0  #: how many of those the master has removed
         self.fewest_slots: float = inf  #: that any slave has ever offered
-        self._deeds = deeds
+        self._catalog = catalog
         self._deaths_allowed = deaths_allowed
 
     def removed(self, role: str, name: str, reason: str) -> None:
-        """Take in that the master has ended a session."""
+        """Check the reason why the master has ended a session."""
         if reason.startswith("protocol error"):
             raise Violation(f"the master ended the session of {name}: {reason}")
         if not self.faults and reason != UNREGISTERED and name not in self.killed:
-            raise Violation(f"the master gave up {name}, though nothing is wrong with it: {reason}")
+            raise Violation(f"the master removed {name}, although it has no fault: {reason}")
         self.losses += role == "slave"
         self.own_losses += name in self.killed
 
     def answered(self, ended: TaskEnded[WantedTask]) -> None:
-        """Take an answer that an application got."""
+        """Check the end of a task that an application has received."""
         wanted = ended.entry.handle
         status = Status(ended.frame.status)
         if wanted.over:
             raise Violation(f"{wanted.name} ended twice: as {wanted.status}, and as {status.name}")
         if ended.entry.index != wanted.index or ended.frame.index != wanted.index:
-            raise Violation(f"{wanted.name} got the answer to {ended.frame.index}")
+            raise Violation(f"{wanted.name} received the outcome of {ended.frame.index}")
         if not self._possible(wanted, status):
             raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {_past_of(wanted)}")
         body, _ = unpack_body(ended.frame.body, ended.buffers)
@@ -138,7 +137,7 @@ class Judge:
         wanted.status = status
 
     def wrote(self, wrote: TaskWrote[WantedTask]) -> None:
-        """Take what a task has written: pieces may be missing, but none comes late or twice."""
+        """Check a task's output: pieces may be missing, but none arrives late or twice."""
         wanted = wrote.entry.handle
         name, run, piece = wrote.data.decode().split(" ")
         if name != wanted.name or (int(run), int(piece)) <= wanted.wrote:
@@ -146,11 +145,11 @@ class Judge:
         wanted.wrote = int(run), int(piece)
 
     def end(self) -> None:
-        """Look at everything that was submitted, when all is over."""
-        for job in self._deeds.jobs:
+        """Check everything that was submitted, at the end of the history."""
+        for job in self._catalog.jobs:
             for wanted in job.tasks:
                 if not wanted.over:
-                    raise Violation(f"{wanted.name}, {wanted.plan}, was never answered: {_past_of(wanted)}")
+                    raise Violation(f"{wanted.name}, {wanted.plan}, has never ended: {_past_of(wanted)}")
                 if not self.faults:
                     if not self.killed:
                         _check_runs(wanted, self._deaths_allowed)
@@ -166,14 +165,14 @@ class Judge:
         if status is Status.HIT:
             return plan.kind is Kind.HIT
         if status is Status.ERROR:
-            # Attempts that took too long count, too; a task that is to be stopped is not tried again.
+            # Attempts that took too long count, too; a task that is to be stopped is not retried.
             tries = wanted.raised if wanted.timeout_s is None else wanted.runs
             raises = plan.kind in (Kind.ERROR, Kind.FLAKY) and wanted.raised > 0
             return raises and (tries > wanted.retries or _may_be_stopped(wanted))
         if status is Status.NOT_PICKLABLE:
             return plan.kind is Kind.UNPICKLABLE
         if status is Status.POISON:
-            # The last death was surely its own, or somebody else had broken what it ran on.
+            # The last death was its own, or its worker or slave was lost for another reason.
             innocent = not (wanted.died or wanted.killed)
             broken = self.losses > self.own_losses
             return wanted.died + self.losses >= self._deaths_allowed and (broken or not innocent)
@@ -187,7 +186,7 @@ class Judge:
         return False  # DIED is for the master alone
 
     def _check_job(self, job: WantedJob) -> None:
-        """A job that was cut short must have been cut short by something that its owner can see."""
+        """Check that a job which was cut short has a task that explains it to its owner."""
         if any(task.cancelled or task.dropped for task in job.tasks):
             return
         ends = [task.status for task in job.tasks]
@@ -196,11 +195,11 @@ class Judge:
         hit = job.until and Status.HIT in ends
         failed = job.stop_on_error and any(end not in SUCCESSES and end is not Status.CANCELLED for end in ends)
         if not (hit or failed):
-            raise Violation(f"job {job.id.hex()[:4]} of {job.owner} was cancelled by nobody")
+            raise Violation(f"job {job.id.hex()[:4]} of {job.owner} was cancelled without a reason")
 
 
 def _may_be_stopped(wanted: WantedTask) -> bool:
-    """Say whether a task may be cancelled: by its owner, or because its job is over."""
+    """Return whether a task may be cancelled: by its owner, or because its job is over."""
     job = wanted.job
     failed = job.failures > 0 or any(task.timeout_s is not None or _may_be_refused(task) for task in job.tasks)
     asked = wanted.cancelled
@@ -208,12 +207,12 @@ def _may_be_stopped(wanted: WantedTask) -> bool:
 
 
 def _may_be_refused(wanted: WantedTask) -> bool:
-    """Say whether a task asks for so many cores that there may be no slave which has them."""
+    """Return whether a task needs more cores than a slave may have."""
     return wanted.needs is not None and wanted.needs.cores > 1
 
 
 def _check_runs(wanted: WantedTask, deaths_allowed: int) -> None:
-    """Where nothing goes wrong a task runs as often as its plan says, and not at all more."""
+    """Check that without faults a task runs as often as planned, and not more."""
     status, runs = wanted.status, wanted.runs
     expected = {
         Status.OK: wanted.plan.times + 1,
@@ -225,19 +224,19 @@ def _check_runs(wanted: WantedTask, deaths_allowed: int) -> None:
     }.get(status or Status.CANCELLED, runs)
     punctual = wanted.timeout_s is None or wanted.plan.run_s + _OVERHEAD_S < wanted.timeout_s
     if wanted.needs is not None and wanted.needs.kind == "thread":
-        expected = max(expected, runs)  # each that ends its process costs its neighbours a run
+        expected = max(expected, runs)  # a thread that ends its process costs its neighbours a run
     if status is not None and runs != expected and punctual and not _may_be_stopped(wanted):
         raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {runs} runs, and not {expected}")
 
 
 def _check_news(wanted: WantedTask) -> None:
-    """Where nothing goes wrong an owner is told of everything that a task writes, and which tasks take long."""
+    """Check that without faults an owner receives all output, and a report of each long task."""
     if wanted.status is not Status.OK:
         return
     if wanted.plan.writes and wanted.wrote != (wanted.runs, wanted.plan.writes):
-        raise Violation(f"{wanted.name} wrote {wanted.plan.writes} pieces, the last that came is {wanted.wrote}")
+        raise Violation(f"{wanted.name} wrote {wanted.plan.writes} pieces, the last that arrived is {wanted.wrote}")
     if wanted.plan.run_s > _LONG_S and not wanted.seen_running:
-        raise Violation(f"{wanted.name} ran for {wanted.plan.run_s:.2f} s, and nobody said so")
+        raise Violation(f"{wanted.name} ran for {wanted.plan.run_s:.2f} s, and was not reported as running")
 
 
 def _past_of(wanted: WantedTask) -> str:
@@ -246,9 +245,11 @@ def _past_of(wanted: WantedTask) -> str:
 
 
 def check_references(owner: str, refs: Sequence[m.TaskRef], known: set[tuple[bytes, int, int]]) -> None:
-    """Check that attempts which are reported were assigned, and were not reported before; forget them."""
+    """Check that reported attempts were assigned and not reported before, and remove them from `known`."""
     for ref in refs:
         key = (ref.job, ref.index, ref.attempt)
         if key not in known:
-            raise Violation(f"{owner} reports {ref.job.hex()[:4]}/{ref.index}, attempt {ref.attempt}, out of the blue")
+            raise Violation(
+                f"{owner} reports {ref.job.hex()[:4]}/{ref.index}, attempt {ref.attempt}, which it does not have"
+            )
         known.discard(key)
