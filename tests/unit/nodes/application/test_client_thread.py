@@ -1,6 +1,6 @@
 """The application's thread under a master that talks nonsense: it ends one future or the session, and nothing else.
 
-The courier and its ledger are the real ones, on a real socket; the master is played by the test.
+The client thread and its core are the real ones, on a real socket; the master is played by the test.
 """
 
 import concurrent.futures
@@ -91,11 +91,11 @@ class PlayedMaster:
         self._count = 0
         self._jobs: dict[bytes, ClientJob[TaskHandle]] = {}
         self._all: list[zmq.Socket[bytes]] = []
-        self.courier = ClientThread(self._join, "played", "app", ObjectStore(), lambda gracefully: None, lambda: None)
+        self.thread = ClientThread(self._join, "played", "app", ObjectStore(), lambda gracefully: None, lambda: None)
         self.follow()
 
     def _join(self, former: Membership | None) -> Membership:
-        """Register; in the courier's thread."""
+        """Register; in the client thread."""
         self._count += 1
         name = f"inproc://{self._count}"
         socket = self._context.socket(zmq.PAIR)
@@ -147,8 +147,8 @@ class PlayedMaster:
     def submit(self, *indexes: int, job: bytes = b"j" * 16, body: bytes = b"x", sent: int = 10) -> list[TaskFuture]:
         """Have tasks submitted, and wait until so many of them have come."""
         record = self._jobs.setdefault(job, ClientJob(JobId(job), "job"))
-        futures = [TaskFuture(record.id, index, self.courier.cancel) for index in indexes]
-        self.courier.post([TaskEntry(record, f.index, FUNCTION, Payload(body), f) for f in futures])
+        futures = [TaskFuture(record.id, index, self.thread.cancel) for index in indexes]
+        self.thread.post([TaskEntry(record, f.index, FUNCTION, Payload(body), f) for f in futures])
         self.await_tasks(job, indexes[:sent])
         return futures
 
@@ -161,8 +161,8 @@ class PlayedMaster:
                     left -= {task.index for task in message.tasks}
 
     def close(self) -> None:
-        if not self.courier.has_left:
-            self.courier.quit()
+        if not self.thread.has_left:
+            self.thread.quit()
         for socket in self._all:
             socket.close(linger=0)
         self._context.term()
