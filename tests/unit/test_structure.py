@@ -23,31 +23,12 @@ REPEATED_FILE_NAMES = {
     "status": "`concurrent-nb status` prints what the master's status builds",
     "results": "the application opens results, the notebook shows them",
 }
-#: modules that form a cycle today; an entry must be removed as soon as its cycle is gone
-KNOWN_CYCLES = {
-    frozenset(f"concurrent_nb.shipping.serialization.{name}" for name in ("pickles", "pickler", "refusals")),
-}
 #: comments that give no reason
 NO_REASON = re.compile(r"#\s*(the same|as above|see above|ditto|noqa\b.*|type:.*)?\s*$", re.IGNORECASE)
 
 RETIRED_WORDS = (
     "bulletin", "courier", "crew", "desk", "doorman", "furniture", "ledger", "lifeline", "seat", "shelf", "shelves",
 )  # fmt: skip
-#: where no retired word may occur; ("concurrent_nb", "tests/simulator", "tests/fuzzer") is the whole tree
-WITHOUT_RETIRED_WORDS = (
-    "concurrent_nb/clock.py",
-    "concurrent_nb/components",
-    "concurrent_nb/errors.py",
-    "concurrent_nb/foreign.py",
-    "concurrent_nb/ids.py",
-    "concurrent_nb/object_store",
-    "concurrent_nb/outcome.py",
-    "concurrent_nb/rate_limited_log.py",
-    "concurrent_nb/rpc",
-    "concurrent_nb/settings",
-    "concurrent_nb/start_snapshot.py",
-    "concurrent_nb/transport",
-)
 
 
 class Module(NamedTuple):
@@ -166,8 +147,7 @@ def test_no_modules_import_each_other_in_a_cycle() -> None:
     """Imports inside of functions count: they hide a cycle and do not remove it."""
     graph = {module.name: {target for found in imports(module) for target in found.targets} for module in modules()}
     found = cycles(graph)
-    assert not found - KNOWN_CYCLES, f"import cycles: {[sorted(cycle) for cycle in found - KNOWN_CYCLES]}"
-    assert not KNOWN_CYCLES - found, f"gone, remove from KNOWN_CYCLES: {[sorted(c) for c in KNOWN_CYCLES - found]}"
+    assert not found, f"import cycles: {[sorted(cycle) for cycle in found]}"
 
 
 def test_each_late_import_has_its_reason_beside_it() -> None:
@@ -185,7 +165,6 @@ def test_retired_words_are_gone() -> None:
     places = [
         f"{module.path}:{number}: {word}"
         for module in modules()
-        if module.path.startswith(WITHOUT_RETIRED_WORDS)
         for number, line in enumerate(module.lines, 1)
         for word in sorted(words(line).intersection(RETIRED_WORDS))
     ]

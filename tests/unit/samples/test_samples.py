@@ -148,7 +148,7 @@ def test_the_md5_search_finds_both_ends_of_its_range(number: int, num_tasks: int
     assert sample.count <= num_tasks
     assert answer_here(sample) == number
     assert answer_of_system(sample)[0] == number
-    assert f"found {number}: it has the MD5 hash {md5(str(number).encode()).hexdigest()}" in sample.tell(number, 1.0)
+    assert f"found {number}: it has the MD5 hash {md5(str(number).encode()).hexdigest()}" in sample.describe(number, 1.0)
 
 
 def test_the_md5_search_stops_at_the_hit() -> None:
@@ -163,11 +163,11 @@ def test_the_md5_search_stops_at_the_hit() -> None:
 def test_the_md5_search_says_so_if_the_number_is_not_there(number: int) -> None:
     sample = made(Md5Sample, start=5, end=100, number=number)
     assert answer_here(sample) is None
-    assert "no number from 5 to 100 has the MD5 hash" in sample.tell(None, 1.0)
+    assert "no number from 5 to 100 has the MD5 hash" in sample.describe(None, 1.0)
 
 
 def test_an_empty_range_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="no number from 9 to 8"):
+    with pytest.raises(ConfigurationError, match="the range from 9 to 8 is empty"):
         made(Md5Sample, start=9, end=8)
 
 
@@ -181,7 +181,7 @@ def test_pi_is_the_same_number_however_the_sum_is_cut(num_tasks: int) -> None:
 def test_an_expensive_task_says_what_it_cost_and_the_sample_what_was_won() -> None:
     sample = made(ExpensiveSample, time_per_task=0.001, num_tasks=4)
     assert answer_here(sample) == pytest.approx(0.004)
-    assert sample.tell(4.0, 2.0) == "expected 4.00 s, actual 2.00 s: improvement 200 %"
+    assert sample.describe(4.0, 2.0) == "expected 4.00 s, actual 2.00 s: improvement 200 %"
 
 
 @pytest.mark.parametrize(
