@@ -53,7 +53,7 @@ def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> App
         ClusterNotFound: there is no connection file of that name.
         MasterUnreachable: its master does not answer.
         AccessRefused: the master does not accept the key or the token.
-        VersionMismatch: the master has another version of the protocol.
+        VersionMismatch: the master has another version of the protocol, of Python or of cloudpickle.
     """
     connection_file.read(name_or_path)  # first, because its errors are the most exact
     TRACKER.send_folder()

@@ -44,12 +44,12 @@ examples:
   concurrent-nb start --workers 2 --name demo     start a cluster here, until Ctrl-C or `concurrent-nb stop demo`
   concurrent-nb start --name lab --host 0.0.0.0   start a cluster that other machines can join
   concurrent-nb start --name lab --daemon         start a cluster in the background, with its log in a file
-  concurrent-nb slave --connect demo              add a slave; on another host, to a copy of the connection file
+  concurrent-nb slave --connect demo              add a slave (elsewhere: the path of a copy of the connection file)
   concurrent-nb status demo                       show slaves, applications and jobs; see also --watch and --json
   concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client
   concurrent-nb run mandelbrot --factor 8         run a sample on a cluster that is started for it
 
-Every configuration item can be set as --Class.item=value, for example --MasterNode.strategy=PushBest or
+Every configuration item can be set as --Class.item=value, for example --MasterNode.strategy=push_best or
 --SlaveNode.patience_s=10. Items for all nodes can be set in concurrent_nb_config.py in Jupyter's configuration folder.
 """
 

@@ -23,7 +23,7 @@ MOST_WORKERS: Final = 1024
 #: help text of --needs
 NEEDS: Final = (
     "cores=N: each task uses N slots of a slave, and gets N threads; cores=all: it uses all of them; "
-    "threads: tasks run as threads of one process, if they release the GIL"
+    "threads: tasks run in threads of one process per slave, which suits tasks that release the GIL"
 )
 #: maximum width and height of a picture
 MOST_PIXELS: Final = 65536

@@ -206,7 +206,7 @@ class ConcurrentMagics(Magics):
         "--batch",
         type=magic_options.batch,
         metavar="N",
-        help="run N items of --for in each task, if the items are short; auto: chosen by measured times",
+        help="run N items of --for in each task, for short items; auto: chosen by measured times",
     )
     @takes(
         "--timeout",
@@ -242,7 +242,7 @@ class ConcurrentMagics(Magics):
         action="append",
         type=magic_options.variable,
         metavar="NAME",
-        help="share one copy of NAME per worker across its tasks; may be repeated",
+        help="do not copy NAME anew for each task: tasks in one worker see each other's changes; may be repeated",
     )
     @takes("--show-capture", action="store_true", help="list the names that are sent with the cell, and their sizes")
     @takes(

@@ -93,7 +93,7 @@ class ApplicationNode(concurrent.futures.Executor):
         map              a function, for each item            -> iterator over the results
         start_job        a function, for each of many calls   -> Job: all futures as one thing
         push_task(s)     objects of type `Task`               -> TaskFuture (Job)
-        push_tasksystem  an `ITaskSystem`, beside the master  -> SystemRun
+        push_tasksystem  an `ITaskSystem`, in the cluster     -> SystemRun
         run_everywhere   a setup, in every worker             -> EverywhereCall
 
     >>> with concurrent_nb.Cluster(workers=2) as cluster:
@@ -115,7 +115,7 @@ class ApplicationNode(concurrent.futures.Executor):
     Raises:
         MasterUnreachable: the master does not answer.
         AccessRefused: the master does not accept the key or the token.
-        VersionMismatch: the master has another version of the protocol.
+        VersionMismatch: the master has another version of the protocol, of Python or of cloudpickle.
     """
 
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
@@ -177,7 +177,7 @@ class ApplicationNode(concurrent.futures.Executor):
         name: str = "",
         strategy: str | None = None,
     ) -> BoundOptions:
-        """Return an object whose `submit` and `map` run tasks with these options. This application itself keeps none.
+        """Return an object whose `submit` and `map` run tasks with these options. This application does not change.
 
         >>> app.options(timeout_s=10, retries=2).submit(pow, 2, 10).result()
         1024
@@ -671,7 +671,7 @@ class ApplicationNode(concurrent.futures.Executor):
         watched: bool = False,
         prints: bool = True,
     ) -> SystemRun:
-        """Run a task system on the cluster, beside the master; return its job immediately.
+        """Run a task system in the cluster, in a process of a slave; return its job immediately.
 
         >>> class Powers(concurrent_nb.ITaskSystem):
         ...     def init_system(self, master):

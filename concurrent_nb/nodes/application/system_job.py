@@ -40,8 +40,8 @@ class SystemRun(Job):
     10
 
     `ApplicationNode.push_tasksystem` returns one. `counts` and `stats` are about the system's own tasks. `cancel` stops
-    the system and its tasks. If the process in which the system runs dies, the system runs again from its start, at
-    most three times.
+    the system and its tasks. If the process in which the system runs dies, the system runs again from its start; after
+    the third death the run ends with PoisonTask.
     """
 
     is_system: bool = True  #: False while it is a task that may yet return a task system
