@@ -148,7 +148,8 @@ def test_the_md5_search_finds_both_ends_of_its_range(number: int, num_tasks: int
     assert sample.count <= num_tasks
     assert answer_here(sample) == number
     assert answer_of_system(sample)[0] == number
-    assert f"found {number}: it has the MD5 hash {md5(str(number).encode()).hexdigest()}" in sample.describe(number, 1.0)
+    digest = md5(str(number).encode()).hexdigest()
+    assert f"found {number}: it has the MD5 hash {digest}" in sample.describe(number, 1.0)
 
 
 def test_the_md5_search_stops_at_the_hit() -> None:
