@@ -7,11 +7,14 @@ import asyncio
 import contextlib
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import pytest
 
 from concurrent_nb.errors import AccessRefused, TooLarge, VersionMismatch
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
@@ -286,3 +289,22 @@ def trickle(text: bytes) -> Callable[[socket.socket], None]:
         silence(sock)
 
     return behave
+
+
+# ------------------------------------------------------------------------- fixtures: a test module gives them its names
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Serving]:
+    """Give a server that has a name."""
+    with serving(names=["master.example"]) as running:
+        yield running
+
+
+@pytest.fixture
+def unharmed(shared: Serving, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
+    """Give a running server, which still answers after the test, without an unexpected error."""
+    yield shared
+    assert shared.answers()
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert [text for text in errors if not text.startswith("internal error")] == []

@@ -15,33 +15,11 @@ from typing import Any, Final
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import validation
 from concurrent_nb.scheduling.active_strategies import ActiveStrategies, Makers
 from concurrent_nb.scheduling.balance import Balance
 from concurrent_nb.scheduling.client_events import ClientEventHandler
-from concurrent_nb.scheduling.events import (
-    AttemptsRefused,
-    CancelRequested,
-    ClientLost,
-    ClientResumed,
-    ClientSilent,
-    Event,
-    FunctionLost,
-    JobClosed,
-    JobOpened,
-    ObjectsDropped,
-    ObjectsHeld,
-    OutcomesAcknowledged,
-    OutcomesReceived,
-    SlaveJoined,
-    SlaveLost,
-    SlaveResized,
-    SlaveSuspected,
-    SlaveTrusted,
-    TasksReturned,
-    TasksStarted,
-    TasksSubmitted,
-)
 from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
@@ -62,7 +40,7 @@ RESULTS_AHEAD_BYTES: Final = 8 * 1024 * 1024
 SHARED_S: Final = 1.0
 
 # Each handler takes its own type of event, which the type of a mapping cannot express.
-_Handlers = Mapping[type[Event], Callable[[Any, float], None]]
+_Handlers = Mapping[type[e.Event], Callable[[Any, float], None]]
 
 
 class Scheduler:
@@ -128,7 +106,7 @@ class Scheduler:
         """The number of tasks that are on no slave."""
         return self._state.all_waiting
 
-    def handle(self, *events: Event, now: float) -> list[Instruction]:
+    def handle(self, *events: e.Event, now: float) -> list[Instruction]:
         """Handle events, in order, at a time (seconds, never less than before); without events, what is due by now.
 
         Returns instructions, in order. Runs of tasks are joined over all events of one call, so pass all events that
@@ -236,24 +214,24 @@ def _turn(estimate_s: float | None) -> int:
 
 def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
     return {
-        JobOpened: jobs.opened,
-        TasksSubmitted: jobs.submitted,
-        JobClosed: jobs.closed,
-        CancelRequested: jobs.cancel_requested,
-        ClientLost: jobs.client_lost,
-        ClientSilent: jobs.client_silent,
-        ClientResumed: jobs.client_resumed,
-        OutcomesAcknowledged: jobs.acknowledged,
-        FunctionLost: jobs.function_lost,
-        SlaveJoined: slaves.joined,
-        SlaveResized: slaves.resized,
-        SlaveSuspected: slaves.suspected,
-        SlaveTrusted: slaves.trusted,
-        SlaveLost: slaves.lost,
-        TasksStarted: slaves.started,
-        TasksReturned: slaves.returned,
-        AttemptsRefused: slaves.attempts_refused,
-        OutcomesReceived: slaves.outcomes_received,
-        ObjectsHeld: slaves.objects_held,
-        ObjectsDropped: slaves.objects_dropped,
+        e.JobOpened: jobs.opened,
+        e.TasksSubmitted: jobs.submitted,
+        e.JobClosed: jobs.closed,
+        e.CancelRequested: jobs.cancel_requested,
+        e.ClientLost: jobs.client_lost,
+        e.ClientSilent: jobs.client_silent,
+        e.ClientResumed: jobs.client_resumed,
+        e.OutcomesAcknowledged: jobs.acknowledged,
+        e.FunctionLost: jobs.function_lost,
+        e.SlaveJoined: slaves.joined,
+        e.SlaveResized: slaves.resized,
+        e.SlaveSuspected: slaves.suspected,
+        e.SlaveTrusted: slaves.trusted,
+        e.SlaveLost: slaves.lost,
+        e.TasksStarted: slaves.started,
+        e.TasksReturned: slaves.returned,
+        e.AttemptsRefused: slaves.attempts_refused,
+        e.OutcomesReceived: slaves.outcomes_received,
+        e.ObjectsHeld: slaves.objects_held,
+        e.ObjectsDropped: slaves.objects_dropped,
     }

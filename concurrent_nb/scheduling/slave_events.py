@@ -10,19 +10,7 @@ from typing import Final
 
 from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.events import (
-    AttemptsRefused,
-    ObjectsDropped,
-    ObjectsHeld,
-    OutcomesReceived,
-    SlaveJoined,
-    SlaveLost,
-    SlaveResized,
-    SlaveSuspected,
-    SlaveTrusted,
-    TasksReturned,
-    TasksStarted,
-)
+from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
 from concurrent_nb.scheduling.slave_state import SlaveState
@@ -49,7 +37,7 @@ class SlaveEventHandler:
         self._lifecycle = lifecycle
         self._grace_s = grace_s
 
-    def joined(self, event: SlaveJoined, now: float) -> None:
+    def joined(self, event: e.SlaveJoined, now: float) -> None:
         """Add a slave."""
         state = self._state
         if event.slave in state.slaves:
@@ -64,7 +52,7 @@ class SlaveEventHandler:
         state.resized(0, slave.slots)
         state.touch(slave)
 
-    def resized(self, event: SlaveResized, now: float) -> None:
+    def resized(self, event: e.SlaveResized, now: float) -> None:
         """Change the capacity of a slave; it keeps the tasks that it has."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
@@ -76,15 +64,15 @@ class SlaveEventHandler:
         self._state.resized(before, slave.slots)
         self._state.touch(slave)
 
-    def suspected(self, event: SlaveSuspected, now: float) -> None:
+    def suspected(self, event: e.SlaveSuspected, now: float) -> None:
         """Assign nothing to the slave for now."""
         self._trust(event, trusted=False)
 
-    def trusted(self, event: SlaveTrusted, now: float) -> None:
+    def trusted(self, event: e.SlaveTrusted, now: float) -> None:
         """Assign tasks to the slave again."""
         self._trust(event, trusted=True)
 
-    def lost(self, event: SlaveLost, now: float) -> None:
+    def lost(self, event: e.SlaveLost, now: float) -> None:
         """Requeue the tasks of a lost slave. Each of them may have killed it, whether its start was reported or not."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
@@ -108,7 +96,7 @@ class SlaveEventHandler:
                 over[task.job] = None
         self._end(over)
 
-    def started(self, event: TasksStarted, now: float) -> None:
+    def started(self, event: e.TasksStarted, now: float) -> None:
         """Announce started tasks to their owners, and start the time limits."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
@@ -118,7 +106,7 @@ class SlaveEventHandler:
             if task is not None and not task.started:
                 self._start(task, ref, slave, now)
 
-    def returned(self, event: TasksReturned, now: float) -> None:
+    def returned(self, event: e.TasksReturned, now: float) -> None:
         """Requeue tasks that the slave returns."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
@@ -133,7 +121,7 @@ class SlaveEventHandler:
         slave.last_activity_s = now
         self._state.touch(slave)
 
-    def attempts_refused(self, event: AttemptsRefused, now: float) -> None:
+    def attempts_refused(self, event: e.AttemptsRefused, now: float) -> None:
         """End tasks that were assigned to a slave, but cannot be sent to it or to another one."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
@@ -153,7 +141,7 @@ class SlaveEventHandler:
         self._state.touch(slave)
         self._end(over)
 
-    def outcomes_received(self, event: OutcomesReceived, now: float) -> None:
+    def outcomes_received(self, event: e.OutcomesReceived, now: float) -> None:
         """End attempts."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
@@ -172,12 +160,12 @@ class SlaveEventHandler:
         slave.last_activity_s = now
         self._state.touch(slave)
 
-    def objects_held(self, event: ObjectsHeld, now: float) -> None:
+    def objects_held(self, event: e.ObjectsHeld, now: float) -> None:
         """Note which shared objects a slave has."""
         if (slave := self._state.slaves.get(event.slave)) is not None:
             self._state.locations.hold(slave, event.objects)
 
-    def objects_dropped(self, event: ObjectsDropped, now: float) -> None:
+    def objects_dropped(self, event: e.ObjectsDropped, now: float) -> None:
         """Note which shared objects a slave no longer has."""
         if (slave := self._state.slaves.get(event.slave)) is not None:
             self._state.locations.drop(slave, event.objects)
@@ -192,7 +180,7 @@ class SlaveEventHandler:
                 state.outbox.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
                 state.stop_unconfirmed.set(task, now + self._grace_s)
 
-    def _end_attempts(self, slave: SlaveState, job: JobRecord, event: OutcomesReceived) -> bool:
+    def _end_attempts(self, slave: SlaveState, job: JobRecord, event: e.OutcomesReceived) -> bool:
         """End each attempt that is assigned to the slave. Returns whether that ends the job."""
         state, over = self._state, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
@@ -271,7 +259,7 @@ class SlaveEventHandler:
         if self._lifecycle.timed_out(task, slave.name):
             self._lifecycle.end(task.job)
 
-    def _trust(self, event: SlaveSuspected | SlaveTrusted, *, trusted: bool) -> None:
+    def _trust(self, event: e.SlaveSuspected | e.SlaveTrusted, *, trusted: bool) -> None:
         slave = self._state.slaves.get(event.slave)
         if slave is not None:
             slave.trusted = trusted

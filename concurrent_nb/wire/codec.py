@@ -56,35 +56,19 @@ class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
     version: int
 
 
-class _FromClient(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    version: int
-    epoch: int
-    seq: int
-    ack: int
+class _FromClient(Envelope, array_like=True, frozen=True, gc=False):
     body: list[m.FromClient]
 
 
-class _FromSlave(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    version: int
-    epoch: int
-    seq: int
-    ack: int
+class _FromSlave(Envelope, array_like=True, frozen=True, gc=False):
     body: list[m.FromSlave]
 
 
-class _ToClient(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    version: int
-    epoch: int
-    seq: int
-    ack: int
+class _ToClient(Envelope, array_like=True, frozen=True, gc=False):
     body: list[m.ToClient]
 
 
-class _ToSlave(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    version: int
-    epoch: int
-    seq: int
-    ack: int
+class _ToSlave(Envelope, array_like=True, frozen=True, gc=False):
     body: list[m.ToSlave]
 
 

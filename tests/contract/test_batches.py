@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,8 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.nodes.application.job import Job, OutputPiece
 from concurrent_nb.outcome import Hit, Status
-from tests import work
-from tests.clusters import eventually, nothing_left_but_workers, shared_cluster
+from tests import fixtures, work
+from tests.clusters import eventually
 from tests.work import PATIENCE_S
 
 Batch = int | Literal["auto"] | None
@@ -34,22 +34,9 @@ Batch = int | Literal["auto"] | None
 SIZES: list[Batch] = [None, 1, 7, 1000, "auto"]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing_behind(cluster: Cluster) -> Iterator[None]:
-    """Do as for every test, but know that workers which die are replaced."""
-    with nothing_left_but_workers(cluster):
-        yield
-
-
-@pytest.fixture
-def app(cluster: Cluster) -> ApplicationNode:
-    return cluster.application()
+cluster = fixtures.shared_cluster()
+leaves_nothing_behind = fixtures.leaves_nothing_behind
+app = fixtures.app
 
 
 def ended(app: ApplicationNode, function: Callable[..., Any], calls: Any, **options: Any) -> Job:

@@ -28,27 +28,13 @@ from concurrent_nb.errors import (
     ResultNotLoadable,
     ResultNotPicklable,
 )
-from tests import work
-from tests.clusters import eventually, nothing_left_but_workers, shared_cluster
+from tests import fixtures, work
+from tests.clusters import eventually
 from tests.work import PATIENCE_S
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing_behind(cluster: Cluster) -> Iterator[None]:
-    """Do as for every test, but know that workers which die are replaced."""
-    with nothing_left_but_workers(cluster):
-        yield
-
-
-@pytest.fixture
-def app(cluster: Cluster) -> ApplicationNode:
-    return cluster.application()
+cluster = fixtures.shared_cluster()
+leaves_nothing_behind = fixtures.leaves_nothing_behind
+app = fixtures.app
 
 
 def outcomes(app: ApplicationNode, function: Any, items: Any, **options: Any) -> list[Any]:

@@ -11,27 +11,12 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs, task_functions
 from concurrent_nb.errors import ConfigurationError, NotPicklable, TaskTimeout
-from tests import work
-from tests.clusters import nothing_left_but_workers, shared_cluster
+from tests import fixtures, work
 from tests.work import PATIENCE_S
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing_behind(cluster: Cluster) -> Iterator[None]:
-    """Do as for every test, but know that workers which die are replaced."""
-    with nothing_left_but_workers(cluster):
-        yield
-
-
-@pytest.fixture
-def app(cluster: Cluster) -> ApplicationNode:
-    return cluster.application()
+cluster = fixtures.shared_cluster()
+leaves_nothing_behind = fixtures.leaves_nothing_behind
+app = fixtures.app
 
 
 @pytest.fixture

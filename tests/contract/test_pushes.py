@@ -17,15 +17,10 @@ import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, ITaskSystem, Task, as_completed
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD
-from tests import systems, work
-from tests.clusters import shared_cluster
+from tests import fixtures, systems, work
 from tests.work import PATIENCE_S
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster() as cluster:
-        yield cluster
+cluster = fixtures.shared_cluster()
 
 
 @pytest.fixture

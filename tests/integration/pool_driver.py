@@ -7,12 +7,13 @@ import select
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import cloudpickle
 import msgspec
+import pytest
 
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
@@ -197,3 +198,30 @@ def _open(status: int, body: bytes, buffers: list[Any], elapsed_s: float, worker
     elif whole:
         value = msgspec.msgpack.decode(whole, type=ErrorReport)
     return End(Status(status), value, elapsed_s, worker)
+
+
+# ------------------------------------------------------------------------- fixtures: a test module gives them its names
+
+
+def kinds(*names: str) -> Callable[..., str]:
+    """Make the fixture `kind`: each of these kinds of launchers."""
+
+    @pytest.fixture(params=names)
+    def kind(request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    return kind
+
+
+@pytest.fixture
+def driver(kind: str) -> Iterator[Driver]:
+    """Give a pool of two workers."""
+    with Driver(kind) as driver:
+        yield driver
+
+
+@pytest.fixture
+def single(kind: str) -> Iterator[Driver]:
+    """Give a pool of one worker."""
+    with Driver(kind, slots=1) as driver:
+        yield driver

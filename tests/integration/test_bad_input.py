@@ -48,18 +48,15 @@ from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Envelope, encode
 from concurrent_nb.wire.session import Session
-from tests import work
-from tests.clusters import eventually, nothing_left_but_workers, shared_cluster
+from tests import fixtures, work
+from tests.clusters import eventually, nothing_left_but_workers
 from tests.serving import peer
 from tests.work import PATIENCE_S
 
 JOB = b"j" * 16
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster(workers=2) as cluster:
-        yield cluster
+cluster = fixtures.shared_cluster(workers=2)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import textwrap
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from concurrent_nb.nodes.application.job import Counts
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication
 from concurrent_nb.wire.messages import STRATEGIES
-from tests import work
+from tests import fixtures, work
 from tests.clusters import (
     BRISK,
     alive,
@@ -39,7 +38,6 @@ from tests.clusters import (
     eventually,
     master_pid,
     running,
-    shared_cluster,
     slave_pids,
     workers_of,
 )
@@ -626,10 +624,7 @@ def test_numeric_libraries_get_a_fair_share_of_the_cores(workers: int, monkeypat
 # ----------------------------------------------------------------------------------------------- output and whole jobs
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster(workers=2) as cluster:
-        yield cluster
+cluster = fixtures.shared_cluster(workers=2)
 
 
 @pytest.fixture(scope="module")

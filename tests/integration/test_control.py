@@ -4,28 +4,14 @@ After each test the fixture checks that a valid client still gets its answer.
 """
 
 import json
-import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests.serving import TOKENS, Serving, ask, call, head, raw, serving
+from tests import serving as server
+from tests.serving import TOKENS, Serving, ask, call, head, raw
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Serving]:
-    with serving(names=["master.example"]) as running:
-        yield running
-
-
-@pytest.fixture
-def running(shared: Serving, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
-    """A running server, which still answers after the test, without an unexpected error."""
-    yield shared
-    assert shared.answers()
-    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-    assert [text for text in errors if not text.startswith("internal error")] == []
+shared, running = server.shared, server.unharmed
 
 
 # ------------------------------------------------------------------------------------------------------- a good client

@@ -11,26 +11,13 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
+from tests import serving as server
 from tests.serving import LIMITS, TOKENS, Serving, ask, call, head, raw, serving
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Serving]:
-    with serving(names=["master.example"]) as running:
-        yield running
-
-
-@pytest.fixture
-def running(shared: Serving, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
-    """A running server, which still answers after the test, without an unexpected error."""
-    yield shared
-    assert shared.answers()
-    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-    assert [text for text in errors if not text.startswith("internal error")] == []
+shared, running = server.shared, server.unharmed
 
 
 # -------------------------------------------------------------------------------------------------------- bad bodies

@@ -1,7 +1,6 @@
 """Tasks of several cores on a whole cluster: who runs beside them, and what the user is told."""
 
 import os
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -9,23 +8,15 @@ import pytest
 from concurrent_nb import ApplicationNode, Cluster, Needs, TaskFunction
 from concurrent_nb.errors import ConfigurationError, PoisonTask, TaskRefused
 from concurrent_nb.task_functions import use
-from tests import work
-from tests.clusters import shared_cluster
+from tests import fixtures, work
 from tests.work import PATIENCE_S
 
 ALL = Needs(cores=0)
 CORES = len(os.sched_getaffinity(0))
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster(workers=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def app(cluster: Cluster) -> ApplicationNode:
-    return cluster.application()
+cluster = fixtures.shared_cluster(workers=2)
+app = fixtures.app
 
 
 def test_tasks_of_all_cores_take_turns_while_small_ones_get_theirs(app: ApplicationNode) -> None:

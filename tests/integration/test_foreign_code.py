@@ -15,14 +15,10 @@ import pytest
 from concurrent_nb import ApplicationNode, Cluster, Task
 from concurrent_nb.errors import RemoteError, ResultNotLoadable
 from concurrent_nb.nodes.application import client_thread
-from tests import clusters
+from tests import clusters, fixtures
 from tests.work import PATIENCE_S
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with clusters.shared_cluster() as cluster:
-        yield cluster
+cluster = fixtures.shared_cluster()
 
 
 @pytest.fixture

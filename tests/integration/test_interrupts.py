@@ -4,14 +4,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from concurrent_nb import Cluster
-from tests import work
-from tests.clusters import alive, descendants, eventually, nothing_left_but_workers, shared_cluster
+from tests import fixtures, work
+from tests.clusters import alive, descendants, eventually
 from tests.work import PATIENCE_S
 
 PRELUDE = """
@@ -147,16 +146,8 @@ NORMAL_ENDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster(name="interrupts") as cluster:
-        yield cluster
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing_behind(cluster: Cluster) -> Iterator[None]:
-    with nothing_left_but_workers(cluster):
-        yield
+cluster = fixtures.shared_cluster(name="interrupts")
+leaves_nothing_behind = fixtures.leaves_nothing_behind
 
 
 def is_idle(cluster: Cluster) -> bool:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from concurrent_nb import ApplicationNode, Cluster
 from concurrent_nb.errors import MasterLost, NotPicklable
 from concurrent_nb.workers.worker_side.task_loop import IDLE_S
-from tests import leaks
+from tests import fixtures, leaks
 from tests.clusters import (
     BRISK,
     eventually,
@@ -33,10 +32,7 @@ from tests.work import PATIENCE_S, wait_for
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster() as cluster:
-        yield cluster
+cluster = fixtures.shared_cluster()
 
 
 @pytest.fixture(scope="module")

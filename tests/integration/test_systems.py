@@ -17,24 +17,19 @@ from concurrent_nb.errors import AccessRefused, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.common.system_access import restricted_access
 from concurrent_nb.shipping.serialization.pickles import dumps
 from concurrent_nb.transport import connection_file, keys
-from tests import systems, work
+from tests import fixtures, systems, work
 from tests.clusters import (
     BRISK,
     alive,
     eventually,
     master_pid,
     nothing_left_but_workers,
-    shared_cluster,
     slave_pids,
     workers_of,
 )
 from tests.work import PATIENCE_S, wait_for
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with shared_cluster(config=BRISK) as running:
-        yield running
+cluster = fixtures.shared_cluster(config=BRISK)
 
 
 @pytest.fixture(autouse=True)

@@ -13,27 +13,14 @@ import pytest
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.wire.messages import ErrorReport
 from concurrent_nb.workers.slave_side.launchers import environment
+from tests.integration import pool_driver
 from tests.integration.pool_driver import Driver
 
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=["fork_server", "spawn"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def driver(kind: str) -> Iterator[Driver]:
-    with Driver(kind) as driver:
-        yield driver
-
-
-@pytest.fixture
-def single(kind: str) -> Iterator[Driver]:
-    """Give a pool of one worker."""
-    with Driver(kind, slots=1) as driver:
-        yield driver
+kind = pool_driver.kinds("fork_server", "spawn")
+driver, single = pool_driver.driver, pool_driver.single
 
 
 @pytest.fixture

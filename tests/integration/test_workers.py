@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,11 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport
 from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, SpawnLauncher, environment
+from tests.integration import pool_driver
 from tests.integration.pool_driver import Driver
 
-
-@pytest.fixture(params=["fork_server", "spawn", "bare"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def driver(kind: str) -> Iterator[Driver]:
-    with Driver(kind) as driver:
-        yield driver
-
-
-@pytest.fixture
-def single(kind: str) -> Iterator[Driver]:
-    """Give a pool of one worker."""
-    with Driver(kind, slots=1) as driver:
-        yield driver
+kind = pool_driver.kinds("fork_server", "spawn", "bare")
+driver, single = pool_driver.driver, pool_driver.single
 
 
 def alive(pid: int) -> bool:

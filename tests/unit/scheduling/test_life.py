@@ -11,26 +11,10 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.tasks.task_record import TaskState
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
-from tests.unit.scheduling.bench import (
-    JOB,
-    ME,
-    Bench,
-    F,
-    G,
-    acknowledged,
-    announced_started,
-    assigned,
-    attempts,
-    closed,
-    delivered,
-    ended,
-    joined,
-    lost,
-    opened,
-    slave_id,
-    started,
-    submitted,
-)
+from tests.unit.scheduling.bench import JOB, ME, Bench, F, G
+from tests.unit.scheduling.client_events import acknowledged, closed, opened, submitted
+from tests.unit.scheduling.instructions import announced_started, assigned, attempts, delivered
+from tests.unit.scheduling.slave_events import ended, joined, lost, slave_id, started
 
 
 def test_a_task_is_assigned_delivered_and_forgotten() -> None:

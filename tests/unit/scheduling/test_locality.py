@@ -14,18 +14,10 @@ from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.locality import LocalityStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import ObjectSize
-from tests.unit.scheduling.bench import (
-    Bench,
-    assigned,
-    ended,
-    joined,
-    lost,
-    opened,
-    returned,
-    slave_id,
-    submitted,
-    withdrawn,
-)
+from tests.unit.scheduling.bench import Bench
+from tests.unit.scheduling.client_events import opened, submitted
+from tests.unit.scheduling.instructions import assigned, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, returned, slave_id
 
 MB = 1_000_000
 X: tuple[ObjectSize, ...] = ((b"x", 100 * MB),)

@@ -21,25 +21,7 @@ from hypothesis.stateful import (
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.events import (
-    CancelRequested,
-    ClientLost,
-    Event,
-    JobClosed,
-    JobOpened,
-    ObjectsDropped,
-    ObjectsHeld,
-    OutcomesAcknowledged,
-    OutcomesReceived,
-    SlaveJoined,
-    SlaveLost,
-    SlaveResized,
-    SlaveSuspected,
-    SlaveTrusted,
-    TasksReturned,
-    TasksStarted,
-    TasksSubmitted,
-)
+from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.instructions import (
     AnnounceStarted,
     AssignTasks,
@@ -73,7 +55,7 @@ class PlayedSlave:
     held: list[Attempt] = field(default_factory=list)
     running: set[Attempt] = field(default_factory=set)
     on_top: set[Attempt] = field(default_factory=set)  #: those that do not count as credit, and older ones
-    saying: deque[Event] = field(default_factory=deque)
+    saying: deque[e.Event] = field(default_factory=deque)
     lost: bool = False
 
     def end(self, attempt: Attempt, status: Status) -> None:
@@ -81,11 +63,11 @@ class PlayedSlave:
         self.held.remove(attempt)
         self.running.discard(attempt)
         items = [OutcomeFrame(index, number, int(status), 0.001, 1, b"")]
-        self.saying.append(OutcomesReceived(self.id, job, items, ()))
+        self.saying.append(e.OutcomesReceived(self.id, job, items, ()))
 
     def give_back(self, attempt: Attempt) -> None:
         self.held.remove(attempt)
-        self.saying.append(TasksReturned(self.id, [TaskRef(*attempt)]))
+        self.saying.append(e.TasksReturned(self.id, [TaskRef(*attempt)]))
 
 
 @dataclass
@@ -100,11 +82,11 @@ class PlayedJob:
     closed: bool = False
 
 
-def attempts_answered(event: Event) -> list[Attempt]:
+def attempts_answered(event: e.Event) -> list[Attempt]:
     """Which attempts a slave's message brings to their end."""
-    if isinstance(event, OutcomesReceived):
+    if isinstance(event, e.OutcomesReceived):
         return [(event.job, item.index, item.attempt) for item in event.items]
-    if isinstance(event, TasksReturned):
+    if isinstance(event, e.TasksReturned):
         return [(JobId(ref.job), ref.index, ref.attempt) for ref in event.tasks]
     return []
 
@@ -127,7 +109,7 @@ class World(RuleBasedStateMachine):
 
     # --------------------------------------------------------------------------------------- obeying the scheduler
 
-    def handle(self, *events: Event) -> None:
+    def handle(self, *events: e.Event) -> None:
         self.obey(self.scheduler.handle(*events, now=self.now))
 
     def obey(self, instructions: list[Instruction]) -> None:
@@ -200,7 +182,7 @@ class World(RuleBasedStateMachine):
     def slave_joins(self, slots: int, more: int, shares_memory: bool) -> None:
         slave = PlayedSlave(SessionId(self.new_id("s")), slots, slots + more)
         self.slaves[slave.id] = slave
-        self.handle(SlaveJoined(slave.id, slave.id.decode(), slots, slots + more, shares_memory))
+        self.handle(e.SlaveJoined(slave.id, slave.id.decode(), slots, slots + more, shares_memory))
 
     @precondition(has_slave)
     @rule(data=st.data())
@@ -209,19 +191,21 @@ class World(RuleBasedStateMachine):
         slave.lost = True
         slave.held.clear()
         slave.running.clear()
-        self.handle(SlaveLost(slave.id))
+        self.handle(e.SlaveLost(slave.id))
 
     @precondition(has_slave)
-    @rule(data=st.data(), kind=st.sampled_from([SlaveSuspected, SlaveTrusted]))
-    def slave_is_judged(self, data: st.DataObject, kind: type[SlaveSuspected] | type[SlaveTrusted]) -> None:
+    @rule(data=st.data(), kind=st.sampled_from([e.SlaveSuspected, e.SlaveTrusted]))
+    def slave_is_judged(self, data: st.DataObject, kind: type[e.SlaveSuspected] | type[e.SlaveTrusted]) -> None:
         self.handle(kind(self.pick_slave(data).id))
 
     @precondition(has_slave)
     @rule(
-        data=st.data(), kind=st.sampled_from([ObjectsHeld, ObjectsDropped]), objects=st.sets(st.sampled_from(OBJECTS))
+        data=st.data(),
+        kind=st.sampled_from([e.ObjectsHeld, e.ObjectsDropped]),
+        objects=st.sets(st.sampled_from(OBJECTS)),
     )
     def slave_says_what_it_holds(
-        self, data: st.DataObject, kind: type[ObjectsHeld] | type[ObjectsDropped], objects: set[bytes]
+        self, data: st.DataObject, kind: type[e.ObjectsHeld] | type[e.ObjectsDropped], objects: set[bytes]
     ) -> None:
         self.handle(kind(self.pick_slave(data).id, sorted(objects)))
 
@@ -231,7 +215,7 @@ class World(RuleBasedStateMachine):
         slave = self.pick_slave(data)
         # The word is received at once: while it travels, a slave may get more than it now wants.
         slave.slots, slave.credit = slots, slots + more
-        self.handle(SlaveResized(slave.id, slots, slots + more))
+        self.handle(e.SlaveResized(slave.id, slots, slots + more))
 
     @precondition(has_slave)
     @rule(data=st.data())
@@ -240,7 +224,7 @@ class World(RuleBasedStateMachine):
         fresh = [attempt for attempt in slave.held if attempt not in slave.running][: slave.slots - len(slave.running)]
         slave.running.update(fresh)
         if fresh:
-            slave.saying.append(TasksStarted(slave.id, [TaskRef(*attempt) for attempt in fresh]))
+            slave.saying.append(e.TasksStarted(slave.id, [TaskRef(*attempt) for attempt in fresh]))
 
     @precondition(has_slave)
     @rule(data=st.data(), status=st.sampled_from(ANSWERS))
@@ -283,10 +267,10 @@ class World(RuleBasedStateMachine):
         slave, (job, index, number) = data.draw(st.sampled_from(self.not_theirs()))
         self.handle()
         ref = TaskRef(job, index, number)
-        words: list[Event] = [
-            OutcomesReceived(slave, job, [OutcomeFrame(index, number, int(status), 0.001, 1, b"")], ()),
-            TasksStarted(slave, [ref]),
-            TasksReturned(slave, [ref]),
+        words: list[e.Event] = [
+            e.OutcomesReceived(slave, job, [OutcomeFrame(index, number, int(status), 0.001, 1, b"")], ()),
+            e.TasksStarted(slave, [ref]),
+            e.TasksReturned(slave, [ref]),
         ]
         assert self.scheduler.handle(*words, now=self.now) == [], (
             "a report of a slave on a task that it does not have counted"
@@ -310,7 +294,7 @@ class World(RuleBasedStateMachine):
             session = self.sessions[owner] = SessionId(self.new_id("c"))
             for job in [job for job in self.jobs.values() if job.owner == owner]:
                 self.expecting_again.update((job.id, index) for index in job.answers)
-                self.handle(JobOpened(session, owner, job.id))
+                self.handle(e.JobOpened(session, owner, job.id))
                 # Nothing finished is held back.
                 assert all(
                     index in job.answers
@@ -331,7 +315,7 @@ class World(RuleBasedStateMachine):
         session = self.attach(owner)
         job = PlayedJob(JobId(self.new_id("j").ljust(16)), owner)
         self.jobs[job.id] = job
-        self.handle(JobOpened(session, owner, job.id, "", until, stop_on_error, strategy))
+        self.handle(e.JobOpened(session, owner, job.id, "", until, stop_on_error, strategy))
 
     @rule(owner=st.sampled_from(["me", "you"]))
     def owner_comes_back(self, owner: str) -> None:
@@ -342,7 +326,7 @@ class World(RuleBasedStateMachine):
         session = self.sessions[owner]
         if session is not None:
             self.sessions[owner] = None
-            self.handle(ClientLost(session, LINGER_S))
+            self.handle(e.ClientLost(session, LINGER_S))
 
     @precondition(has_job)
     @rule(
@@ -373,7 +357,7 @@ class World(RuleBasedStateMachine):
         frames = [TaskFrame(index, 0, b"") for index in indexes]
         sized = [tuple((each, SIZES_BYTES[each]) for each in sorted(some)) for some in objects]
         of_tasks = [sized[index % len(sized)] for index in indexes] if sized else ()
-        self.handle(TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries, of_tasks, needs))
+        self.handle(e.TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries, of_tasks, needs))
 
     @precondition(has_job)
     @rule(data=st.data())
@@ -382,7 +366,7 @@ class World(RuleBasedStateMachine):
         indexes = sorted(job.submitted - job.acknowledged)
         self.expecting_again.update((job.id, index) for index in job.answers)
         frames = [TaskFrame(index, 0, b"") for index in indexes]
-        self.handle(TasksSubmitted(session, job.id, Digest(b"f"), frames, ()))
+        self.handle(e.TasksSubmitted(session, job.id, Digest(b"f"), frames, ()))
         self.expecting_again.clear()
 
     @precondition(has_job)
@@ -390,7 +374,7 @@ class World(RuleBasedStateMachine):
     def owner_cancels(self, data: st.DataObject, all_of_it: bool) -> None:
         job, session = self.pick_job(data)
         some = [] if all_of_it else data.draw(st.lists(st.integers(0, 20), max_size=5))
-        self.handle(CancelRequested(session, job.id, None if all_of_it else some))
+        self.handle(e.CancelRequested(session, job.id, None if all_of_it else some))
 
     @precondition(has_job)
     @rule(data=st.data())
@@ -400,14 +384,14 @@ class World(RuleBasedStateMachine):
         if fresh:
             some = data.draw(st.lists(st.sampled_from(fresh), min_size=1, max_size=5))
             job.acknowledged.update(some)
-            self.handle(OutcomesAcknowledged(session, job.id, some))
+            self.handle(e.OutcomesAcknowledged(session, job.id, some))
 
     @precondition(has_job)
     @rule(data=st.data())
     def owner_closes_a_job(self, data: st.DataObject) -> None:
         job, session = self.pick_job(data)
         job.closed = True
-        self.handle(JobClosed(session, job.id))
+        self.handle(e.JobClosed(session, job.id))
 
     @precondition(has_job)
     @rule(data=st.data())
@@ -415,11 +399,11 @@ class World(RuleBasedStateMachine):
         job, _ = self.pick_job(data)
         stranger = SessionId(b"stranger")
         for event in (
-            JobOpened(stranger, "stranger", job.id),
-            TasksSubmitted(stranger, job.id, Digest(b"f"), [TaskFrame(0, 0, b"")], ()),
-            CancelRequested(stranger, job.id, None),
-            OutcomesAcknowledged(stranger, job.id, sorted(job.submitted)),
-            JobClosed(stranger, job.id),
+            e.JobOpened(stranger, "stranger", job.id),
+            e.TasksSubmitted(stranger, job.id, Digest(b"f"), [TaskFrame(0, 0, b"")], ()),
+            e.CancelRequested(stranger, job.id, None),
+            e.OutcomesAcknowledged(stranger, job.id, sorted(job.submitted)),
+            e.JobClosed(stranger, job.id),
         ):
             with pytest.raises(EventRefused):
                 self.handle(event)
@@ -456,7 +440,7 @@ class World(RuleBasedStateMachine):
         for slave in self.slaves.values():
             if not slave.lost:
                 slave.slots, slave.credit = 3, 11
-                self.handle(SlaveTrusted(slave.id), SlaveResized(slave.id, 3, 11))
+                self.handle(e.SlaveTrusted(slave.id), e.SlaveResized(slave.id, 3, 11))
         self.now += TOO_LARGE_AFTER_S
         self.handle()
         while any(slave.held or slave.saying for slave in self.slaves.values()):
@@ -470,7 +454,7 @@ class World(RuleBasedStateMachine):
             assert job.answers.keys() == job.submitted, "a task was never answered"
             session = self.attach(job.owner)
             job.closed, job.acknowledged = True, set(job.submitted)
-            self.handle(OutcomesAcknowledged(session, job.id, sorted(job.submitted)), JobClosed(session, job.id))
+            self.handle(e.OutcomesAcknowledged(session, job.id, sorted(job.submitted)), e.JobClosed(session, job.id))
         self.nothing_is_left()
 
     def nothing_is_left(self) -> None:

@@ -11,34 +11,10 @@ from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinS
 from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
-from tests.unit.scheduling.bench import (
-    CANCELLED,
-    DIED,
-    OK,
-    OTHER_JOB,
-    REFUSED,
-    YOU,
-    Bench,
-    F,
-    G,
-    assigned,
-    attempts,
-    cancelled,
-    delivered,
-    ended,
-    gone,
-    joined,
-    lost,
-    opened,
-    report,
-    resized,
-    returned,
-    slave_id,
-    started,
-    submitted,
-    withdrawn,
-    worker_died,
-)
+from tests.unit.scheduling.bench import CANCELLED, DIED, OK, OTHER_JOB, REFUSED, YOU, Bench, F, G
+from tests.unit.scheduling.client_events import cancelled, gone, opened, submitted
+from tests.unit.scheduling.instructions import assigned, attempts, delivered, report, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, resized, returned, slave_id, started, worker_died
 
 HOST, ALL, THREAD = Needs(kind="host"), Needs(cores=0), Needs(kind="thread")
 

@@ -14,44 +14,13 @@ from hypothesis import strategies as st
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.events import (
-    CancelRequested,
-    ClientResumed,
-    ClientSilent,
-    Event,
-    JobClosed,
-    JobOpened,
-    ObjectsDropped,
-    ObjectsHeld,
-    OutcomesAcknowledged,
-    OutcomesReceived,
-    SlaveJoined,
-    SlaveLost,
-    SlaveResized,
-    TasksReturned,
-    TasksStarted,
-    TasksSubmitted,
-)
+from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Slice, TaskFrame, TaskRef
-from tests.unit.scheduling.bench import (
-    JOB,
-    ME,
-    OTHER_JOB,
-    YOU,
-    Bench,
-    F,
-    acknowledged,
-    cancelled,
-    ended,
-    joined,
-    lost,
-    opened,
-    slave_id,
-    started,
-    submitted,
-)
+from tests.unit.scheduling.bench import JOB, ME, OTHER_JOB, YOU, Bench, F
+from tests.unit.scheduling.client_events import acknowledged, cancelled, opened, submitted
+from tests.unit.scheduling.slave_events import ended, joined, lost, slave_id, started
 
 #: for each strategy; by hand some thousands were tried
 EXAMPLES = 25
@@ -81,12 +50,12 @@ needs = st.none() | st.builds(
 )
 objects = st.lists(st.lists(st.tuples(st.sampled_from(BYTES), numbers), max_size=3).map(tuple), max_size=4)
 
-odd_events: st.SearchStrategy[Event] = st.one_of(
-    st.builds(SlaveJoined, slaves, texts, numbers, numbers, st.booleans()),
-    st.builds(SlaveResized, slaves, numbers, numbers),
-    st.builds(JobOpened, clients, texts, jobs, texts, st.booleans(), st.booleans(), texts, st.booleans()),
+odd_events: st.SearchStrategy[e.Event] = st.one_of(
+    st.builds(e.SlaveJoined, slaves, texts, numbers, numbers, st.booleans()),
+    st.builds(e.SlaveResized, slaves, numbers, numbers),
+    st.builds(e.JobOpened, clients, texts, jobs, texts, st.booleans(), st.booleans(), texts, st.booleans()),
     st.builds(
-        TasksSubmitted,
+        e.TasksSubmitted,
         clients,
         jobs,
         st.sampled_from([F, *map(Digest, BYTES)]),
@@ -97,17 +66,17 @@ odd_events: st.SearchStrategy[Event] = st.one_of(
         objects,
         needs,
     ),
-    st.builds(JobClosed, clients, jobs),
-    st.builds(CancelRequested, clients, jobs, st.none() | st.lists(numbers, max_size=4)),
-    st.builds(OutcomesAcknowledged, clients, jobs, st.lists(numbers, max_size=4)),
-    st.builds(ClientSilent, clients),
-    st.builds(ClientResumed, clients),
-    st.builds(TasksStarted, slaves, refs),
-    st.builds(TasksReturned, slaves, refs),
-    st.builds(OutcomesReceived, slaves, jobs, outcomes, buffers),
-    st.builds(ObjectsHeld, slaves, st.lists(st.sampled_from(BYTES), max_size=3)),
-    st.builds(ObjectsDropped, slaves, st.lists(st.sampled_from(BYTES), max_size=3)),
-    st.builds(SlaveLost, slaves, texts, st.booleans()),
+    st.builds(e.JobClosed, clients, jobs),
+    st.builds(e.CancelRequested, clients, jobs, st.none() | st.lists(numbers, max_size=4)),
+    st.builds(e.OutcomesAcknowledged, clients, jobs, st.lists(numbers, max_size=4)),
+    st.builds(e.ClientSilent, clients),
+    st.builds(e.ClientResumed, clients),
+    st.builds(e.TasksStarted, slaves, refs),
+    st.builds(e.TasksReturned, slaves, refs),
+    st.builds(e.OutcomesReceived, slaves, jobs, outcomes, buffers),
+    st.builds(e.ObjectsHeld, slaves, st.lists(st.sampled_from(BYTES), max_size=3)),
+    st.builds(e.ObjectsDropped, slaves, st.lists(st.sampled_from(BYTES), max_size=3)),
+    st.builds(e.SlaveLost, slaves, texts, st.booleans()),
 )
 
 
@@ -159,7 +128,7 @@ def snapshot(thing: Any, seen: dict[int, int] | None = None) -> Any:
 @pytest.mark.parametrize("name", BY_NAME)
 @settings(max_examples=EXAMPLES)
 @given(events=st.lists(odd_events, min_size=1, max_size=6))
-def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, events: list[Event]) -> None:
+def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, events: list[e.Event]) -> None:
     bench = busy_bench(name)
     for event in events:
         before = snapshot(bench.scheduler._state)
@@ -175,7 +144,7 @@ def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, ev
     job = JobId(b"a good job".ljust(16))
     bench(opened(good, "good one", job), submitted(range(4), client=good, job=job))
     for slave in [slave for slave in bench.scheduler.slaves.values() if slave.name not in ("a", "b")]:
-        bench(SlaveLost(slave.id, left=True))
+        bench(e.SlaveLost(slave.id, left=True))
     bench(joined("good slave", slots=2, credit=4))
     for _ in range(100):
         tasks = [task for slave in bench.scheduler.slaves.values() for task in slave.tasks if task.job.id == job]
@@ -197,9 +166,9 @@ def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, ev
         joined("a"),
         joined("c", slots=0),
         joined("c", slots=2**63, credit=2**64),
-        SlaveResized(slave_id("a"), -1, 5),
-        SlaveResized(slave_id("a"), 5, 1),
-        SlaveResized(slave_id("a"), 1, 2**64 - 1),
+        e.SlaveResized(slave_id("a"), -1, 5),
+        e.SlaveResized(slave_id("a"), 5, 1),
+        e.SlaveResized(slave_id("a"), 1, 2**64 - 1),
         opened(ME, "you", JobId(b"j" * 16)),
         opened(job=JobId(b"")),
         opened(job=JobId(b"j" * 17)),
@@ -214,17 +183,17 @@ def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, ev
         submitted([50], needs=Needs(-1)),
         submitted([50], needs=Needs(2, "thread")),
         submitted([50, 51], objects=[()]),
-        TasksSubmitted(ME, JOB, F, [TaskFrame(50, 0, b"")], [(), ()]),
-        CancelRequested(YOU, JOB, None),
-        OutcomesAcknowledged(YOU, JOB, [0]),
-        JobClosed(YOU, JOB),
+        e.TasksSubmitted(ME, JOB, F, [TaskFrame(50, 0, b"")], [(), ()]),
+        e.CancelRequested(YOU, JOB, None),
+        e.OutcomesAcknowledged(YOU, JOB, [0]),
+        e.JobClosed(YOU, JOB),
         ended("a", 0, 1, status=int(Status.POISON)),
         ended("a", 0, status=2**63),
-        OutcomesReceived(slave_id("a"), JOB, [OutcomeFrame(0, 1, 0, 0.0, 1, b"")], [(), ()]),
+        e.OutcomesReceived(slave_id("a"), JOB, [OutcomeFrame(0, 1, 0, 0.0, 1, b"")], [(), ()]),
     ],
     ids=repr,
 )
-def test_what_cannot_be_is_refused_and_has_changed_nothing(event: Event) -> None:
+def test_what_cannot_be_is_refused_and_has_changed_nothing(event: e.Event) -> None:
     bench = busy_bench("pull_round_robin")
     before = snapshot(bench.scheduler._state)
     with pytest.raises(EventRefused):
@@ -237,7 +206,7 @@ def test_snapshots_of_different_states_differ() -> None:
     bench = busy_bench("pull_round_robin")
     before = snapshot(bench.scheduler._state)
     assert before == snapshot(busy_bench("pull_round_robin").scheduler._state)
-    for event in (submitted([50]), SlaveResized(slave_id("a"), 1, 4), cancelled([0]), opened(job=JobId(b"j" * 16))):
+    for event in (submitted([50]), e.SlaveResized(slave_id("a"), 1, 4), cancelled([0]), opened(job=JobId(b"j" * 16))):
         bench(event)
         after = snapshot(bench.scheduler._state)
         assert after != before

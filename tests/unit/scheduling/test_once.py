@@ -7,33 +7,10 @@ import pytest
 from concurrent_nb.scheduling.events import Event
 from concurrent_nb.scheduling.instructions import ForgetJob
 from concurrent_nb.scheduling.refusal import EventRefused
-from tests.unit.scheduling.bench import (
-    CANCELLED,
-    ERROR,
-    JOB,
-    ME,
-    OK,
-    OTHER_JOB,
-    Bench,
-    acknowledged,
-    announced_started,
-    assigned,
-    attempts,
-    cancelled,
-    closed,
-    delivered,
-    ended,
-    gone,
-    joined,
-    lost,
-    opened,
-    returned,
-    slave_id,
-    started,
-    submitted,
-    withdrawn,
-    worker_died,
-)
+from tests.unit.scheduling.bench import CANCELLED, ERROR, JOB, ME, OK, OTHER_JOB, Bench
+from tests.unit.scheduling.client_events import acknowledged, cancelled, closed, gone, opened, submitted
+from tests.unit.scheduling.instructions import announced_started, assigned, attempts, delivered, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, returned, slave_id, started, worker_died
 
 
 def test_a_task_that_is_submitted_again_runs_once() -> None:

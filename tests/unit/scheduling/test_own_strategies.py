@@ -5,23 +5,10 @@ import pytest
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.scheduling.scheduler import SHARED_S
 from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
-from tests.unit.scheduling.bench import (
-    JOB,
-    OTHER_JOB,
-    YOU,
-    Bench,
-    acknowledged,
-    assigned,
-    closed,
-    ended,
-    joined,
-    lost,
-    opened,
-    returned,
-    slave_id,
-    submitted,
-    withdrawn,
-)
+from tests.unit.scheduling.bench import JOB, OTHER_JOB, YOU, Bench
+from tests.unit.scheduling.client_events import acknowledged, closed, opened, submitted
+from tests.unit.scheduling.instructions import assigned, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, returned, slave_id
 
 
 def names_in_use(bench: Bench) -> list[str]:

@@ -15,7 +15,9 @@ from concurrent_nb.scheduling.task_queue import TaskQueue
 from concurrent_nb.scheduling.validation import BrokenInvariant
 from concurrent_nb.tasks.states import FINISH, move
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
-from tests.unit.scheduling.bench import JOB, Bench, ended, gone, joined, opened, slave_id, started, submitted
+from tests.unit.scheduling.bench import JOB, Bench
+from tests.unit.scheduling.client_events import gone, opened, submitted
+from tests.unit.scheduling.slave_events import ended, joined, slave_id, started
 
 # ------------------------------------------------------------------------------------------- rankings
 

@@ -5,27 +5,10 @@ import pytest
 from concurrent_nb.ids import SessionId
 from concurrent_nb.scheduling.events import ClientResumed, ClientSilent, JobOpened, OutcomesReceived
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, Slice
-from tests.unit.scheduling.bench import (
-    JOB,
-    ME,
-    OK,
-    OTHER_JOB,
-    Bench,
-    acknowledged,
-    assigned,
-    cancelled,
-    closed,
-    delivered,
-    ended,
-    gone,
-    joined,
-    lost,
-    opened,
-    returned,
-    slave_id,
-    submitted,
-    withdrawn,
-)
+from tests.unit.scheduling.bench import JOB, ME, OK, OTHER_JOB, Bench
+from tests.unit.scheduling.client_events import acknowledged, cancelled, closed, gone, opened, submitted
+from tests.unit.scheduling.instructions import assigned, delivered, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, returned, slave_id
 
 YOU = slave_id("you")
 

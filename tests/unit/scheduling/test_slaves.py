@@ -8,28 +8,10 @@ from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
-from tests.unit.scheduling.bench import (
-    DIED,
-    ERROR,
-    OK,
-    Bench,
-    F,
-    G,
-    assigned,
-    attempts,
-    cancelled,
-    delivered,
-    ended,
-    joined,
-    lost,
-    opened,
-    resized,
-    returned,
-    slave_id,
-    started,
-    submitted,
-    withdrawn,
-)
+from tests.unit.scheduling.bench import DIED, ERROR, OK, Bench, F, G
+from tests.unit.scheduling.client_events import cancelled, opened, submitted
+from tests.unit.scheduling.instructions import assigned, attempts, delivered, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, resized, returned, slave_id, started
 
 # ------------------------------------------------------------------------------------------- trust and size
 

@@ -17,19 +17,10 @@ from concurrent_nb.scheduling.strategies.stealing import StealingStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import STRATEGIES
-from tests.unit.scheduling.bench import (
-    Bench,
-    assigned,
-    ended,
-    joined,
-    opened,
-    resized,
-    returned,
-    slave_id,
-    started,
-    submitted,
-    withdrawn,
-)
+from tests.unit.scheduling.bench import Bench
+from tests.unit.scheduling.client_events import opened, submitted
+from tests.unit.scheduling.instructions import assigned, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, resized, returned, slave_id, started
 
 every_strategy = pytest.mark.parametrize("make", BY_NAME.values(), ids=BY_NAME)
 

@@ -10,35 +10,10 @@ from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.wire.messages import Needs
-from tests.unit.scheduling.bench import (
-    CANCELLED,
-    ERROR,
-    JOB,
-    OK,
-    OTHER_JOB,
-    POISON,
-    REFUSED,
-    TIMEOUT,
-    YOU,
-    Bench,
-    assigned,
-    attempts,
-    cancelled,
-    delivered,
-    ended,
-    gone,
-    joined,
-    lost,
-    opened,
-    report,
-    resized,
-    returned,
-    slave_id,
-    started,
-    submitted,
-    withdrawn,
-    worker_died,
-)
+from tests.unit.scheduling.bench import CANCELLED, ERROR, JOB, OK, OTHER_JOB, POISON, REFUSED, TIMEOUT, YOU, Bench
+from tests.unit.scheduling.client_events import cancelled, gone, opened, submitted
+from tests.unit.scheduling.instructions import assigned, attempts, delivered, report, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, resized, returned, slave_id, started, worker_died
 
 HOST, THREAD = Needs(kind="host"), Needs(kind="thread")
 

@@ -5,32 +5,10 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.instructions import DeliverOutcomes
 from concurrent_nb.scheduling.refusal import EventRefused
-from tests.unit.scheduling.bench import (
-    CANCELLED,
-    DIED,
-    ERROR,
-    HIT,
-    JOB,
-    OK,
-    POISON,
-    TIMEOUT,
-    YOU,
-    Bench,
-    assigned,
-    attempts,
-    cancelled,
-    delivered,
-    ended,
-    joined,
-    lost,
-    opened,
-    report,
-    returned,
-    started,
-    submitted,
-    withdrawn,
-    worker_died,
-)
+from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, HIT, JOB, OK, POISON, TIMEOUT, YOU, Bench
+from tests.unit.scheduling.client_events import cancelled, opened, submitted
+from tests.unit.scheduling.instructions import assigned, attempts, delivered, report, withdrawn
+from tests.unit.scheduling.slave_events import ended, joined, lost, returned, started, worker_died
 
 # ------------------------------------------------------------------------------------------- once more
 

@@ -1,6 +1,6 @@
 """Turns of an application: what it does with its sessions. The core is the real one, link and time are the test's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pytest
 
@@ -17,28 +17,13 @@ from concurrent_nb.nodes.application.core import ClientCore, ClientJob, Function
 from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Received, decode
+from concurrent_nb.wire.codec import Received, decode
 from concurrent_nb.wire.session import Session
+from tests.unit.nodes.held_link import Link
 
 EPOCH = 7
 SILENCE_S = 3.0
 FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
-
-
-class Link:
-    """The application's link, whose other end the test holds."""
-
-    def __init__(self) -> None:
-        self.arrived: list[Sequence[Buffer]] = []
-        self.sent: list[Sequence[Buffer]] = []
-
-    def receive(self) -> list[Sequence[Buffer]]:
-        arrived, self.arrived = self.arrived, []
-        return arrived
-
-    def send(self, frames: Sequence[Buffer]) -> bool:
-        self.sent.append(frames)
-        return True
 
 
 class Bench:

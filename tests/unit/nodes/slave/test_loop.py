@@ -1,6 +1,6 @@
 """Turns of a slave: what it does with its session. The core is the real one, link, workers and time are the test's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pytest
 
@@ -9,30 +9,15 @@ from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import CREDIT_MAX, SlaveLoop, credit_of
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, decode
+from concurrent_nb.wire.codec import decode
 from concurrent_nb.wire.session import Session
 from concurrent_nb.workers.slave_side.attempts import PoolReports
 from tests.inline_pool import InlinePool
+from tests.unit.nodes.held_link import Link
 
 EPOCH = 7
 SILENCE_S = 3.0
 START_S = 100.0
-
-
-class Link:
-    """The slave's link, whose other end the test holds."""
-
-    def __init__(self) -> None:
-        self.arrived: list[Sequence[Buffer]] = []
-        self.sent: list[Sequence[Buffer]] = []
-
-    def receive(self) -> list[Sequence[Buffer]]:
-        arrived, self.arrived = self.arrived, []
-        return arrived
-
-    def send(self, frames: Sequence[Buffer]) -> bool:
-        self.sent.append(frames)
-        return True
 
 
 class Workers(InlinePool):

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.outcome import Status
@@ -216,3 +217,20 @@ class Model:
     def statuses(self) -> dict[int, Status]:
         self.take_reports()
         return {ref.index: Status(frame.status) for ref, frame in self.ended}
+
+
+def ready_model(slots: int, **options: Any) -> Model:
+    """Make a pool of so many workers that are ready. Commands of the start are not kept."""
+    model = Model(PoolScheduler(slots, **options))
+    model.all_ready()
+    model.commands.clear()
+    return model
+
+
+def who_has(model: Model, index: int) -> int:
+    """Return which worker has a task, started or not; 0 if none."""
+    for number, worker in model.workers.items():
+        attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
+        if any(attempt.index == index for attempt in attempts):
+            return number
+    return 0

@@ -1,7 +1,5 @@
 """The pool's bookkeeping, spelled out. Each test is one promise."""
 
-from collections.abc import Callable
-
 import msgspec
 import pytest
 
@@ -12,19 +10,12 @@ from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import GiveTasks, Interrupt, Kill, Recall, Start
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import START_S, STUCK_S
-from tests.unit.workers.slave_side.model import JOB, F, G, Model
+from tests.unit.workers.slave_side.model import JOB, F, G, Model, ready_model
 
 
-@pytest.fixture
-def make() -> Callable[[int], Model]:
+def make(slots: int) -> Model:
     """Make a pool of so many workers that are ready."""
-
-    def make(slots: int) -> Model:
-        model = Model(PoolScheduler(slots, ahead_s=0.002))
-        model.all_ready()
-        return model
-
-    return make
+    return ready_model(slots, ahead_s=0.002)
 
 
 def teach(model: Model, seconds: float, function: bytes = F) -> None:
@@ -47,7 +38,7 @@ def report(model: Model, index: int) -> ErrorReport:
     return msgspec.msgpack.decode(frame.body, type=ErrorReport)
 
 
-def test_workers_are_provided_when_each_has_more_than_it_runs(make: Callable[[int], Model]) -> None:
+def test_workers_are_provided_when_each_has_more_than_it_runs() -> None:
     model = make(2)
     seen = [model.scheduler.is_saturated]
     for index in range(4):
@@ -73,34 +64,34 @@ def test_tasks_wait_until_a_worker_is_ready() -> None:
     assert model.has(1) == [0]
 
 
-def test_tasks_of_an_unknown_function_go_out_singly(make: Callable[[int], Model]) -> None:
+def test_tasks_of_an_unknown_function_go_out_singly() -> None:
     model = make(2)
     model.assign(range(10))
     assert [worker.packs for worker in model.workers.values()] == [[1, 1], [1, 1]]
 
 
-def test_short_tasks_go_out_in_packs_of_about_2_ms(make: Callable[[int], Model]) -> None:
+def test_short_tasks_go_out_in_packs_of_about_2_ms() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(100))
     assert model.workers[1].packs == [20, 20]
 
 
-def test_a_pack_has_at_most_64_tasks(make: Callable[[int], Model]) -> None:
+def test_a_pack_has_at_most_64_tasks() -> None:
     model = make(1)
     teach(model, 0.000001)
     model.assign(range(1000))
     assert model.workers[1].packs == [64, 64]
 
 
-def test_few_short_tasks_are_shared_out(make: Callable[[int], Model]) -> None:
+def test_few_short_tasks_are_shared_out() -> None:
     model = make(4)
     teach(model, 0.00001)
     model.assign(range(40))
     assert sorted(worker.packs[0] for worker in model.workers.values()) == [4, 6, 8, 10]
 
 
-def test_a_pack_has_one_function(make: Callable[[int], Model]) -> None:
+def test_a_pack_has_one_function() -> None:
     model = make(1)
     teach(model, 0.0001, F)
     teach(model, 0.0001, G)
@@ -112,7 +103,7 @@ def test_a_pack_has_one_function(make: Callable[[int], Model]) -> None:
     assert all({attempt.function for attempt in give.attempts} == {give.function} for give in gives)
 
 
-def test_a_pack_of_large_arguments_is_small(make: Callable[[int], Model]) -> None:
+def test_a_pack_of_large_arguments_is_small() -> None:
     model = make(1)
     teach(model, 0.0001)
     frames = [TaskFrame(index, 1, b"", (600_000,)) for index in range(4)]
@@ -120,14 +111,14 @@ def test_a_pack_of_large_arguments_is_small(make: Callable[[int], Model]) -> Non
     assert model.workers[1].packs == [1, 1]
 
 
-def test_nothing_is_given_ahead_of_a_task_known_to_be_slow(make: Callable[[int], Model]) -> None:
+def test_nothing_is_given_ahead_of_a_task_known_to_be_slow() -> None:
     model = make(2)
     teach(model, 0.5)
     model.assign(range(10))
     assert [worker.packs for worker in model.workers.values()] == [[1], [1]]
 
 
-def test_a_worker_has_at_most_two_packs(make: Callable[[int], Model]) -> None:
+def test_a_worker_has_at_most_two_packs() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(1000))
@@ -139,7 +130,7 @@ def test_a_worker_has_at_most_two_packs(make: Callable[[int], Model]) -> None:
     assert len(model.workers[1].unstarted) == 40
 
 
-def test_the_oldest_task_goes_first(make: Callable[[int], Model]) -> None:
+def test_the_oldest_task_goes_first() -> None:
     model = make(1)
     teach(model, 0.5)
     model.assign(range(5))
@@ -150,7 +141,7 @@ def test_the_oldest_task_goes_first(make: Callable[[int], Model]) -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
-def test_an_attempt_is_taken_once(make: Callable[[int], Model]) -> None:
+def test_an_attempt_is_taken_once() -> None:
     model = make(1)
     model.assign([7])
     model.assign([7])
@@ -162,7 +153,7 @@ def test_an_attempt_is_taken_once(make: Callable[[int], Model]) -> None:
 # ------------------------------------------------------------------------------------------------- taking work back
 
 
-def test_what_stands_behind_a_slow_task_goes_to_an_idle_worker(make: Callable[[int], Model]) -> None:
+def test_what_stands_behind_a_slow_task_goes_to_an_idle_worker() -> None:
     # given: worker 2 runs task 0 and has one ahead, worker 1 alike
     model = make(2)
     model.assign(range(4))
@@ -177,7 +168,7 @@ def test_what_stands_behind_a_slow_task_goes_to_an_idle_worker(make: Callable[[i
     assert model.has(2) == []
 
 
-def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon(make: Callable[[int], Model]) -> None:
+def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(30))
@@ -194,7 +185,7 @@ def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon(make: 
     assert model.has(1) == [1]
 
 
-def test_results_that_stand_before_a_slow_task_are_not_late(make: Callable[[int], Model]) -> None:
+def test_results_that_stand_before_a_slow_task_are_not_late() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(5))
@@ -210,7 +201,7 @@ def test_results_that_stand_before_a_slow_task_are_not_late(make: Callable[[int]
     assert model.statuses() == {0: Status.OK, 1: Status.OK}
 
 
-def test_moving_next_to_nothing_is_not_worth_it(make: Callable[[int], Model]) -> None:
+def test_moving_next_to_nothing_is_not_worth_it() -> None:
     model = make(2)
     teach(model, 0.00001)
     model.assign(range(20))
@@ -220,7 +211,7 @@ def test_moving_next_to_nothing_is_not_worth_it(make: Callable[[int], Model]) ->
     assert Recall(2) not in model.commands
 
 
-def test_more_given_back_than_was_given_is_refused(make: Callable[[int], Model]) -> None:
+def test_more_given_back_than_was_given_is_refused() -> None:
     model = make(1)
     model.assign([0])
     with pytest.raises(ProtocolError, match="returned 2 tasks and had 1"):
@@ -230,14 +221,14 @@ def test_more_given_back_than_was_given_is_refused(make: Callable[[int], Model])
 # ------------------------------------------------------------------------------------------------------- withdrawal
 
 
-def test_withdrawn_tasks_that_wait_are_returned(make: Callable[[int], Model]) -> None:
+def test_withdrawn_tasks_that_wait_are_returned() -> None:
     model = make(1)
     model.assign(range(5))
     model.withdraw([3, 4], stop=False)
     assert model.take_reports().returned == [TaskRef(JOB, 3, 1), TaskRef(JOB, 4, 1)]
 
 
-def test_withdrawn_tasks_that_a_worker_has_not_started_are_returned(make: Callable[[int], Model]) -> None:
+def test_withdrawn_tasks_that_a_worker_has_not_started_are_returned() -> None:
     model = make(1)
     model.assign(range(2))
     model.begin(1)
@@ -248,7 +239,7 @@ def test_withdrawn_tasks_that_a_worker_has_not_started_are_returned(make: Callab
     assert model.statuses() == {0: Status.OK}
 
 
-def test_a_withdrawal_does_not_take_what_was_not_named(make: Callable[[int], Model]) -> None:
+def test_a_withdrawal_does_not_take_what_was_not_named() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(10))
@@ -260,7 +251,7 @@ def test_a_withdrawal_does_not_take_what_was_not_named(make: Callable[[int], Mod
     assert model.has(1) == [1, 2, 3, 4, 6, 7, 8, 9]
 
 
-def test_a_withdrawal_of_the_unknown_says_nothing(make: Callable[[int], Model]) -> None:
+def test_a_withdrawal_of_the_unknown_says_nothing() -> None:
     model = make(1)
     model.withdraw([1], stop=True)
     model.assign([1])
@@ -268,14 +259,14 @@ def test_a_withdrawal_of_the_unknown_says_nothing(make: Callable[[int], Model]) 
     assert not model.take_reports()
 
 
-def test_stopping_a_task_that_waits_cancels_it(make: Callable[[int], Model]) -> None:
+def test_stopping_a_task_that_waits_cancels_it() -> None:
     model = make(1)
     model.assign(range(5))
     model.withdraw([4], stop=True)
     assert model.statuses() == {4: Status.CANCELLED}
 
 
-def test_stopping_a_task_that_a_worker_has_not_started_does_not_interrupt_it(make: Callable[[int], Model]) -> None:
+def test_stopping_a_task_that_a_worker_has_not_started_does_not_interrupt_it() -> None:
     model = make(1)
     model.assign(range(2))
     model.begin(1)
@@ -284,7 +275,7 @@ def test_stopping_a_task_that_a_worker_has_not_started_does_not_interrupt_it(mak
     assert not any(isinstance(command, Interrupt) for command in model.commands)
 
 
-def test_stopping_a_running_task_interrupts_it_at_once(make: Callable[[int], Model]) -> None:
+def test_stopping_a_running_task_interrupts_it_at_once() -> None:
     model = make(1)
     model.assign([0])
     ticket = model.begin(1).ticket
@@ -297,7 +288,7 @@ def test_stopping_a_running_task_interrupts_it_at_once(make: Callable[[int], Mod
     assert not model.killed(1)
 
 
-def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second(make: Callable[[int], Model]) -> None:
+def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second() -> None:
     model = make(1)
     model.assign([0])
     model.begin(1)
@@ -311,7 +302,7 @@ def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second(make: Callab
     assert Start(2) in model.commands
 
 
-def test_what_runs_when_the_wrong_worker_is_killed_is_not_to_blame(make: Callable[[int], Model]) -> None:
+def test_what_runs_when_the_wrong_worker_is_killed_is_not_to_blame() -> None:
     # given: task 0 ignored its interrupt, and ended between the last look at it and the kill
     model = make(1)
     teach(model, 0.0001)
@@ -328,7 +319,7 @@ def test_what_runs_when_the_wrong_worker_is_killed_is_not_to_blame(make: Callabl
     assert model.statuses() == {0: Status.CANCELLED, 1: Status.OK}
 
 
-def test_a_result_that_is_faster_than_its_cancellation_counts(make: Callable[[int], Model]) -> None:
+def test_a_result_that_is_faster_than_its_cancellation_counts() -> None:
     model = make(1)
     model.assign([0])
     model.begin(1)
@@ -341,7 +332,7 @@ def test_a_result_that_is_faster_than_its_cancellation_counts(make: Callable[[in
 # --------------------------------------------------------------------------------------------------------- deadlines
 
 
-def test_a_task_over_its_deadline_is_interrupted_and_ends_as_timeout(make: Callable[[int], Model]) -> None:
+def test_a_task_over_its_deadline_is_interrupted_and_ends_as_timeout() -> None:
     model = make(1)
     model.assign([0], timeout_s=2.0)
     ticket = model.begin(1).ticket
@@ -357,7 +348,7 @@ def test_a_task_over_its_deadline_is_interrupted_and_ends_as_timeout(make: Calla
     assert "6a6a6a6a/0" in message
 
 
-def test_a_task_over_its_deadline_that_goes_on_is_killed(make: Callable[[int], Model]) -> None:
+def test_a_task_over_its_deadline_that_goes_on_is_killed() -> None:
     model = make(1)
     model.assign([0], timeout_s=2.0)
     model.begin(1)
@@ -367,7 +358,7 @@ def test_a_task_over_its_deadline_that_goes_on_is_killed(make: Callable[[int], M
     assert model.statuses() == {0: Status.TIMEOUT}
 
 
-def test_a_deadline_counts_from_the_start_of_the_task(make: Callable[[int], Model]) -> None:
+def test_a_deadline_counts_from_the_start_of_the_task() -> None:
     model = make(1)
     model.assign([0, 1], timeout_s=1.0)
     for index in (0, 1):
@@ -378,7 +369,7 @@ def test_a_deadline_counts_from_the_start_of_the_task(make: Callable[[int], Mode
         assert model.statuses()[index] == Status.OK
 
 
-def test_what_a_task_returns_after_its_interrupt_does_not_count(make: Callable[[int], Model]) -> None:
+def test_what_a_task_returns_after_its_interrupt_does_not_count() -> None:
     model = make(1)
     model.assign([0], timeout_s=1.0)
     model.begin(1)
@@ -390,7 +381,7 @@ def test_what_a_task_returns_after_its_interrupt_does_not_count(make: Callable[[
     assert not model.killed(1)
 
 
-def test_a_result_that_is_in_time_counts_however_late_it_comes(make: Callable[[int], Model]) -> None:
+def test_a_result_that_is_in_time_counts_however_late_it_comes() -> None:
     model = make(1)
     model.assign([0], timeout_s=1.0)
     model.begin(1)
@@ -400,7 +391,7 @@ def test_a_result_that_is_in_time_counts_however_late_it_comes(make: Callable[[i
     assert model.statuses() == {0: Status.OK}
 
 
-def test_cancelling_what_times_out_changes_nothing(make: Callable[[int], Model]) -> None:
+def test_cancelling_what_times_out_changes_nothing() -> None:
     model = make(1)
     model.assign([0], timeout_s=1.0)
     model.begin(1)
@@ -414,7 +405,7 @@ def test_cancelling_what_times_out_changes_nothing(make: Callable[[int], Model])
 # ------------------------------------------------------------------------------------------------------------ deaths
 
 
-def test_a_death_is_blamed_on_the_task_that_ran(make: Callable[[int], Model]) -> None:
+def test_a_death_is_blamed_on_the_task_that_ran() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(3))
@@ -428,7 +419,7 @@ def test_a_death_is_blamed_on_the_task_that_ran(make: Callable[[int], Model]) ->
     assert model.has(2) == [2]
 
 
-def test_a_death_between_tasks_is_blamed_on_nobody(make: Callable[[int], Model]) -> None:
+def test_a_death_between_tasks_is_blamed_on_nobody() -> None:
     model = make(1)
     model.assign([0])
     model.die(1)
@@ -437,7 +428,7 @@ def test_a_death_between_tasks_is_blamed_on_nobody(make: Callable[[int], Model])
     assert model.statuses() == {0: Status.OK}
 
 
-def test_what_a_dead_worker_had_keeps_its_place(make: Callable[[int], Model]) -> None:
+def test_what_a_dead_worker_had_keeps_its_place() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(60))
@@ -446,7 +437,7 @@ def test_what_a_dead_worker_had_keeps_its_place(make: Callable[[int], Model]) ->
     assert model.has(2) == list(range(40))
 
 
-def test_a_withdrawn_task_of_a_dead_worker_is_returned(make: Callable[[int], Model]) -> None:
+def test_a_withdrawn_task_of_a_dead_worker_is_returned() -> None:
     model = make(1)
     model.assign([0])
     model.begin(1)
@@ -463,7 +454,7 @@ def test_a_worker_that_never_gets_ready_is_replaced() -> None:
     assert model.killed(1)
 
 
-def test_a_worker_that_has_tasks_and_does_nothing_is_replaced(make: Callable[[int], Model]) -> None:
+def test_a_worker_that_has_tasks_and_does_nothing_is_replaced() -> None:
     model = make(1)
     model.assign([0])
     model.pass_time(STUCK_S - 1)
@@ -476,9 +467,7 @@ def test_a_worker_that_has_tasks_and_does_nothing_is_replaced(make: Callable[[in
     assert model.statuses() == {0: Status.OK}
 
 
-def test_workers_that_die_without_a_task_again_and_again_are_not_replaced_for_ever(
-    make: Callable[[int], Model],
-) -> None:
+def test_workers_that_die_without_a_task_again_and_again_are_not_replaced_for_ever() -> None:
     model = make(1)
     model.assign([0])
     for number in range(1, 6):
@@ -495,7 +484,7 @@ def test_workers_that_die_without_a_task_again_and_again_are_not_replaced_for_ev
     assert model.take_reports().returned == [TaskRef(JOB, 1, 1)]
 
 
-def test_workers_that_die_now_and_then_are_replaced(make: Callable[[int], Model]) -> None:
+def test_workers_that_die_now_and_then_are_replaced() -> None:
     model = make(1)
     for number in range(1, 50):
         model.clock.advance(3)
@@ -503,7 +492,7 @@ def test_workers_that_die_now_and_then_are_replaced(make: Callable[[int], Model]
     assert list(model.workers) == [50]
 
 
-def test_deaths_that_tasks_are_to_blame_for_do_not_count(make: Callable[[int], Model]) -> None:
+def test_deaths_that_tasks_are_to_blame_for_do_not_count() -> None:
     model = make(1)
     for number in range(1, 50):
         model.assign([number])
@@ -517,7 +506,7 @@ def test_deaths_that_tasks_are_to_blame_for_do_not_count(make: Callable[[int], M
 # ----------------------------------------------------------------------------------------------------------- reports
 
 
-def test_only_tasks_that_run_for_a_while_are_reported_as_started_and_once(make: Callable[[int], Model]) -> None:
+def test_only_tasks_that_run_for_a_while_are_reported_as_started_and_once() -> None:
     model = make(1)
     model.assign([0])
     model.begin(1)
@@ -529,7 +518,7 @@ def test_only_tasks_that_run_for_a_while_are_reported_as_started_and_once(make: 
     assert model.take_reports().started == []
 
 
-def test_outcomes_come_by_job_with_their_buffers(make: Callable[[int], Model]) -> None:
+def test_outcomes_come_by_job_with_their_buffers() -> None:
     model = make(1)
     other = b"k" * 16
     for job in (JOB, other):
@@ -544,7 +533,7 @@ def test_outcomes_come_by_job_with_their_buffers(make: Callable[[int], Model]) -
     assert list(map(list, outcome[2])) == [[b"ab", b"cde"]]
 
 
-def test_nothing_is_to_be_looked_at_while_nothing_runs(make: Callable[[int], Model]) -> None:
+def test_nothing_is_to_be_looked_at_while_nothing_runs() -> None:
     model = make(1)
     model.assign([0])
     assert model.scheduler.next_deadline() is not None
@@ -555,7 +544,7 @@ def test_nothing_is_to_be_looked_at_while_nothing_runs(make: Callable[[int], Mod
     assert model.scheduler.busy_workers() == []
 
 
-def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], Model]) -> None:
+def test_a_reset_forgets_everything_and_kills_who_is_busy() -> None:
     model = make(2)
     model.assign([0])
     owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
@@ -571,7 +560,7 @@ def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], 
     assert model.scheduler.unfinished == 1
 
 
-def test_reports_of_an_unknown_worker_are_ignored(make: Callable[[int], Model]) -> None:
+def test_reports_of_an_unknown_worker_are_ignored() -> None:
     model = make(1)
     model.execute(model.scheduler.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
     model.execute(model.scheduler.page_read(77, 1, 0.0, False, 0.0))
@@ -585,7 +574,7 @@ def returned(model: Model) -> list[int]:
     return sorted(ref.index for ref in model.take_reports().returned)
 
 
-def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has(make: Callable[[int], Model]) -> None:
+def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has() -> None:
     model = make(2)
     model.assign(range(10))
     runs = model.begin(1).index
@@ -598,7 +587,7 @@ def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has(m
     assert not model.scheduler.unfinished
 
 
-def test_a_pool_that_is_drained_takes_nothing_any_more(make: Callable[[int], Model]) -> None:
+def test_a_pool_that_is_drained_takes_nothing_any_more() -> None:
     model = make(1)
     model.execute(model.scheduler.drained())
     model.assign(range(3))
@@ -606,9 +595,7 @@ def test_a_pool_that_is_drained_takes_nothing_any_more(make: Callable[[int], Mod
     assert not model.workers[1].unstarted
 
 
-def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drained(
-    make: Callable[[int], Model],
-) -> None:
+def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drained() -> None:
     model = make(1)
     teach(model, 0.0001)
     model.assign(range(10))
@@ -739,7 +726,7 @@ def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -
 # ---------------------------------------------------------------------------------------------------- fresh workers
 
 
-def test_idle_workers_are_replaced_at_once(make: Callable[[int], Model]) -> None:
+def test_idle_workers_are_replaced_at_once() -> None:
     model = make(2)
     model.execute(model.scheduler.restart_requested(0.0, stop=False))
     assert [worker.killed for worker in model.workers.values()] == [True, True]
@@ -753,7 +740,7 @@ def test_idle_workers_are_replaced_at_once(make: Callable[[int], Model]) -> None
     assert not model.scheduler.degraded
 
 
-def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker(make: Callable[[int], Model]) -> None:
+def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker() -> None:
     model = make(1)
     model.assign(range(3))
     model.begin(1)
@@ -769,7 +756,7 @@ def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker(ma
     assert model.statuses() == {0: Status.OK}
 
 
-def test_what_is_stopped_for_it_is_given_back_without_blame(make: Callable[[int], Model]) -> None:
+def test_what_is_stopped_for_it_is_given_back_without_blame() -> None:
     model = make(1)
     model.assign(range(3))
     model.begin(1)
@@ -782,7 +769,7 @@ def test_what_is_stopped_for_it_is_given_back_without_blame(make: Callable[[int]
     assert model.has(2) != []
 
 
-def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted(make: Callable[[int], Model]) -> None:
+def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted() -> None:
     model = make(1)
     model.assign([0])
     model.begin(1)
@@ -793,7 +780,7 @@ def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted(make:
     assert not model.reports.returned
 
 
-def test_threads_are_replaced_together_when_the_last_has_ended(make: Callable[[int], Model]) -> None:
+def test_threads_are_replaced_together_when_the_last_has_ended() -> None:
     model = make(2)
     model.assign([0, 1], needs=Needs(kind="thread"))
     for number in (3, 4, 5):

@@ -1,7 +1,6 @@
 """The pool scheduler with broken workers. Each test is one promise."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 
@@ -13,22 +12,15 @@ from concurrent_nb.workers.slave_side.attempts import Command
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, STUCK_S
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
-from tests.unit.workers.slave_side.model import F, G, Model
+from tests.unit.workers.slave_side.model import F, G, Model, ready_model
 from tests.unit.workers.slave_side.test_pool_scheduler import report, teach
 
 THREAD = Needs(kind="thread")
 
 
-@pytest.fixture
-def make() -> Callable[[int], Model]:
+def make(slots: int) -> Model:
     """Make a pool of so many workers that are ready."""
-
-    def make(slots: int) -> Model:
-        model = Model(PoolScheduler(slots, ahead_s=0.01))
-        model.all_ready()
-        return model
-
-    return make
+    return ready_model(slots, ahead_s=0.01)
 
 
 def broken(model: Model, number: int, *, may_be_former: bool = False) -> list[Command]:
@@ -49,9 +41,7 @@ def given(model: Model, count: int) -> None:
 # --------------------------------------------------------------------------------------- a result that does not come
 
 
-def test_a_worker_whose_result_does_not_come_is_killed_and_its_task_counts_a_death(
-    make: Callable[[int], Model],
-) -> None:
+def test_a_worker_whose_result_does_not_come_is_killed_and_its_task_counts_a_death() -> None:
     model = make(1)
     given(model, 1)
     model.begin(1)
@@ -66,9 +56,7 @@ def test_a_worker_whose_result_does_not_come_is_killed_and_its_task_counts_a_dea
     assert "the result of a task that had ended did not come within 5 s; it had task" in report(model, 0).message
 
 
-def test_what_stands_behind_a_task_whose_result_does_not_come_runs_elsewhere_unblamed(
-    make: Callable[[int], Model],
-) -> None:
+def test_what_stands_behind_a_task_whose_result_does_not_come_runs_elsewhere_unblamed() -> None:
     model = make(1)
     given(model, 4)
     for _ in range(3):  # the first one swallows its own result, and those of the others
@@ -84,7 +72,7 @@ def test_what_stands_behind_a_task_whose_result_does_not_come_runs_elsewhere_unb
     assert not model.scheduler.degraded
 
 
-def test_a_worker_that_runs_on_while_a_result_does_not_come_is_broken_too(make: Callable[[int], Model]) -> None:
+def test_a_worker_that_runs_on_while_a_result_does_not_come_is_broken_too() -> None:
     model = make(1)
     given(model, 2)
     model.begin(1)
@@ -97,7 +85,7 @@ def test_a_worker_that_runs_on_while_a_result_does_not_come_is_broken_too(make: 
     assert model.statuses() == {0: Status.DIED}
 
 
-def test_a_result_that_flows_is_waited_for(make: Callable[[int], Model]) -> None:
+def test_a_result_that_flows_is_waited_for() -> None:
     model = make(1)
     given(model, 1)
     model.begin(1)
@@ -109,7 +97,7 @@ def test_a_result_that_flows_is_waited_for(make: Callable[[int], Model]) -> None
     assert model.statuses() == {0: Status.OK}
 
 
-def test_a_task_that_runs_for_long_is_no_result_that_does_not_come(make: Callable[[int], Model]) -> None:
+def test_a_task_that_runs_for_long_is_no_result_that_does_not_come() -> None:
     model = make(1)
     given(model, 2)
     model.run(1, 0.001)
@@ -141,7 +129,7 @@ def test_the_time_that_a_result_may_take_is_a_setting() -> None:
 # ------------------------------------------------------------------------------------------- a worker that does nothing
 
 
-def test_a_worker_that_does_nothing_is_killed_and_nobody_is_blamed_the_first_time(make: Callable[[int], Model]) -> None:
+def test_a_worker_that_does_nothing_is_killed_and_nobody_is_blamed_the_first_time() -> None:
     model = make(1)
     given(model, 2)
     model.pass_time(RESULT_S + 0.1)
@@ -154,9 +142,7 @@ def test_a_worker_that_does_nothing_is_killed_and_nobody_is_blamed_the_first_tim
 
 
 @pytest.mark.parametrize(("timeout_s", "status"), [(None, Status.DIED), (2.0, Status.TIMEOUT)])
-def test_a_task_with_which_no_worker_does_anything_ends(
-    make: Callable[[int], Model], timeout_s: float | None, status: Status
-) -> None:
+def test_a_task_with_which_no_worker_does_anything_ends(timeout_s: float | None, status: Status) -> None:
     model = make(1)
     teach(model, 0.001)
     model.assign([0], timeout_s=timeout_s)
@@ -169,7 +155,7 @@ def test_a_task_with_which_no_worker_does_anything_ends(
     assert model.statuses() == {0: status}
 
 
-def test_a_page_that_shows_nonsense_is_no_progress(make: Callable[[int], Model]) -> None:
+def test_a_page_that_shows_nonsense_is_no_progress() -> None:
     model = make(1)
     given(model, 1)
     since = model.clock()
@@ -180,7 +166,7 @@ def test_a_page_that_shows_nonsense_is_no_progress(make: Callable[[int], Model])
 
 
 @pytest.mark.parametrize("started_at", [math.nan, math.inf, -math.inf, -1.0, 1e300, 0.0])
-def test_a_limit_holds_whatever_the_page_says_of_the_start(make: Callable[[int], Model], started_at: float) -> None:
+def test_a_limit_holds_whatever_the_page_says_of_the_start(started_at: float) -> None:
     model = make(1)
     model.assign([0], timeout_s=1.0)
     ticket = model.begin(1).ticket
@@ -199,7 +185,7 @@ def test_a_limit_holds_whatever_the_page_says_of_the_start(make: Callable[[int],
 # -------------------------------------------------------------------------------------------------- who is to blame
 
 
-def test_who_runs_is_blamed_for_what_its_worker_says(make: Callable[[int], Model]) -> None:
+def test_who_runs_is_blamed_for_what_its_worker_says() -> None:
     model = make(1)
     given(model, 3)
     model.begin(1)
@@ -213,9 +199,7 @@ def test_who_runs_is_blamed_for_what_its_worker_says(make: Callable[[int], Model
 
 
 @pytest.mark.parametrize("has_next_begun", [True, False])
-def test_who_has_ended_is_blamed_if_its_result_comes_after_the_nonsense(
-    make: Callable[[int], Model], has_next_begun: bool
-) -> None:
+def test_who_has_ended_is_blamed_if_its_result_comes_after_the_nonsense(has_next_begun: bool) -> None:
     model = make(1)
     given(model, 3)
     model.begin(1)
@@ -228,7 +212,7 @@ def test_who_has_ended_is_blamed_if_its_result_comes_after_the_nonsense(
     assert model.statuses() == {0: Status.DIED}
 
 
-def test_nobody_is_blamed_where_it_may_have_been_another_but_only_once(make: Callable[[int], Model]) -> None:
+def test_nobody_is_blamed_where_it_may_have_been_another_but_only_once() -> None:
     model = make(1)
     given(model, 3)
     for worker in (1, 2):
@@ -240,7 +224,7 @@ def test_nobody_is_blamed_where_it_may_have_been_another_but_only_once(make: Cal
     assert model.statuses() == {0: Status.DIED}
 
 
-def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says(make: Callable[[int], Model]) -> None:
+def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says() -> None:
     model = make(1)
     given(model, 3)
     model.execute(broken(model, 1))
@@ -248,7 +232,7 @@ def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says(make: Callabl
     assert model.statuses() == {}
 
 
-def test_a_worker_that_has_nothing_and_is_broken_is_replaced(make: Callable[[int], Model]) -> None:
+def test_a_worker_that_has_nothing_and_is_broken_is_replaced() -> None:
     model = make(2)
     model.execute(
         model.scheduler.broken(1, "was killed because it sent an invalid record", 77, 78, may_be_former=False)
@@ -259,9 +243,7 @@ def test_a_worker_that_has_nothing_and_is_broken_is_replaced(make: Callable[[int
     assert {n for n in model.workers if model.has(n)} == {2, 3}
 
 
-def test_a_task_that_was_to_be_stopped_is_stopped_also_by_the_end_of_a_broken_worker(
-    make: Callable[[int], Model],
-) -> None:
+def test_a_task_that_was_to_be_stopped_is_stopped_also_by_the_end_of_a_broken_worker() -> None:
     model = make(1)
     given(model, 2)
     model.begin(1)
@@ -271,7 +253,7 @@ def test_a_task_that_was_to_be_stopped_is_stopped_also_by_the_end_of_a_broken_wo
     assert model.statuses() == {0: Status.CANCELLED}
 
 
-def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Callable[[int], Model]) -> None:
+def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects() -> None:
     model = make(2)
     for index in (0, 1):
         model.assign([index], bytes([index]) * 32, needs=THREAD)
@@ -297,7 +279,7 @@ def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Cal
 
 
 @pytest.mark.parametrize("status", [Status.TIMEOUT, Status.DIED, Status.POISON, Status.REFUSED, -1, 10])
-def test_a_worker_cannot_report_what_only_others_can(make: Callable[[int], Model], status: int) -> None:
+def test_a_worker_cannot_report_what_only_others_can(status: int) -> None:
     model = make(1)
     given(model, 2)
     ticket = model.begin(1).ticket
@@ -306,7 +288,7 @@ def test_a_worker_cannot_report_what_only_others_can(make: Callable[[int], Model
     assert model.statuses() == {}
 
 
-def test_a_result_of_nothing_is_none(make: Callable[[int], Model]) -> None:
+def test_a_result_of_nothing_is_none() -> None:
     model = make(1)
     given(model, 1)
     ticket = model.begin(1).ticket
@@ -314,7 +296,7 @@ def test_a_result_of_nothing_is_none(make: Callable[[int], Model]) -> None:
         model.scheduler.outcomes(1, [Result(ticket, Status.OK, 0.1, b"")], [], model.clock())
 
 
-def test_a_worker_cannot_answer_for_another(make: Callable[[int], Model]) -> None:
+def test_a_worker_cannot_answer_for_another() -> None:
     model = make(2)
     model.assign([0], F)
     model.assign([1], G)

@@ -1,7 +1,5 @@
 """The pool scheduler with tasks of several slots and with task systems. Each test is one promise."""
 
-from collections.abc import Callable
-
 import pytest
 
 from concurrent_nb.outcome import Status
@@ -10,38 +8,16 @@ from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
-from tests.unit.workers.slave_side.model import G, Model
+from tests.unit.workers.slave_side.model import G, Model, ready_model, who_has
 
 HOST, ALL = Needs(kind="host"), Needs(cores=0)
-
-
-@pytest.fixture
-def make() -> Callable[[int], Model]:
-    """Make a pool of so many workers that are ready."""
-
-    def make(slots: int) -> Model:
-        model = Model(PoolScheduler(slots))
-        model.all_ready()
-        model.commands.clear()
-        return model
-
-    return make
-
-
-def who_has(model: Model, index: int) -> int:
-    """Return which worker has a task, started or not; 0 if none."""
-    for number, worker in model.workers.items():
-        attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
-        if any(attempt.index == index for attempt in attempts):
-            return number
-    return 0
 
 
 # --------------------------------------------------------------------------------------------------------------- hosts
 
 
-def test_a_host_gets_a_worker_of_its_own(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_host_gets_a_worker_of_its_own() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     assert model.commands == [Start(2)]
     model.assign([1])
@@ -50,8 +26,8 @@ def test_a_host_gets_a_worker_of_its_own(make: Callable[[int], Model]) -> None:
     assert who_has(model, 0) == 2
 
 
-def test_the_worker_of_a_host_ends_with_it_and_is_not_replaced(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_the_worker_of_a_host_ends_with_it_and_is_not_replaced() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.ready(2)
     model.run(2, 10.0)
@@ -62,8 +38,8 @@ def test_the_worker_of_a_host_ends_with_it_and_is_not_replaced(make: Callable[[i
     assert model.statuses() == {0: Status.OK}
 
 
-def test_a_host_that_follows_another_gets_a_worker_of_its_own_too(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_host_that_follows_another_gets_a_worker_of_its_own_too() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.ready(2)
     model.begin(2)
@@ -75,8 +51,8 @@ def test_a_host_that_follows_another_gets_a_worker_of_its_own_too(make: Callable
     assert who_has(model, 1) == 3
 
 
-def test_workers_for_hosts_get_no_other_work(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_workers_for_hosts_get_no_other_work() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.ready(2)
     model.begin(2)
@@ -84,8 +60,8 @@ def test_workers_for_hosts_get_no_other_work(make: Callable[[int], Model]) -> No
     assert model.has(2) == []
 
 
-def test_no_more_hosts_than_eight_at_once(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_no_more_hosts_than_eight_at_once() -> None:
+    model = ready_model(1)
     model.assign(range(HOSTS_MAX + 1), needs=HOST)
     assert len(model.workers) == 1 + HOSTS_MAX
     model.all_ready()
@@ -97,8 +73,8 @@ def test_no_more_hosts_than_eight_at_once(make: Callable[[int], Model]) -> None:
     assert who_has(model, HOSTS_MAX) == 2 + HOSTS_MAX
 
 
-def test_a_worker_that_starts_for_a_host_that_is_gone_is_dismissed(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_worker_that_starts_for_a_host_that_is_gone_is_dismissed() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.withdraw([0], stop=False)
     assert [ref.index for ref in model.take_reports().returned] == [0]
@@ -106,8 +82,8 @@ def test_a_worker_that_starts_for_a_host_that_is_gone_is_dismissed(make: Callabl
     assert model.commands[-1] == Dismiss(2)
 
 
-def test_a_host_that_dies_is_blamed_and_one_that_is_killed_before_it_began_is_not(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_host_that_dies_is_blamed_and_one_that_is_killed_before_it_began_is_not() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.ready(2)
     model.begin(2)
@@ -122,8 +98,8 @@ def test_a_host_that_dies_is_blamed_and_one_that_is_killed_before_it_began_is_no
     assert who_has(model, 1) == 4
 
 
-def test_a_host_times_out_and_is_killed_after_the_grace_alone(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_host_times_out_and_is_killed_after_the_grace_alone() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST, timeout_s=2.0)
     model.ready(2)
     model.begin(2)
@@ -134,8 +110,8 @@ def test_a_host_times_out_and_is_killed_after_the_grace_alone(make: Callable[[in
     assert not model.killed(1)
 
 
-def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.ready(2)
     model.begin(2)
@@ -150,8 +126,8 @@ def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run(make: C
     assert model.statuses() == {0: Status.OK}
 
 
-def test_a_reset_kills_hosts_and_dismisses_those_that_start(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_reset_kills_hosts_and_dismisses_those_that_start() -> None:
+    model = ready_model(1)
     model.assign([0], needs=HOST)
     model.ready(2)
     model.begin(2)
@@ -179,8 +155,8 @@ def test_hosts_that_cannot_be_started_count_as_workers_that_die_without_a_task()
 # ------------------------------------------------------------------------------------------------------- several cores
 
 
-def test_a_wide_task_begins_when_it_has_its_slots_and_nobody_else_before_it(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_wide_task_begins_when_it_has_its_slots_and_nobody_else_before_it() -> None:
+    model = ready_model(2)
     model.assign([0], G)
     owner = who_has(model, 0)
     model.begin(owner)
@@ -196,8 +172,8 @@ def test_a_wide_task_begins_when_it_has_its_slots_and_nobody_else_before_it(make
     assert sorted([who_has(model, 2), who_has(model, 3)]) == [1, 2]
 
 
-def test_beside_a_wide_task_others_run_in_the_slots_that_are_left(make: Callable[[int], Model]) -> None:
-    model = make(4)
+def test_beside_a_wide_task_others_run_in_the_slots_that_are_left() -> None:
+    model = ready_model(4)
     model.assign([0], G, needs=Needs(cores=3))
     wide = who_has(model, 0)
     model.assign([1, 2, 3])
@@ -208,23 +184,23 @@ def test_beside_a_wide_task_others_run_in_the_slots_that_are_left(make: Callable
     assert len({number for number, worker in model.workers.items() if worker.unstarted}) == 3
 
 
-def test_two_wide_tasks_run_beside_each_other_if_they_fit(make: Callable[[int], Model]) -> None:
-    model = make(4)
+def test_two_wide_tasks_run_beside_each_other_if_they_fit() -> None:
+    model = ready_model(4)
     model.assign([0, 1, 2], needs=Needs(cores=2))
     assert sum(bool(who_has(model, index)) for index in range(3)) == 2
     model.run(who_has(model, 0))
     assert who_has(model, 2)
 
 
-def test_three_of_four_slots_are_not_four(make: Callable[[int], Model]) -> None:
-    model = make(4)
+def test_three_of_four_slots_are_not_four() -> None:
+    model = ready_model(4)
     model.assign([0], needs=Needs(cores=3))
     model.assign([1], needs=Needs(cores=2))
     assert not who_has(model, 1)
 
 
-def test_all_slots_of_a_pool_of_one_are_one(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_all_slots_of_a_pool_of_one_are_one() -> None:
+    model = ready_model(1)
     model.assign([0], needs=ALL)
     assert who_has(model, 0) == 1
     model.assign([1])
@@ -234,8 +210,8 @@ def test_all_slots_of_a_pool_of_one_are_one(make: Callable[[int], Model]) -> Non
 
 
 @pytest.mark.parametrize("how", ["it dies", "its worker is killed before it began", "it is stopped"])
-def test_the_slots_of_a_wide_task_are_free_when_it_is_gone(make: Callable[[int], Model], how: str) -> None:
-    model = make(2)
+def test_the_slots_of_a_wide_task_are_free_when_it_is_gone(how: str) -> None:
+    model = ready_model(2)
     model.assign([0], needs=ALL)
     wide = who_has(model, 0)
     if how == "it is stopped":
@@ -256,8 +232,8 @@ def test_the_slots_of_a_wide_task_are_free_when_it_is_gone(make: Callable[[int],
     assert who_has(model, 1) != who_has(model, 2)
 
 
-def test_a_worker_that_dies_beside_a_wide_task_makes_no_slot_more(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_worker_that_dies_beside_a_wide_task_makes_no_slot_more() -> None:
+    model = ready_model(2)
     model.assign([0], needs=ALL)
     wide = who_has(model, 0)
     model.begin(wide)
@@ -271,8 +247,8 @@ def test_a_worker_that_dies_beside_a_wide_task_makes_no_slot_more(make: Callable
     assert who_has(model, 1)
 
 
-def test_what_waits_behind_a_wide_task_that_is_withdrawn_begins(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_what_waits_behind_a_wide_task_that_is_withdrawn_begins() -> None:
+    model = ready_model(2)
     model.assign([0], G)
     model.begin(who_has(model, 0))
     model.assign([1], needs=ALL)
@@ -283,8 +259,8 @@ def test_what_waits_behind_a_wide_task_that_is_withdrawn_begins(make: Callable[[
     assert who_has(model, 2)
 
 
-def test_what_was_given_ahead_does_not_keep_a_wide_task_from_its_slots(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_what_was_given_ahead_does_not_keep_a_wide_task_from_its_slots() -> None:
+    model = ready_model(1)
     model.assign([0, 1])
     model.begin(1)
     model.assign([2], needs=ALL)
@@ -296,7 +272,7 @@ def test_what_was_given_ahead_does_not_keep_a_wide_task_from_its_slots(make: Cal
     assert who_has(model, 2) == 1
 
 
-def test_wide_tasks_wait_for_workers_that_start(make: Callable[[int], Model]) -> None:
+def test_wide_tasks_wait_for_workers_that_start() -> None:
     model = Model(PoolScheduler(2))
     model.assign([0], needs=ALL)
     model.ready(1)
@@ -306,8 +282,8 @@ def test_wide_tasks_wait_for_workers_that_start(make: Callable[[int], Model]) ->
     model.pass_time(START_S * 2)
 
 
-def test_a_wide_task_is_returned_by_a_pool_that_drains(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_wide_task_is_returned_by_a_pool_that_drains() -> None:
+    model = ready_model(2)
     model.assign([0], G)
     model.begin(who_has(model, 0))
     model.assign([1], needs=ALL)

@@ -1,9 +1,5 @@
 """The pool scheduler with tasks in threads. Each test is one promise."""
 
-from collections.abc import Callable
-
-import pytest
-
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.slave_side.attempts import Kill, Start
@@ -11,31 +7,9 @@ from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolS
 from concurrent_nb.workers.slave_side.pool_scheduler.thread_process import THREADS_STARTING_MAX
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S, STUCK_S
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
-from tests.unit.workers.slave_side.model import F, G, Model
+from tests.unit.workers.slave_side.model import F, G, Model, ready_model, who_has
 
 THREAD = Needs(kind="thread")
-
-
-@pytest.fixture
-def make() -> Callable[[int], Model]:
-    """Make a pool of so many workers that are ready."""
-
-    def make(slots: int) -> Model:
-        model = Model(PoolScheduler(slots))
-        model.all_ready()
-        model.commands.clear()
-        return model
-
-    return make
-
-
-def who_has(model: Model, index: int) -> int:
-    """Return which worker has a task, started or not; 0 if none."""
-    for number, worker in model.workers.items():
-        attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
-        if any(attempt.index == index for attempt in attempts):
-            return number
-    return 0
 
 
 def begun(model: Model, indexes: range | list[int], timeout_s: float | None = None) -> list[int]:
@@ -56,8 +30,8 @@ def returned(model: Model) -> list[int]:
 # -------------------------------------------------------------------------------------------------------- who gets what
 
 
-def test_no_thread_is_started_before_a_task_wants_one(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_no_thread_is_started_before_a_task_wants_one() -> None:
+    model = ready_model(2)
     model.assign([0])
     assert not [command for command in model.commands if isinstance(command, Start)]
     model.assign([1], needs=THREAD)
@@ -66,8 +40,8 @@ def test_no_thread_is_started_before_a_task_wants_one(make: Callable[[int], Mode
     assert who_has(model, 1) == 4
 
 
-def test_all_threads_are_in_one_process_and_there_are_as_many_as_slots(make: Callable[[int], Model]) -> None:
-    model = make(3)
+def test_all_threads_are_in_one_process_and_there_are_as_many_as_slots() -> None:
+    model = ready_model(3)
     model.assign(range(100), needs=THREAD)
     starts = [command for command in model.commands if isinstance(command, Start)]
     assert len(starts) == 3
@@ -76,8 +50,8 @@ def test_all_threads_are_in_one_process_and_there_are_as_many_as_slots(make: Cal
     assert len({who_has(model, index) for index in range(3)} - {0}) == 3
 
 
-def test_of_many_threads_a_few_are_started_at_once(make: Callable[[int], Model]) -> None:
-    model = make(3 * THREADS_STARTING_MAX)
+def test_of_many_threads_a_few_are_started_at_once() -> None:
+    model = ready_model(3 * THREADS_STARTING_MAX)
     model.assign(range(1000), needs=THREAD)
     starting = [number for number, worker in model.workers.items() if not worker.ready]
     assert len(starting) == THREADS_STARTING_MAX
@@ -85,8 +59,8 @@ def test_of_many_threads_a_few_are_started_at_once(make: Callable[[int], Model])
     assert sum(not worker.ready for worker in model.workers.values()) == THREADS_STARTING_MAX
 
 
-def test_a_task_in_a_thread_takes_the_slot_of_a_worker(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_task_in_a_thread_takes_the_slot_of_a_worker() -> None:
+    model = ready_model(2)
     (thread,) = begun(model, [0])
     model.assign([1, 2], G)
     assert len({who_has(model, 1), who_has(model, 2)} - {0}) == 1
@@ -95,10 +69,8 @@ def test_a_task_in_a_thread_takes_the_slot_of_a_worker(make: Callable[[int], Mod
     assert {who_has(model, 1), who_has(model, 2)} == {1, 2}
 
 
-def test_where_no_slot_is_free_it_waits_for_one_and_then_goes_before_what_came_later(
-    make: Callable[[int], Model],
-) -> None:
-    model = make(1)
+def test_where_no_slot_is_free_it_waits_for_one_and_then_goes_before_what_came_later() -> None:
+    model = ready_model(1)
     model.assign([0], G)
     model.begin(1)
     model.assign([1], needs=THREAD)
@@ -113,8 +85,8 @@ def test_where_no_slot_is_free_it_waits_for_one_and_then_goes_before_what_came_l
     assert who_has(model, 2) == 1
 
 
-def test_what_came_before_it_goes_first(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_what_came_before_it_goes_first() -> None:
+    model = ready_model(1)
     model.assign([0], G)
     model.begin(1)
     model.assign([1], G)  # it is given ahead
@@ -130,15 +102,15 @@ def test_what_came_before_it_goes_first(make: Callable[[int], Model]) -> None:
     assert who_has(model, 3) == 3
 
 
-def test_while_threads_start_slots_do_not_wait_for_them(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_while_threads_start_slots_do_not_wait_for_them() -> None:
+    model = ready_model(1)
     model.assign([0], needs=THREAD)
     model.assign([1])
     assert who_has(model, 1) == 1
 
 
-def test_a_wide_task_has_its_slots_for_itself(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_wide_task_has_its_slots_for_itself() -> None:
+    model = ready_model(2)
     (thread,) = begun(model, [0])
     model.assign([1], needs=Needs(cores=2))
     model.assign([2], needs=THREAD)
@@ -153,8 +125,8 @@ def test_a_wide_task_has_its_slots_for_itself(make: Callable[[int], Model]) -> N
     assert who_has(model, 2)
 
 
-def test_short_tasks_come_in_packs_which_idle_threads_share(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_short_tasks_come_in_packs_which_idle_threads_share() -> None:
+    model = ready_model(2)
     model.assign([0], F, needs=THREAD)
     model.all_ready()
     model.run(who_has(model, 0), 0.001)
@@ -172,10 +144,8 @@ def test_short_tasks_come_in_packs_which_idle_threads_share(make: Callable[[int]
 # --------------------------------------------------------------------------------------------------------- when it ends
 
 
-def test_what_is_stopped_with_force_takes_its_process_along_and_nobody_else_is_blamed(
-    make: Callable[[int], Model],
-) -> None:
-    model = make(3)
+def test_what_is_stopped_with_force_takes_its_process_along_and_nobody_else_is_blamed() -> None:
+    model = ready_model(3)
     one, other, _ = begun(model, [0, 1, 2])
     model.withdraw([0], stop=True)
     assert model.workers[one].interrupted
@@ -191,8 +161,8 @@ def test_what_is_stopped_with_force_takes_its_process_along_and_nobody_else_is_b
     assert who_has(model, 2)  # beside each other: none is a suspect
 
 
-def test_a_task_that_takes_too_long_ends_so_even_if_it_has_to_be_killed(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_task_that_takes_too_long_ends_so_even_if_it_has_to_be_killed() -> None:
+    model = ready_model(2)
     model.assign([0], G, timeout_s=1.0, needs=THREAD)
     model.ready(4)
     model.begin(4)
@@ -204,8 +174,8 @@ def test_a_task_that_takes_too_long_ends_so_even_if_it_has_to_be_killed(make: Ca
     assert [ref.index for ref in model.reports.returned] == [1]
 
 
-def test_results_that_are_there_when_the_process_ends_count(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_results_that_are_there_when_the_process_ends_count() -> None:
+    model = ready_model(2)
     one, other = begun(model, [0, 1])
     model.withdraw([0], stop=True)
     model.pass_time(2.0)
@@ -215,8 +185,8 @@ def test_results_that_are_there_when_the_process_ends_count(make: Callable[[int]
     assert not model.reports.returned
 
 
-def test_what_had_not_started_in_a_process_that_ends_is_started_in_the_next_one(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_what_had_not_started_in_a_process_that_ends_is_started_in_the_next_one() -> None:
+    model = ready_model(1)
     model.assign([0], F, needs=THREAD)
     model.ready(3)
     model.run(3, 0.001)
@@ -229,8 +199,8 @@ def test_what_had_not_started_in_a_process_that_ends_is_started_in_the_next_one(
     assert model.has(max(model.workers)) == [2, 3]
 
 
-def test_who_was_alone_when_the_process_died_is_blamed(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_who_was_alone_when_the_process_died_is_blamed() -> None:
+    model = ready_model(2)
     one, other = begun(model, [0, 1])
     model.end(other)
     model.flush(other)
@@ -239,8 +209,8 @@ def test_who_was_alone_when_the_process_died_is_blamed(make: Callable[[int], Mod
     assert sum(not worker.process for worker in model.workers.values()) == 2
 
 
-def test_of_several_none_is_blamed_and_each_runs_alone_the_next_time(make: Callable[[int], Model]) -> None:
-    model = make(3)
+def test_of_several_none_is_blamed_and_each_runs_alone_the_next_time() -> None:
+    model = ready_model(3)
     one, *_ = begun(model, [0, 1, 2])
     model.die(one)
     assert returned(model) == [0, 1, 2]
@@ -270,8 +240,8 @@ def test_of_several_none_is_blamed_and_each_runs_alone_the_next_time(make: Calla
     assert who_has(model, 4)
 
 
-def test_a_suspect_that_has_ended_well_is_none_any_more(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_suspect_that_has_ended_well_is_none_any_more() -> None:
+    model = ready_model(2)
     one, _ = begun(model, [0, 1])
     model.die(one)
     model.assign([0, 1], attempt=2, needs=THREAD)
@@ -285,16 +255,16 @@ def test_a_suspect_that_has_ended_well_is_none_any_more(make: Callable[[int], Mo
     assert who_has(model, 1)
 
 
-def test_where_a_thread_has_lost_its_connection_it_is_the_only_one_to_blame(make: Callable[[int], Model]) -> None:
-    model = make(3)
+def test_where_a_thread_has_lost_its_connection_it_is_the_only_one_to_blame() -> None:
+    model = ready_model(3)
     one, *_ = begun(model, [0, 1, 2])
     model.die(one, "closed its connection and was killed", culprits=[one])
     assert model.statuses() == {0: Status.DIED}
     assert sorted(ref.index for ref in model.reports.returned) == [1, 2]
 
 
-def test_a_process_that_dies_is_not_replaced_before_somebody_wants_it(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_process_that_dies_is_not_replaced_before_somebody_wants_it() -> None:
+    model = ready_model(1)
     (thread,) = begun(model, [0])
     model.end(thread)
     model.flush(thread)
@@ -305,8 +275,8 @@ def test_a_process_that_dies_is_not_replaced_before_somebody_wants_it(make: Call
     assert isinstance(model.commands[-1], Start)
 
 
-def test_results_that_are_found_in_a_dead_process_start_no_thread_in_there(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_results_that_are_found_in_a_dead_process_start_no_thread_in_there() -> None:
+    model = ready_model(2)
     (thread,) = begun(model, [0])
     model.end(thread)
     model.assign([1], needs=Needs(cores=2))
@@ -328,8 +298,8 @@ def test_processes_that_die_without_a_task_are_not_started_for_ever() -> None:
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
-def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work(make: Callable[[int], Model]) -> None:
-    model = make(3)
+def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work() -> None:
+    model = ready_model(3)
     model.assign(range(10), needs=THREAD)
     first, second, third = [number for number, worker in model.workers.items() if worker.process]
     for number in (second, third):
@@ -362,8 +332,8 @@ def test_a_killer_among_neighbours_wears_nobody_out() -> None:
     assert not model.scheduler.degraded
 
 
-def test_threads_that_do_not_come_up_are_given_up(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_threads_that_do_not_come_up_are_given_up() -> None:
+    model = ready_model(2)
     model.assign([0, 1], needs=THREAD)
     model.pass_time(2 * START_S + 1)
     assert sum(isinstance(command, Kill) for command in model.commands) == 1
@@ -371,8 +341,8 @@ def test_threads_that_do_not_come_up_are_given_up(make: Callable[[int], Model]) 
     assert len({worker.process for worker in model.workers.values()} - {0}) == 1
 
 
-def test_a_stuck_thread_costs_its_neighbours_nothing_but_time(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_stuck_thread_costs_its_neighbours_nothing_but_time() -> None:
+    model = ready_model(2)
     model.assign([0], F, needs=THREAD)
     model.ready(4)
     (neighbour,) = begun(model, [1])
@@ -385,8 +355,8 @@ def test_a_stuck_thread_costs_its_neighbours_nothing_but_time(make: Callable[[in
     assert who_has(model, 0)
 
 
-def test_a_reset_kills_the_process_and_frees_the_slots(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_a_reset_kills_the_process_and_frees_the_slots() -> None:
+    model = ready_model(2)
     one, other = begun(model, [0, 1])
     model.execute(model.scheduler.reset())
     assert model.killed(one)
@@ -398,8 +368,8 @@ def test_a_reset_kills_the_process_and_frees_the_slots(make: Callable[[int], Mod
     assert who_has(model, 3)
 
 
-def test_a_pool_that_drains_returns_what_waits_for_a_thread(make: Callable[[int], Model]) -> None:
-    model = make(1)
+def test_a_pool_that_drains_returns_what_waits_for_a_thread() -> None:
+    model = ready_model(1)
     (thread,) = begun(model, [0])
     model.assign([1], needs=THREAD)
     model.execute(model.scheduler.drained())
@@ -409,8 +379,8 @@ def test_a_pool_that_drains_returns_what_waits_for_a_thread(make: Callable[[int]
     assert model.statuses() == {0: Status.OK}
 
 
-def test_what_stands_behind_a_slow_task_in_a_thread_is_given_to_another(make: Callable[[int], Model]) -> None:
-    model = make(2)
+def test_what_stands_behind_a_slow_task_in_a_thread_is_given_to_another() -> None:
+    model = ready_model(2)
     model.assign([0], F, needs=THREAD)
     model.all_ready()
     model.run(who_has(model, 0), 0.001)
