@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,6 +103,15 @@ def alive(pids: set[int]) -> set[int]:
 def descendants(pid: int) -> set[int]:
     """Give the pids of all processes below one."""
     return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+
+
+def check_script(text: str, folder: Path, cluster: Cluster) -> None:
+    """Run a script beside a cluster, with its connection file as the argument: it says that it is fine, or why not."""
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(text))
+    command = [sys.executable, str(script), str(cluster.connection_file)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- command line

@@ -295,6 +295,13 @@ def trickle(text: bytes) -> Callable[[socket.socket], None]:
 
 
 @pytest.fixture(scope="module")
+def alone() -> Iterator[Serving]:
+    """Give a server for the client's tests."""
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def shared() -> Iterator[Serving]:
     """Give a server that has a name."""
     with serving(names=["master.example"]) as running:

@@ -42,7 +42,7 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
 )
 from tests import leaks, work
-from tests.clusters import eventually
+from tests.clusters import check_script, eventually
 from tests.work import PATIENCE_S
 
 WORKERS = 2
@@ -835,11 +835,7 @@ MAIN = """
 
 
 def test_functions_and_classes_of_main_travel_and_come_back_as_what_they_were(cluster: Cluster, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(MAIN))
-    command = [sys.executable, str(script), str(cluster.connection_file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
+    check_script(MAIN, tmp_path, cluster)
 
 
 def test_what_cannot_be_pickled_is_refused_by_name(app: ApplicationNode) -> None:

@@ -4,9 +4,6 @@ import copy
 import gc
 import itertools
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import weakref
@@ -29,7 +26,7 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
 )
 from tests import fixtures, work
-from tests.clusters import eventually
+from tests.clusters import check_script, eventually
 from tests.work import PATIENCE_S
 
 cluster = fixtures.shared_cluster()
@@ -331,11 +328,7 @@ MAIN = """
 
 
 def test_objects_and_errors_of_main_come_back_as_what_they_were(cluster: Cluster, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(MAIN))
-    command = [sys.executable, str(script), str(cluster.connection_file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
+    check_script(MAIN, tmp_path, cluster)
 
 
 def test_values_of_every_kind_come_back_as_they_went(app: ApplicationNode) -> None:

@@ -2,9 +2,6 @@
 
 import itertools
 import logging
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -18,6 +15,7 @@ from concurrent_nb import ApplicationNode, Cluster, ITaskSystem, Task, as_comple
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD
 from tests import fixtures, systems, work
+from tests.clusters import check_script
 from tests.work import PATIENCE_S
 
 cluster = fixtures.shared_cluster()
@@ -212,11 +210,7 @@ def test_shutdown_waits_for_what_was_pushed_and_refuses_more(app: ApplicationNod
 
 
 def test_tasks_of_main_travel_with_their_class(cluster: Cluster, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(MAIN))
-    command = [sys.executable, str(script), str(cluster.connection_file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
+    check_script(MAIN, tmp_path, cluster)
 
 
 MAIN = """

@@ -302,15 +302,9 @@ class FuzzedSlave:
         return {worker.pid for worker in self.launcher.workers.values()}
 
     def _share(self, known: KnownNames, store: ObjectStore, worker: FakeWorker) -> None:
-        slice_ = store.put(memoryview(b"s" * 5000))
-        assert slice_ is not None
-        handle = store.handle(slice_.segment)
-        assert handle is not None
-        known.handles.append((handle.segment, handle.pid, handle.fd, handle.size))
-        known.add("segment", handle.segment)
-        known.slices.append(slice_)
+        slice_, behind = _put_slice(known, store)
         known.odd_slices += [
-            Slice(slice_.segment, handle.size - 1, 2, 1),
+            behind,
             Slice(slice_.segment, 0, 2**60, 1),
             Slice(self._ids.randbytes(16), 0, 10, 1),
         ]
@@ -412,14 +406,8 @@ class FuzzedSlave:
         store = ObjectStore(recognise=False)
         seq = self.master._last_seq
         try:
-            slice_ = store.put(memoryview(b"s" * 5000))
-            assert slice_ is not None
-            handle = store.handle(slice_.segment)
-            assert handle is not None
-            known.handles.append((handle.segment, handle.pid, handle.fd, handle.size))
-            known.add("segment", handle.segment)
-            known.slices.append(slice_)
-            known.odd_slices += [Slice(slice_.segment, handle.size - 1, 2, 1), Slice(b"u" * 16, 0, 10, 1)]
+            _, behind = _put_slice(known, store)
+            known.odd_slices += [behind, Slice(b"u" * 16, 0, 10, 1)]
             for action in actions:
                 chance = random.Random(action)
                 generator = MessageGenerator(chance, known)
@@ -556,3 +544,15 @@ def _enveloped(seq: int, ack: int, messages: Sequence[Any]) -> list[Buffer] | No
         return encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, ack, list(messages)), buffers)
     except (OverflowError, TypeError, ValueError, msgspec.MsgspecError):
         return None
+
+
+def _put_slice(known: KnownNames, store: ObjectStore) -> tuple[Slice, Slice]:
+    """Let a slice in shared memory be known; return it, and one that ends behind its segment."""
+    slice_ = store.put(memoryview(b"s" * 5000))
+    assert slice_ is not None
+    handle = store.handle(slice_.segment)
+    assert handle is not None
+    known.handles.append((handle.segment, handle.pid, handle.fd, handle.size))
+    known.add("segment", handle.segment)
+    known.slices.append(slice_)
+    return slice_, Slice(slice_.segment, handle.size - 1, 2, 1)

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,15 +20,13 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.transport import http_link, tls
 from concurrent_nb.transport.control_client import ControlClient
-from tests.serving import PONG, TOKENS, Serving, answers, peer, reply, serving, silence, trickle
+from tests import serving as server
+from tests.serving import PONG, TOKENS, Serving, answers, peer, reply, silence, trickle
 
 TOKEN = TOKENS["admin"]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Serving]:
-    with serving() as server:
-        yield server
+running = server.alone
 
 
 def error_of(endpoint: str, timeout_s: float = 5.0) -> ConcurrentError:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,15 +24,13 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.transport import http_link
 from concurrent_nb.transport.control_client import ControlClient
-from tests.serving import TOKENS, Serving, answers, peer, serving, silence
+from tests import serving as server
+from tests.serving import TOKENS, Serving, answers, peer, silence
 
 TOKEN = TOKENS["admin"]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Serving]:
-    with serving() as server:
-        yield server
+running = server.alone
 
 
 @pytest.fixture

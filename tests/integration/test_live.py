@@ -1,6 +1,5 @@
 """The live view in a real kernel: what is sent and how often, and what is left when a job has ended."""
 
-import queue
 import re
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_notebook import PATIENCE_S, Notebook
+from tests.integration.test_notebook import Notebook
 
 
 class Watched(Notebook):
@@ -19,15 +18,10 @@ class Watched(Notebook):
         self.messages: list[tuple[float, dict[str, Any]]] = []
         super().__init__(folder)
 
-    def _next(self, cell: str) -> dict[str, Any]:
-        while True:
-            try:
-                message: dict[str, Any] = self.client.get_iopub_msg(timeout=PATIENCE_S)
-            except queue.Empty:
-                pytest.fail("the kernel sends nothing any more")
-            self.messages.append((time.monotonic(), message))
-            if message["parent_header"].get("msg_id") == cell:
-                return message
+    def _receive(self) -> dict[str, Any]:
+        message = super()._receive()
+        self.messages.append((time.monotonic(), message))
+        return message
 
     def watch(self, source: str) -> list[tuple[float, str, dict[str, Any]]]:
         """Run a cell; give the messages that came meanwhile as (seconds, type, content)."""

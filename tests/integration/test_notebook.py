@@ -103,12 +103,16 @@ class Notebook:
 
     def _next(self, cell: str) -> dict[str, Any]:
         while True:
-            try:
-                message: dict[str, Any] = self.client.get_iopub_msg(timeout=PATIENCE_S)
-            except queue.Empty:
-                pytest.fail("the kernel sends nothing any more")
+            message = self._receive()
             if message["parent_header"].get("msg_id") == cell:
                 return message
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            message: dict[str, Any] = self.client.get_iopub_msg(timeout=PATIENCE_S)
+        except queue.Empty:
+            pytest.fail("the kernel sends nothing any more")
+        return message
 
     def _note(self, answer: Answer, places: dict[str, int], kind: str, content: dict[str, Any]) -> None:
         if kind == "stream":

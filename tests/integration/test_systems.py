@@ -275,16 +275,11 @@ def test_one_that_never_completes_is_stopped_with_its_tasks(cluster: Cluster, tm
     assert (counts.waiting, counts.running) == (0, 0)
 
 
-def test_one_that_floods_is_stopped_all_the_same(cluster: Cluster, tmp_path: Path) -> None:
-    run = cluster.application().push_tasksystem(systems.Floods(tmp_path / "started"))
-    wait_for(tmp_path / "started")
-    assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
-    run.cancel()
-    assert run.wait(PATIENCE_S)
-
-
-def test_one_that_hangs_is_stopped_too(cluster: Cluster, tmp_path: Path) -> None:
-    run = cluster.application().push_tasksystem(systems.Hangs(tmp_path / "started"))
+@pytest.mark.parametrize("kind", [systems.Floods, systems.Hangs])
+def test_one_that_floods_or_hangs_is_stopped_all_the_same(
+    cluster: Cluster, tmp_path: Path, kind: type[systems.Floods] | type[systems.Hangs]
+) -> None:
+    run = cluster.application().push_tasksystem(kind(tmp_path / "started"))
     wait_for(tmp_path / "started")
     assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
     run.cancel()

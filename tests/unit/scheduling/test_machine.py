@@ -22,14 +22,7 @@ from hypothesis.stateful import (
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
-from concurrent_nb.scheduling.instructions import (
-    AnnounceStarted,
-    AssignTasks,
-    DeliverOutcomes,
-    ForgetJob,
-    Instruction,
-    WithdrawTasks,
-)
+from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -112,21 +105,21 @@ class World(RuleBasedStateMachine):
     def handle(self, *events: e.Event) -> None:
         self.obey(self.scheduler.handle(*events, now=self.now))
 
-    def obey(self, instructions: list[Instruction]) -> None:
+    def obey(self, instructions: list[i.Instruction]) -> None:
         for instruction in instructions:
-            if isinstance(instruction, AssignTasks):
+            if isinstance(instruction, i.AssignTasks):
                 self.take(instruction)
-            elif isinstance(instruction, WithdrawTasks):
+            elif isinstance(instruction, i.WithdrawTasks):
                 self.withdraw(instruction)
-            elif isinstance(instruction, DeliverOutcomes):
+            elif isinstance(instruction, i.DeliverOutcomes):
                 self.receive(instruction)
-            elif isinstance(instruction, ForgetJob):
+            elif isinstance(instruction, i.ForgetJob):
                 self.forget(self.jobs.pop(instruction.job))
             else:
-                assert isinstance(instruction, AnnounceStarted)
+                assert isinstance(instruction, i.AnnounceStarted)
                 assert instruction.client in self.sessions.values()
 
-    def take(self, assign: AssignTasks) -> None:
+    def take(self, assign: i.AssignTasks) -> None:
         slave = self.slaves[assign.slave]
         assert not slave.lost
         for task in assign.tasks:
@@ -139,7 +132,7 @@ class World(RuleBasedStateMachine):
             on_top = [attempt for attempt in slave.held if attempt in slave.on_top]
             assert len(slave.held) - len(on_top) <= slave.credit, "a slave has more than it accepts"
 
-    def withdraw(self, withdraw: WithdrawTasks) -> None:
+    def withdraw(self, withdraw: i.WithdrawTasks) -> None:
         slave = self.slaves[withdraw.slave]
         for ref in withdraw.tasks:
             attempt = (JobId(ref.job), ref.index, ref.attempt)
@@ -149,7 +142,7 @@ class World(RuleBasedStateMachine):
             elif attempt in slave.held:
                 slave.give_back(attempt)
 
-    def receive(self, deliver: DeliverOutcomes) -> None:
+    def receive(self, deliver: i.DeliverOutcomes) -> None:
         job = self.jobs[deliver.job]
         assert deliver.client == self.sessions[job.owner] is not None, "a stranger got an outcome"
         for item in deliver.items:

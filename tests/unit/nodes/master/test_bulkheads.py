@@ -80,6 +80,12 @@ class Place(Bench):
         assert [(item.index, item.body) for item in answer.items] == [(index, b"value")]
         self.send(ALICE)
 
+    def has_ended_session_of(self, session: SessionId) -> None:
+        """See that a peer is cut off, that nothing of it is kept, and that the others go on."""
+        assert session not in self.core.peers
+        self.works()
+        self.holds_nothing_of(session)
+
     def holds_nothing_of(self, session: SessionId) -> None:
         self.now += 20.0  # what is kept for a return that does not come is over
         self.send(ALICE)
@@ -144,9 +150,7 @@ def refusals(sent_now: list[m.AnyMessage]) -> list[str]:
 def test_a_content_that_is_none_ends_its_session(place: Place, content: m.Content, buffers: list[bytes]) -> None:
     place.client(BOB)
     raw(place, BOB, [content], buffers)
-    assert BOB not in place.core.peers
-    place.works()
-    place.holds_nothing_of(BOB)
+    place.has_ended_session_of(BOB)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +160,7 @@ def test_a_content_that_is_none_ends_its_session(place: Place, content: m.Conten
 def test_what_makes_no_sense_by_itself_ends_its_session(place: Place, message: m.AnyMessage) -> None:
     place.client(BOB)
     place.send(BOB, message)
-    assert BOB not in place.core.peers
-    place.works()
-    place.holds_nothing_of(BOB)
+    place.has_ended_session_of(BOB)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +177,7 @@ def test_what_makes_no_sense_by_itself_ends_its_session(place: Place, message: m
 def test_a_slave_that_reports_what_cannot_be_ends_its_session(place: Place, message: m.AnyMessage) -> None:
     place.slave(WEST)
     place.send(WEST, message)
-    assert WEST not in place.core.peers
-    place.works()
-    place.holds_nothing_of(WEST)
+    place.has_ended_session_of(WEST)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(MIB, 1), (0, MIB + 1), (2**62, 2**62), (MIB - 10, 11)])
@@ -189,9 +189,7 @@ def test_a_slice_that_ends_behind_its_segment_ends_the_session(
     slice_ = memory.slice(offset, size)
     sent = [in_memory(slice_)] if what == "function" else [function(), submit(HIS, 0, sizes=(slice_,))]
     place.send(BOB, m.ShareMemory(), memory.introduced(), opened(), *sent)
-    assert BOB not in place.core.peers
-    place.works()
-    place.holds_nothing_of(BOB)
+    place.has_ended_session_of(BOB)
 
 
 def test_a_result_that_ends_behind_its_segment_ends_the_slaves_session_and_the_task_runs_elsewhere(
@@ -449,9 +447,7 @@ def test_what_cannot_be_encoded_for_one_peer_ends_its_session_alone(
     monkeypatch.setattr(place.core.peers[BOB].session, "flush", broken)
     place.send(BOB, opened())
     place.core.step(place.now)
-    assert BOB not in place.core.peers
-    place.works()
-    place.holds_nothing_of(BOB)
+    place.has_ended_session_of(BOB)
 
 
 def test_a_broken_envelope_takes_nothing_back_that_it_has_acknowledged(place: Place) -> None:
@@ -461,9 +457,7 @@ def test_a_broken_envelope_takes_nothing_back_that_it_has_acknowledged(place: Pl
     place.send(EAST, m.Outcomes(HIS, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"value")]))
     place.sent_to(BOB)
     place.send(BOB, m.Cancel(HERS, None))
-    assert BOB not in place.core.peers
-    place.works()
-    place.holds_nothing_of(BOB)
+    place.has_ended_session_of(BOB)
 
 
 def test_memory_is_read_where_a_hole_was_punched(place: Place, memory: Memory) -> None:
