@@ -11,8 +11,6 @@ import os
 import socket
 from collections.abc import Sequence
 
-import psutil
-
 from concurrent_nb.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -135,5 +133,7 @@ def _listen(address: str, port: int, port_may_differ: bool) -> socket.socket:
 
 def _interface_addresses(family: int) -> list[str]:
     """Return this machine's addresses of a family, each once; not those that need a zone, which no URL carries."""
+    import psutil  # here: clients ask for `is_loopback` alone, and start without it
+
     entries = [entry.address for group in psutil.net_if_addrs().values() for entry in group if entry.family == family]
     return list(dict.fromkeys(address for address in entries if "%" not in address))
