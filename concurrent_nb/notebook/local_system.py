@@ -88,7 +88,7 @@ class LocalSystemRun(SystemRun):
         try:
             function, body, buffers = self._packer.pack(push.task)
             call = load_function(function)
-            args, _ = pickles.loads(body, [bytearray(buffer) for buffer in buffers])
+            args = pickles.loads(body, [bytearray(buffer) for buffer in buffers])
             return SystemTaskEnded(push.index, _copied(call(*args)), None, "")
         except KeyboardInterrupt:
             raise

@@ -458,7 +458,9 @@ def test_the_notebook_kernel_takes_the_cluster_that_its_environment_names(
             assert "cluster lab" in notebook.run("%concurrent status").text
             slave = slave_of(cluster)
             result = notebook.run(f"%concurrent kernel {slave}").text
-            assert f"slave {slave} is a kernel" in result and "jupyter console --existing kernel-slave-" in result
+            assert (
+                f"opened a kernel in slave {slave}" in result and "jupyter console --existing kernel-slave-" in result
+            )
             refused = notebook.run("%concurrent kernel nobody")
             assert refused.error == "ConfigurationError" and slave in refused.message
             notebook.ask("shutdown_request", {"restart": False})

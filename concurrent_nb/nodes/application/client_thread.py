@@ -356,6 +356,8 @@ class ClientThread:
     def _take_inbox(self) -> None:
         tasks: list[Task] = []
         for _ in range(len(self._inbox)):  # what a source queues meanwhile is for the next turn
+            if not self._inbox:  # an item has given the cluster up, and dropped the others
+                break
             item = self._inbox.popleft()
             if isinstance(item, TaskEntry):
                 if not item.handle.cancelled():

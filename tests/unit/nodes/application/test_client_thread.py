@@ -18,6 +18,7 @@ import pytest
 import zmq
 
 from concurrent_nb.errors import (
+    ClusterStartFailed,
     ConcurrentError,
     LimitExceeded,
     MasterLost,
@@ -375,6 +376,22 @@ def test_who_is_ended_for_a_limit_does_not_register_again() -> None:
         with pytest.raises(LimitExceeded, match=r"raise MasterNode.tasks_per_client"):
             master.submit(2)
         assert master.sessions == 1
+
+
+def test_a_cluster_that_is_given_up_drops_what_is_still_queued(caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.closing(PlayedMaster()) as master:
+        (future,) = master.submit(0)
+
+        def fail_and_queue_more() -> None:
+            master.thread.fail(ClusterStartFailed("no worker starts"))
+            master.thread.call_soon(lambda: None)
+
+        master.thread.call_soon(fail_and_queue_more)
+        with pytest.raises(ClusterStartFailed, match="no worker starts"):
+            future.result(PATIENCE_S)
+        with pytest.raises(ClusterStartFailed, match="no worker starts"):
+            master.submit(1)
+    assert not caplog.records
 
 
 def test_what_is_too_large_for_the_master_ends_with_size_limit_and_setting() -> None:
