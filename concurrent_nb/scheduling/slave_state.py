@@ -20,7 +20,7 @@ Share = tuple[Needs | None, int]
 
 def is_system_host(needs: Needs | None) -> bool:
     """Return whether a task is a system host, which takes no slot."""
-    return needs is not None and needs.kind == "host"
+    return needs is not None and needs.kind == "system_host"
 
 
 def is_multi_slot(needs: Needs | None) -> bool:

@@ -117,8 +117,9 @@ class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     Args:
         cores: slots that each task takes, and threads that numerical libraries may use in it; 0: all of one slave.
         kind: "process": a worker process, which runs one task at a time. "thread": a thread of a process that all such
-            tasks of a slave share. For tasks that release the GIL or wait. "host": a process beside the slots, for a
-            task that runs long and mostly waits. It takes no slot. With "thread" and "host", `cores` must be 1.
+            tasks of a slave share, for tasks that release the GIL or wait. "system_host": a process beside the slots,
+            for a task that runs long and mostly waits. It takes no slot. With "thread" and "system_host", `cores` must
+            be 1.
 
     Tasks in threads share memory, current folder, `sys.stdout` if they replace it, and C libraries that may not allow
     that. Only what they print by Python, in their own thread, is shown with them. When one has to be killed, the tasks
@@ -126,9 +127,9 @@ class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     cores: Cores = 1  #: slots that each takes, and threads that it may use; 0: all of one slave
-    #: "host": a process that takes no slot, for a long task that mostly waits; cores is 1.
+    #: "system_host": a process that takes no slot, for a long task that mostly waits; cores is 1.
     #: "thread": a slot, in a process that all such tasks of a slave share; cores is 1
-    kind: Literal["process", "thread", "host"] = "process"
+    kind: Literal["process", "thread", "system_host"] = "process"
 
 
 class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):

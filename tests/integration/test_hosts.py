@@ -16,7 +16,7 @@ from tests import work
 from tests.clusters import BRISK, alive, eventually, settle, shared_cluster, slave_pids
 from tests.work import PATIENCE_S
 
-HOST = Needs(kind="host")
+HOST = Needs(kind="system_host")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_host_whose_slave_is_killed_runs_again_elsewhere(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "needs",
-    [Needs(cores=2, kind="host"), Needs(cores=-1), Needs(kind="cloud"), "host"],  # type: ignore[arg-type]
+    [Needs(cores=2, kind="system_host"), Needs(cores=-1), Needs(kind="cloud"), "host"],  # type: ignore[arg-type]
 )
 def test_needs_that_cannot_be_are_refused_before_anything_is_sent(cluster: Cluster, needs: Any) -> None:
     with pytest.raises(ConfigurationError, match="needs is"):

@@ -18,7 +18,7 @@ from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from tests.integration.pool_driver import Driver
 from tests.work import write_whole
 
-HOST = Needs(kind="host")
+HOST = Needs(kind="system_host")
 
 
 @pytest.fixture(params=["fork_server", "spawn", "bare"])

@@ -164,7 +164,7 @@ class User:
         chance = self._chance
         if chance.random() < 0.7:
             return None
-        special = Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")
+        special = Needs(2), Needs(3), Needs(0), Needs(kind="system_host"), Needs(kind="thread")
         hosts = 0 if self._world.settings.killers == "many" else 4
         return chance.choices(special, (4, 2, 3, hosts, 6))[0]
 

@@ -89,7 +89,7 @@ class SystemPusher:
         run.id = record.id
         system.system_id = record.id.hex()[:8]
         access = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self._client_id)
-        options = JobOptions(limits=limits, needs=Needs(kind="host"))
+        options = JobOptions(limits=limits, needs=Needs(kind="system_host"))
         try:
             entries = self._packer.job_entries(run, record, run_system, [(system, access)], options)
         except NotPicklable as error:

@@ -92,7 +92,8 @@ class TaskPacker:
     ) -> list[TaskEntry[TaskHandle]]:
         """Make the tasks of a job, one for each call. Raises NotPicklable."""
         wanted = checked_needs(options.needs)
-        packed = self.function_payload(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
+        with_setups = wanted is None or wanted.kind != "system_host"
+        packed = self.function_payload(function, spawns=True, with_setups=with_setups)
         needs = packed.needs if options.needs is None else wanted
         entries = []
         for index, call in enumerate(calls):

@@ -154,7 +154,7 @@ class Pool:
         needs: Needs | None = None,
     ) -> None:
         """Run these attempts. `buffers` has an entry for each task, or is empty if no task has buffers."""
-        if needs is not None and needs.kind == "host":
+        if needs is not None and needs.kind == "system_host":
             self._launcher.prepare_system_host()
         self._execute(self._scheduler.assigned(job, function, timeout_s, tasks, buffers, now, needs), now)
 

@@ -32,6 +32,8 @@ from concurrent_nb.tasks.task_record import TaskState
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 Attempt = tuple[JobId, int, int]
+SYSTEM_HOST = Needs(kind="system_host")
+
 ANSWERS = [Status.OK, Status.OK, Status.HIT, Status.ERROR, Status.TIMEOUT, Status.DIED, Status.NOT_PICKLABLE]
 LINGER_S = 30.0
 OBJECTS = [b"small", b"large", b"huge"]
@@ -329,7 +331,7 @@ class World(RuleBasedStateMachine):
         timeout_s=st.none() | st.just(5.0),
         retries=st.integers(0, 2),
         objects=st.lists(st.sets(st.sampled_from(OBJECTS)), max_size=3),
-        needs=st.sampled_from([None] * 3 + [Needs(2), Needs(0), Needs(9), Needs(kind="host"), Needs(kind="thread")]),
+        needs=st.sampled_from([None] * 3 + [Needs(2), Needs(0), Needs(9), SYSTEM_HOST, Needs(kind="thread")]),
     )
     def owner_submits(
         self,

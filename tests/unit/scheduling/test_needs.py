@@ -16,7 +16,7 @@ from tests.unit.scheduling.client_events import cancelled, gone, opened, submitt
 from tests.unit.scheduling.instructions import assigned, attempts, delivered, report, withdrawn
 from tests.unit.scheduling.slave_events import ended, joined, lost, resized, returned, slave_id, started, worker_died
 
-HOST, ALL, THREAD = Needs(kind="host"), Needs(cores=0), Needs(kind="thread")
+HOST, ALL, THREAD = Needs(kind="system_host"), Needs(cores=0), Needs(kind="thread")
 
 
 @pytest.fixture(params=[PullRoundRobinStrategy, PushBestStrategy])
@@ -115,7 +115,7 @@ def test_run_times_of_hosts_do_not_measure_their_slave(bench: Bench) -> None:
     assert bench.scheduler.slaves[slave_id("a")].task_s is None
 
 
-@pytest.mark.parametrize("needs", [Needs(cores=2, kind="host"), Needs(cores=0, kind="thread")])
+@pytest.mark.parametrize("needs", [Needs(cores=2, kind="system_host"), Needs(cores=0, kind="thread")])
 def test_hosts_of_several_cores_are_no_such_thing(bench: Bench, needs: Needs) -> None:
     bench(joined("a"), opened())
     with pytest.raises(ProtocolError, match="cores"):

@@ -46,7 +46,7 @@ outcomes = st.lists(
     max_size=4,
 )
 needs = st.none() | st.builds(
-    Needs, st.sampled_from([*NUMBERS, 10**9]), st.sampled_from(["process", "thread", "host", "odd"])
+    Needs, st.sampled_from([*NUMBERS, 10**9]), st.sampled_from(["process", "thread", "system_host", "odd"])
 )
 objects = st.lists(st.lists(st.tuples(st.sampled_from(BYTES), numbers), max_size=3).map(tuple), max_size=4)
 
@@ -89,7 +89,8 @@ def busy_bench(name: str) -> Bench:
     bench(lost("lost"))
     bench(joined("a", slots=2, credit=4), joined("b", slots=2, credit=4, shares_memory=True))
     bench(submitted(range(3), timeout_s=2.0), submitted(range(3), client=YOU, job=OTHER_JOB))
-    bench(submitted([7], needs=Needs(2)), submitted([8], needs=Needs(kind="host")), submitted([9], needs=Needs(3)))
+    host = Needs(kind="system_host")
+    bench(submitted([7], needs=Needs(2)), submitted([8], needs=host), submitted([9], needs=Needs(3)))
     for slave in list(bench.scheduler.slaves.values()):
         for task in list(slave.tasks)[:1]:
             bench(started(slave.name, task.index, attempt=task.attempt, job=task.job.id))

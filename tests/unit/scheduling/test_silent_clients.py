@@ -76,7 +76,7 @@ def test_others_have_the_cluster_meanwhile() -> None:
     assert delivered(bench(ended("a", 0, job=OTHER_JOB))) != {}
 
 
-@pytest.mark.parametrize("needs", [Needs(2), Needs(kind="host")])
+@pytest.mark.parametrize("needs", [Needs(2), Needs(kind="system_host")])
 def test_tasks_with_needs_wait_as_well(needs: Needs) -> None:
     bench = strict()
     bench(joined("a", slots=2), opened(), submitted([0]))

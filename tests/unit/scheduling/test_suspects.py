@@ -15,7 +15,7 @@ from tests.unit.scheduling.client_events import cancelled, gone, opened, submitt
 from tests.unit.scheduling.instructions import assigned, attempts, delivered, report, withdrawn
 from tests.unit.scheduling.slave_events import ended, joined, lost, resized, returned, slave_id, started, worker_died
 
-HOST, THREAD = Needs(kind="host"), Needs(kind="thread")
+HOST, THREAD = Needs(kind="system_host"), Needs(kind="thread")
 
 
 @pytest.fixture(params=sorted(BY_NAME))
@@ -195,7 +195,7 @@ def lost_beside(bench: Bench, name: str, index: int) -> None:
     slave = bench.scheduler.slaves[slave_id(name)]
     slots, credit = slave.slots, slave.credit
     bench(resized(name, 0, 0), SlaveSuspected(slave_id(name)), opened())
-    given = bench(joined("lost 1", slots=1, credit=1), submitted([index], needs=Needs(kind="host")))
+    given = bench(joined("lost 1", slots=1, credit=1), submitted([index], needs=Needs(kind="system_host")))
     assert index in assigned(given)["lost 1"]
     bench(cancelled(list(set(assigned(given)["lost 1"]) - {index}), client=YOU, job=OTHER_JOB))
     bench(lost("lost 1"))

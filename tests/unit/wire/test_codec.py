@@ -198,7 +198,7 @@ ODD = st.one_of(
     st.booleans(),
     st.sampled_from([-1, 0, 1, 2, 3, 4, 2**31, PART_BYTES + 1, 2**62, 2**62 + 1, 2**63, 2**64 - 1, -(2**63)]),
     st.sampled_from([0.0, -1.0, float("nan"), float("inf")]),
-    st.sampled_from(["", "x", "\x00", "\ud7ff", "pull_round_robin", "process", "host"]),
+    st.sampled_from(["", "x", "\x00", "\ud7ff", "pull_round_robin", "process", "system_host"]),
     st.sampled_from([b"", b"x", b"x" * 16, b"x" * 32, b"x" * 33, [], [0], [1, 1], [[b"x" * 16, 0, 1, 1]], {}]),
 )
 FIELDS = st.recursive(ODD, lambda inner: st.lists(inner, max_size=5), max_leaves=8)

@@ -77,7 +77,9 @@ class PoolState:
             return self.single_slot
         if needs.kind == "thread":
             return self.suspected if attempt.suspect else self.threads
-        return self.system_hosts if needs.kind == "host" else self.multi_slot if needs.cores != 1 else self.single_slot
+        if needs.kind == "system_host":
+            return self.system_hosts
+        return self.multi_slot if needs.cores != 1 else self.single_slot
 
     def requeue(self, attempt: Attempt) -> None:
         """Put an attempt that a worker had to the front of its queue, or end it if its disposition says so."""

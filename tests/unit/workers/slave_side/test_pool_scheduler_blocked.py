@@ -126,7 +126,7 @@ def test_too_many_blocked_tasks_are_refused_by_name(model: Model, monkeypatch: p
 def test_hosts_wait_for_tasks_as_a_matter_of_course(model: Model) -> None:
     from concurrent_nb.wire.messages import Needs
 
-    model.assign([0], needs=Needs(kind="host"))
+    model.assign([0], needs=Needs(kind="system_host"))
     model.ready(2)
     model.begin(2)
     block(model, 2)

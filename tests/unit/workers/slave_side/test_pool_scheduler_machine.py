@@ -13,6 +13,8 @@ from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolS
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit, WorkerState
 from tests.unit.workers.slave_side.model import JOB, F, G, Model, Worker
 
+SYSTEM_HOST = Needs(kind="system_host")
+
 SOME = st.integers(0, 2**31)
 
 
@@ -42,7 +44,7 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
         count=st.integers(1, 100),
         slow=st.booleans(),
         timeout_s=st.sampled_from([None, 0.03, 5.0]),
-        needs=st.sampled_from([None, None, Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")]),
+        needs=st.sampled_from([None, None, Needs(2), Needs(3), Needs(0), SYSTEM_HOST, Needs(kind="thread")]),
     )
     def assign(self, count: int, slow: bool, timeout_s: float | None, needs: Needs | None) -> None:
         count = count if needs is None else 1 + count % 4

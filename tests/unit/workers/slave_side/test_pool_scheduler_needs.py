@@ -10,7 +10,7 @@ from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLO
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import G, Model, ready_model, who_has
 
-HOST, ALL = Needs(kind="host"), Needs(cores=0)
+HOST, ALL = Needs(kind="system_host"), Needs(cores=0)
 
 
 # --------------------------------------------------------------------------------------------------------------- hosts
