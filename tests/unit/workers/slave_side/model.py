@@ -53,6 +53,7 @@ class Model:
         self.gone: list[Worker] = []
         self.commands: list[Command] = []
         self.ended: list[tuple[TaskRef, OutcomeFrame]] = []
+        self.given: set[TaskRef] = set()  # that were sent to a worker at some time
         self.reports = PoolReports()
         self.execute(scheduler.start(self.clock()))
 
@@ -75,6 +76,7 @@ class Model:
                 assert not worker.killed
                 assert {attempt.function for attempt in command.attempts} == {command.function}
                 worker.unstarted += command.attempts
+                self.given |= {attempt.ref for attempt in command.attempts}
                 worker.packs.append(len(command.attempts))
             elif isinstance(command, Recall):
                 count = len(worker.unstarted)

@@ -138,8 +138,12 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
                 assert ref in self.stopped
             if frame.status == Status.TIMEOUT:
                 assert ref in self.timed
-            if frame.status in (Status.OK, Status.DIED):
+            if frame.status == Status.OK:
                 assert ref in self.ran
+            if (
+                frame.status == Status.DIED
+            ):  # a worker that does not begin its first task is broken, and that one is blamed
+                assert ref in self.model.given
         self.reported += reports.returned
         assert len(self.reported) == len(set(self.reported))
         assert set(self.reported) <= self.assigned
