@@ -83,7 +83,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         assert f"{number:,}" in TEXT
     assert f"{codec.RUN_ITEMS} records" in TEXT
     assert f"or are more than {codec.PART_BUFFERS}" in TEXT
-    assert f"at most {m.HOSTS_MAX} hosts" in TEXT
+    assert f"at most {m.HOSTS_MAX} system hosts" in TEXT
     assert f"only smaller ones for {TOO_LARGE_AFTER_S:.0f} s" in TEXT
     assert f"At most {session.WINDOW} envelopes" in TEXT
     assert f"within {session.ACK_AFTER_S} s" in TEXT
