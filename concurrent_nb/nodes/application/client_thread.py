@@ -187,7 +187,8 @@ class ClientThread:
     def post(self, tasks: Sequence[Task]) -> None:
         """Queue tasks. Raises as `check_open`."""
         with self._lock:
-            self.check_open()
+            if self._closed or self._broken is not None or os.getpid() != self._pid:
+                self.check_open()
             self._inbox.extend(tasks)
         self._wake.set()
 

@@ -60,24 +60,23 @@ class TaskFuture(concurrent.futures.Future[T]):
     When it has ended, `slave`, `worker`, `attempt`, `elapsed_s` and `status` describe where and how the task ran.
     """
 
-    # Most futures have ended before any thread waits for them. So the condition, which makes up half of a future's
-    # memory and a third of its time, and the lists of waiters are made when they are first used; the other attributes
-    # of the standard library's futures are defaults of the class.
-    _state = PENDING
-    _result: T | None = None
-    _exception: BaseException | None = None
-    _has_waiter_state = False
-    slave = ""  #: name of the slave where it ran
-    worker = 0  #: pid of the worker that ran it
-    attempt = 0  #: number of the attempt that ended it, from 1
-    elapsed_s = 0.0  #: seconds that the worker spent on it
-    status: Status | None = None  #: how it ended on the cluster; None if it has not, or never got there
-
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
+        # Most futures have ended before any thread waits for them. So the condition, which makes up half of a future's
+        # memory and a third of its time, and the lists of waiters are made when they are first used. All else is set
+        # here: CPython makes a dict for each object that gets attributes later.
+        self._state = PENDING
+        self._result: T | None = None
+        self._exception: BaseException | None = None
+        self._has_waiter_state = False
+        self._canceller = canceller
         self.job_id = job_id
         self.index = index
         self.job = job  #: the job that it belongs to, None for a submit or a map
-        self._canceller = canceller
+        self.slave = ""  #: name of the slave where it ran
+        self.worker = 0  #: pid of the worker that ran it
+        self.attempt = 0  #: number of the attempt that ended it, from 1
+        self.elapsed_s = 0.0  #: seconds that the worker spent on it
+        self.status: Status | None = None  #: how it ended on the cluster; None if it has not, or never got there
 
     def __getattr__(self, name: str) -> Any:
         """Make the condition and the lists of waiters when they are first used."""

@@ -46,8 +46,8 @@ class SettingsSnapshot:
     """The present values of settings, to be compared with later ones."""
 
     def __init__(self, settings: Iterable[Setting] = ()) -> None:
-        self._probes: list[Callable[[], Any]] = []
-        self._values: list[Any] = []
+        self.probes: list[Callable[[], Any]] = []
+        self.values: list[Any] = []
         self._settings: list[Setting] = []
         for setting in settings:
             self.add(setting)
@@ -55,19 +55,19 @@ class SettingsSnapshot:
     def add(self, setting: Setting) -> None:
         """Add a setting."""
         for probe, value in setting.probes():
-            self._probes.append(probe)
-            self._values.append(value)
+            self.probes.append(probe)
+            self.values.append(value)
             self._settings.append(setting)
 
     def is_unchanged(self) -> bool:
         """Return whether no setting has changed. Raises what reading a user's own setting raises."""
-        return [*map(call, self._probes)] == self._values
+        return [*map(call, self.probes)] == self.values
 
     def split(self) -> tuple[list[Setting], list[Setting]]:
         """Return the settings that have not changed, and those that have."""
         changed = [
             setting
-            for setting, probe, value in zip(self._settings, self._probes, self._values, strict=True)
+            for setting, probe, value in zip(self._settings, self.probes, self.values, strict=True)
             if [probe()] != [value]  # in lists, as `is_unchanged` compares, where an object equals itself
         ]
         return [it for it in dict.fromkeys(self._settings) if it not in changed], list(dict.fromkeys(changed))

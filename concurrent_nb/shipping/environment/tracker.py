@@ -115,7 +115,7 @@ class Tracker:
         """
         try:
             is_unchanged = self._is_unchanged()
-        except RuntimeError:  # another thread imports a module at this moment
+        except (RuntimeError, IndexError):  # another thread imports a module at this moment; there are no finders
             is_unchanged = False
         if not is_unchanged:
             self._update()
@@ -177,24 +177,22 @@ class Tracker:
     # ------------------------------------------------------------------------------------------------------- comparing
 
     def _is_unchanged(self) -> bool:
-        """Return whether nothing has changed since the last comparison."""
-        loaded, finders = sys.modules, sys.meta_path
-        if not (
+        """Return whether nothing has changed since the last comparison. One expression, because each submit waits for
+        it."""
+        loaded, saved = sys.modules, self._saved
+        return (
             self._is_current
             and self._imports.count == self._import_count
             and len(loaded) == self._module_count
             and next(reversed(loaded)) == self._last_module
-            and finders
-            and finders[0] is self._imports
+            and sys.meta_path[0] is self._imports
             and self._is_code_checked
             and os.environ._data == self._variables  # type: ignore[attr-defined]
             and sys.path == self._path
             and self._read_folder() == self._folder_bytes
-        ):
-            return False
-        if not self._saved.is_unchanged():
-            return False
-        return not self._files or all(sources.stamp_of(path) == stamp for path, stamp in self._files)
+            and [probe() for probe in saved.probes] == saved.values
+            and not (self._files and any(sources.stamp_of(path) != stamp for path, stamp in self._files))
+        )
 
     def _update(self) -> None:
         with self._lock:
