@@ -323,13 +323,13 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
         raise ConfigurationError(f"restart takes no configuration items, but {', '.join(items)} was given")
     seen: list[int] = []
 
-    def told(left: int, total: int) -> None:
+    def print_progress(left: int, total: int) -> None:
         if seen[-1:] != [left]:
             seen.append(left)
             print(f"{total - left} of {total} workers are replaced", flush=True)
 
     try:
-        done = restart_workers(connection_file.read(options.name), now=options.now, on_progress=told)
+        done = restart_workers(connection_file.read(options.name), now=options.now, on_progress=print_progress)
     except KeyboardInterrupt:
         print("stopped waiting; the other workers are replaced when their tasks have ended", flush=True)
         raise

@@ -264,7 +264,7 @@ class CurrentCluster:
         assert where
         waits = False
 
-        def told(left: int, total: int) -> None:
+        def print_progress(left: int, total: int) -> None:
             nonlocal waits
             if not waits and monotonic() > began + RESTART_NOTICE_S:
                 waits = True
@@ -275,7 +275,7 @@ class CurrentCluster:
 
         began = monotonic()
         try:
-            done = restart_workers(connection_file.read(where), now=now, on_progress=told)
+            done = restart_workers(connection_file.read(where), now=now, on_progress=print_progress)
         except KeyboardInterrupt:
             print("stopped waiting: the other workers are replaced when their tasks have ended")
             raise

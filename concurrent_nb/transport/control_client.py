@@ -4,7 +4,7 @@
     client.call("status", jobs=True)
 
 A new connection first requests a ping, so that no token and no call reaches a server that is not a master. After that a
-call is sent once: if its answer does not arrive, it may have been carried out or not, and the error says so.
+call is sent once: if its answer does not arrive, MasterUnreachable is raised, and it may have been carried out or not.
 Starts quickly: no asyncio, no Tornado.
 """
 

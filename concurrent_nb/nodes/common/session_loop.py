@@ -1,6 +1,6 @@
 """What the loops of a slave and of an application share: the link to the master, and the verdict on their session.
 
-The loops are pure. Whoever runs them waits for events, and acts on each verdict.
+The loops are pure: their callers wait for events, and act on each verdict.
 """
 
 from collections.abc import Iterable, Sequence

@@ -60,7 +60,7 @@ TRANSITIONS: Final[dict[tuple[ResultState, str], ResultState]] = {
     (ResultState.ARRIVED, "release"): ResultState.RELEASED,  # the outcome came too late: clean
     (ResultState.KEPT, "hand over"): ResultState.HELD,  # acknowledged by an owner that shares memory
     (ResultState.KEPT, "release"): ResultState.RELEASED,  # the owner has a copy: clean; its job is over: not clean
-    (ResultState.HELD, "release"): ResultState.RELEASED,  # as the owner says; not clean if its session ends
+    (ResultState.HELD, "release"): ResultState.RELEASED,  # by its owner: clean or not; its session has ended: not clean
 }
 
 

@@ -82,7 +82,7 @@ class PoolState:
         return self.multi_slot if needs.cores != 1 else self.single_slot
 
     def requeue(self, attempt: Attempt) -> None:
-        """Put an attempt that a worker had to the front of its queue, or end it if its disposition says so."""
+        """Put an attempt that a worker had to the front of its queue, unless its disposition is to end."""
         self.queue_of(attempt).push_front(attempt)
         if self.degraded or self.draining:
             disposition = max(attempt.disposition, Disposition.RETURN)
