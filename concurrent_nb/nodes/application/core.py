@@ -283,8 +283,9 @@ class ClientCore(Generic[T]):
             indexes = [index for index in indexes if index not in gone]
         if self._sessions > 1:
             known.dropped += unsent
-        # A job that this session has not opened has no unanswered tasks, and the master does not know that it is ours.
-        if self.session is not None and known.open_sent and (indexes is None or indexes):
+        # A job that this session has not opened has no unanswered tasks, and the master does not know that it is ours. One
+        # that is about to be opened again, for a late task, may have some.
+        if self.session is not None and (known.open_sent or known.sent) and (indexes is None or indexes):
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
         if unsent:
             self._skip_ended(known)

@@ -303,6 +303,26 @@ def test_waiting_tasks_are_cancelled_without_the_master() -> None:
     assert set(master.ends.values()) == {1}
 
 
+@pytest.mark.parametrize("indexes", [[0], None])
+def test_tasks_of_a_closed_job_are_cancelled_while_a_late_one_waits_to_open_it_again(
+    indexes: list[int] | None,
+) -> None:
+    master = Master(SMALL)
+    other, job = job_of(b"a"), job_of(b"j")
+    master.core.add(tasks(2, job))
+    master.core.close(job)
+    master.core.add(tasks(50, other))
+    master.receive()
+    assert (job.id, 0) in master.open
+    master.core.add(tasks(1, job, first=2))
+    assert master.core.jobs[job.id].waiting
+    master.core.cancel(job.id, indexes)
+    assert m.Cancel(job.id, indexes) in master.receive()
+    master.answer_all()
+    assert len(master.ends) == 53
+    assert set(master.ends.values()) == {1}
+
+
 def test_a_whole_job_is_cancelled_with_what_waits_and_what_comes_later() -> None:
     master = Master(SMALL)
     first, job = job_of(b"a"), job_of(b"j")
