@@ -54,6 +54,7 @@ class ClientEventHandler:
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
             job.opened_s, job.shares_memory = now, event.shares_memory
+            job.notebook, job.cell = event.notebook, event.cell
             state.strategies.opened(job, state.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
@@ -80,7 +81,7 @@ class ClientEventHandler:
             refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
         needs = event.needs if event.needs != PLAIN else None
         had_tasks = bool(job.tasks)
-        fresh = self._fresh(job, event, needs)
+        fresh = self._fresh(job, event, needs, now)
         job.accepted += len(fresh)
         if fresh and not had_tasks:
             self._state.add_busy_job(job)
@@ -194,7 +195,7 @@ class ClientEventHandler:
             self._state.keep_bytes(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
             self._state.release_kept_bytes(job.owner, before)
 
-    def _fresh(self, job: JobRecord, event: TasksSubmitted, needs: Needs | None) -> list[TaskRecord]:
+    def _fresh(self, job: JobRecord, event: TasksSubmitted, needs: Needs | None, now: float) -> list[TaskRecord]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
         fresh: list[TaskRecord] = []
         for frame, buffers in zip(event.tasks, event.buffers or repeat(()), strict=False):
@@ -204,6 +205,7 @@ class ClientEventHandler:
                 task = TaskRecord(
                     job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries, frame.kind
                 )
+                task.accepted_s = now
                 if needs is not None:
                     task.needs = needs
                 tasks[index] = task

@@ -58,6 +58,8 @@ class JobOpened(Struct, frozen=True, gc=False):
     stop_on_error: bool = False
     strategy: str = ""  #: name of its own strategy; "" for the cluster's
     shares_memory: bool = True  #: results in shared memory are not copied for this client
+    notebook: str = ""  #: path of the notebook that started it
+    cell: str = ""  #: id of the cell that started it
 
 
 class TasksSubmitted(Struct, frozen=True, gc=False):

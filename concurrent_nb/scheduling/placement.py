@@ -76,13 +76,13 @@ class Placement:
         state = self._state
         while (run := state.system_hosts.first()) is not None and (slave := self._slave_for_system_host()) is not None:
             for task in state.system_hosts.take(1):
-                slave.take_system_host(task)
+                slave.take_system_host(task, now)
                 self._assign(slave, run, task, now)
         while (run := state.multi_slot.first()) is not None:
             if (slave := self._slave_for_multi_slot(_cores(run))) is None:
                 break
             for task in state.multi_slot.take(1):
-                slave.take_multi_slot(task, _cores(run) or slave.slots, state.strategies.default.unknown_s)
+                slave.take_multi_slot(task, _cores(run) or slave.slots, state.strategies.default.unknown_s, now)
                 self._assign(slave, run, task, now)
         state.placement_due = False
         if state.most_slots != self._most_slots:

@@ -30,6 +30,7 @@ from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 
 #: while tasks of several owners wait, each gets turns of tasks of about this many seconds in all
@@ -92,6 +93,11 @@ class Scheduler:
         return self._state.slaves
 
     @property
+    def task_log(self) -> TaskLog:
+        """The last tasks that have ended; read-only."""
+        return self._state.task_log
+
+    @property
     def blamed(self) -> Collection[TaskRecord]:
         """All unfinished tasks with deaths of their workers or slaves; read-only."""
         return self._state.blamed
@@ -116,6 +122,7 @@ class Scheduler:
             EventRefused: a peer did what it may not do; its docstring describes which events were handled.
             ConfigurationError: a strategy chose more tasks than a slave has room for.
         """
+        self._state.task_log.now_s = now
         for position, event in enumerate(events):
             try:
                 self._handlers[type(event)](event, now)
@@ -192,7 +199,7 @@ class Scheduler:
                     return
                 count = min(count, most)
             tasks = queue.take(count)
-            slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s)
+            slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s, now)
             slave.last_activity_s = now
             if run.objects:
                 state.locations.hold(slave, [each for each, _ in run.objects])

@@ -15,6 +15,7 @@ from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
+from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
@@ -48,6 +49,7 @@ class SchedulerState:
     def __init__(self, strategies: ActiveStrategies, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.strategies = strategies
         self.outbox = Outbox()
+        self.task_log = TaskLog()
         self.jobs: dict[JobId, JobRecord] = {}
         self.owners: dict[SessionId, str] = {}  #: by session that has opened a job
         self.busy: dict[str, int] = {}  #: jobs that have tasks, finished ones too, by owner

@@ -185,6 +185,7 @@ class SlaveEventHandler:
         state, over = self._state, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
         stop_tracking, release, parcel = state.stop_tracking, slave.release, state.outbox.parcel(job, slave.name)
+        log_task = state.task_log.add
         function: Digest | None = None
         count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
@@ -205,6 +206,7 @@ class SlaveEventHandler:
                 # As SchedulerState.release and TaskLifecycle.finish, without looking everything up for each task.
                 stop_tracking(task, slave)
                 release(task)
+                log_task(task, item, slave_name)
                 keep(task, item, buffers, slave_name)
                 kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
                 if task.deaths:

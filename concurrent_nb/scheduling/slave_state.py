@@ -106,13 +106,14 @@ class SlaveState:
         """The number of its tasks above its slots, without recalled ones."""
         return self.load - self.slots - self.recalled
 
-    def take(self, tasks: Sequence[TaskRecord], estimate_s: float) -> None:
+    def take(self, tasks: Sequence[TaskRecord], estimate_s: float, now: float) -> None:
         """Start an attempt of each waiting task here."""
         mine, slave = self.tasks, self.id
         for task in tasks:
             move(task, ASSIGN)
             task.attempt += 1
             task.slave = slave
+            task.assigned_s = now
             task.estimate_s = estimate_s
             mine[task] = None
         if self.unconfirmed:
@@ -120,16 +121,16 @@ class SlaveState:
         self.load += len(tasks)
         self.in_flight_s += estimate_s * len(tasks)
 
-    def take_system_host(self, task: TaskRecord) -> None:
+    def take_system_host(self, task: TaskRecord, now: float) -> None:
         """Start an attempt of a system host here."""
         task.width = 0
-        self._take_special(task, 0.0)
+        self._take_special(task, 0.0, now)
         self.system_hosts += 1
 
-    def take_multi_slot(self, task: TaskRecord, width: int, unknown_s: float) -> None:
+    def take_multi_slot(self, task: TaskRecord, width: int, unknown_s: float, now: float) -> None:
         """Start an attempt of a task here that takes `width` slots, for an estimate of `unknown_s` seconds."""
         task.width = width
-        self._take_special(task, width * unknown_s)
+        self._take_special(task, width * unknown_s, now)
         self.multi_slot_load += width
 
     def release(self, task: TaskRecord) -> None:
@@ -159,8 +160,8 @@ class SlaveState:
         """Note that `count` tasks took `mean_s` seconds on average here."""
         self.task_s = blend(self.task_s, mean_s, count)
 
-    def _take_special(self, task: TaskRecord, estimate_s: float) -> None:
-        self.take([task], estimate_s)
+    def _take_special(self, task: TaskRecord, estimate_s: float, now: float) -> None:
+        self.take([task], estimate_s, now)
         self.load += task.width - 1  # `take` has counted one slot
 
     def _fill(self, share: Share) -> None:

@@ -118,11 +118,11 @@ class Suspects:
         estimate_s = state.estimates.get(run.function)
         unknown_s = state.strategies.of(run.job).unknown_s
         if is_system_host(run.needs):
-            slave.take_system_host(task)
+            slave.take_system_host(task, now)
         elif is_multi_slot(run.needs):
-            slave.take_multi_slot(task, _cores(run) or slave.slots, unknown_s)
+            slave.take_multi_slot(task, _cores(run) or slave.slots, unknown_s, now)
         else:
-            slave.take([task], unknown_s if estimate_s is None else estimate_s)
+            slave.take([task], unknown_s if estimate_s is None else estimate_s, now)
         slave.suspect, slave.reserved = task, False
         slave.last_activity_s = now
         self._isolated[slave.id] = slave

@@ -40,6 +40,7 @@ class TaskLifecycle:
 
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
+        self._state.task_log.add(task, outcome, slave)
         keep(task, outcome, buffers, slave)
         if task.deaths:
             self._state.blamed.pop(task, None)

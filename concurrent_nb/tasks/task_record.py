@@ -43,6 +43,8 @@ class JobRecord:
     accepted: int = 0  #: number of tasks accepted so far
     ended: bool = False  #: hit, first error or cancelled: tasks that come now are cancelled
     shares_memory: bool = True  #: its client opens results in shared memory; else they are copied for it
+    notebook: str = ""  #: path of the notebook that started it
+    cell: str = ""  #: id of the cell that started it
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
 
 
@@ -73,6 +75,8 @@ class TaskRecord(msgspec.Struct, eq=False):
     outcome_slave: str = ""  #: name of the slave where it ended, "" if it ran nowhere
     needs: Needs | None = None  #: None: one slot, in a worker process
     width: int = 1  #: slots that it takes on its slave; 0: it is a system host
+    accepted_s: float = 0.0  #: when it was accepted
+    assigned_s: float = 0.0  #: when it was last assigned
 
     @property
     def name(self) -> str:

@@ -61,6 +61,11 @@ class Slice(msgspec.Struct, array_like=True, frozen=True, gc=False):
 Sizes = Annotated[tuple[Count | Slice, ...], msgspec.Meta(max_length=BUFFERS_MAX)]
 
 
+#: most characters of the name of a function, and of the path of a notebook
+NAME_MAX: Final = 200
+PATH_MAX: Final = 1000
+
+
 class TaskKind(IntEnum):
     """What a task does, and so what its body is the pickle of. `arguments` are those of a call, as a tuple."""
 
@@ -96,6 +101,11 @@ class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     body: bytes  #: pickled value or encoded ErrorReport; empty if it is the first buffer
     sizes: Sizes = ()
     keeps: bool = False  #: the worker still refers to shared memory of the arguments, maybe for a long time
+    ago_us: Count = 0  #: how long ago it ended when the slave reported it, in microseconds
+    cpu_us: Count = 0  #: CPU time of the thread that ran it, in microseconds; 0 if it took less than a millisecond
+    peak_kib: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = (
+        0  #: most memory that its process had taken by then, in KiB; 0 likewise
+    )
 
 
 class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -167,6 +177,7 @@ class Function(Message, tag=1, frozen=True):
     digest: Digest  #: SHA-256 of the pickle, see `codec.function_digest`
     body: bytes
     sizes: Sizes = ()
+    name: Annotated[str, msgspec.Meta(max_length=NAME_MAX)] = ""  #: for people
 
 
 class Outcomes(Message, tag=2, frozen=True):
@@ -251,6 +262,8 @@ class OpenJob(Message, tag=10, frozen=True):
     until: bool  #: a HIT ends the job
     stop_on_error: bool  #: the first failed task ends the job
     strategy: StrategyName | None = None  #: None for the cluster's strategy
+    notebook: Annotated[str, msgspec.Meta(max_length=PATH_MAX)] = ""  #: path of the notebook that started it
+    cell: Annotated[str, msgspec.Meta(max_length=NAME_MAX)] = ""  #: id of the cell that started it
 
 
 class Submit(Message, tag=11, frozen=True):

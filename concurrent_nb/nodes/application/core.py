@@ -72,6 +72,7 @@ class FunctionPayload:
     digest: bytes
     payload: Payload
     needs: m.Needs | None = None  #: those of its tasks, unless the task has needs of its own
+    name: str = ""  #: for people
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -83,6 +84,8 @@ class ClientJob(Generic[T]):
     until: bool = False
     stop_on_error: bool = False
     strategy: m.StrategyName | None = None  #: how its tasks are spread over slaves; None: as the cluster is configured
+    notebook: str = ""  #: path of the notebook that started it
+    cell: str = ""  #: id of the cell that started it
     closed: bool = False  #: no more tasks will be added
     open_sent: bool = False
     close_sent: bool = False
@@ -283,8 +286,8 @@ class ClientCore(Generic[T]):
             indexes = [index for index in indexes if index not in gone]
         if self._sessions > 1:
             known.dropped += unsent
-        # A job that this session has not opened has no unanswered tasks, and the master does not know that it is ours. One
-        # that is about to be opened again, for a late task, may have some.
+        # The master does not know a job that this session has not opened. Such a job has no unanswered tasks, unless it
+        # is about to be opened again for a late task.
         if self.session is not None and (known.open_sent or known.sent) and (indexes is None or indexes):
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
         if unsent:
@@ -348,14 +351,16 @@ class ClientCore(Generic[T]):
     def _send_prerequisites(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
         """Send what the master must have before a task of this job and function."""
         if not job.open_sent:
-            session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy))
+            session.send(
+                m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy, job.notebook, job.cell)
+            )
             job.open_sent = True
             if job.dropped:
                 session.send(m.Cancel(job.id, list(job.dropped)))
         if function.digest not in job.functions:
             payload = function.payload
             sizes, buffers = self._outgoing(payload)
-            session.send(m.Function(function.digest, payload.body, sizes), [buffers] if buffers else ())
+            session.send(m.Function(function.digest, payload.body, sizes, function.name), [buffers] if buffers else ())
             job.functions.add(function.digest)
             size = payload.wire_bytes
             job.function_bytes += size

@@ -48,7 +48,9 @@ def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview], k
 def function_payload(function: PickledFunction, needs: m.Needs | None = None) -> FunctionPayload:
     """Return a pickled function as it is sent."""
     lease = cast("Lease | None", function.lease)
-    return FunctionPayload(function.digest, Payload(*pack_body(function.body, function.buffers), lease), needs)
+    return FunctionPayload(
+        function.digest, Payload(*pack_body(function.body, function.buffers), lease), needs, function.name[: m.NAME_MAX]
+    )
 
 
 class TaskLoader:

@@ -120,6 +120,7 @@ class MasterCore:
         self._restarts = 0  # number of the last RestartWorkers
         self.kernels = KernelRequests()
         self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
+        scheduler.task_log.name_of = self._name_of
         self._memory = SharedMemoryTracker(
             reader,
             store,
@@ -428,7 +429,7 @@ class MasterCore:
         else:
             sizes, own = here
             if sizes is not message.sizes:
-                message, buffers = m.Function(message.digest, message.body, sizes), [own]
+                message, buffers = m.Function(message.digest, message.body, sizes, message.name), [own]
             self._functions.add(FunctionEntry(message, buffers), peer.key)
 
     def _refuse_function(self, peer: Peer, digest: bytes, why: str) -> None:
@@ -448,6 +449,8 @@ class MasterCore:
                 message.stop_on_error,
                 message.strategy or "",
                 peer.memory.announced.shares,
+                message.notebook,
+                message.cell,
             )
         )
 
@@ -598,6 +601,11 @@ class MasterCore:
         for digest, jobs in self._functions.drop_in(segments):
             why = "the master refused the task: its function lies in shared memory that its owner has dropped"
             self._events.append(e.FunctionLost(Digest(digest), jobs, why))
+
+    def _name_of(self, digest: bytes) -> str:
+        """Return the name of a function for people."""
+        function = self._functions.get(digest)
+        return (function.message.name if function is not None else "") or digest.hex()[:8]
 
     def _on_function_dropped(self, digest: bytes) -> None:
         for peer in self.peers.values():

@@ -166,7 +166,7 @@ class Dispatch:
         message = function.message
         sizes, buffers = slave.memory.outgoing_arguments(message.sizes, function.buffers[0])
         if sizes is not message.sizes:
-            message = m.Function(message.digest, message.body, sizes)
+            message = m.Function(message.digest, message.body, sizes, message.name)
         slave.session.send(message, [buffers] if buffers else ())
         slave.functions.add(message.digest)
 

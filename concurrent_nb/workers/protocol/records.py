@@ -91,6 +91,9 @@ class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
     #: in which pipes there is a marker for this ticket; 1: of descriptor 1; 2: of descriptor 2; 3: of both
     wrote: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
     keeps: bool = False  #: the worker still refers to shared memory of the arguments
+    ended_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0  #: when it ended, by `time.monotonic`
+    cpu_us: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  #: CPU time of its thread; 0: less than a millisecond
+    peak_kib: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0  #: most memory of the process so far; 0 likewise
 
 
 class NoteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
@@ -224,8 +227,9 @@ class RecordReader(Generic[H]):
     >>> reader = RecordReader(decode_results)
     >>> record = pack_results([encode((7, 0, 0.5, b"x"))])
     >>> reader.get_buffer()[: len(record)] = record
-    >>> reader.buffer_updated(len(record))
-    [([Result(ticket=7, status=0, elapsed_s=0.5, body=b'x', sizes=(), wrote=0, keeps=False)], [])]
+    >>> [(results, buffers)] = reader.buffer_updated(len(record))
+    >>> results[0].ticket, results[0].body, buffers
+    (7, b'x', [])
 
     Args:
         decode: decodes a header.

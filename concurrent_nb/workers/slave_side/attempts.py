@@ -50,8 +50,9 @@ class Attempt(Struct, eq=False):
         """Return its name on the wire."""
         return TaskRef(self.job, self.index, self.number)
 
-    def outcome(self, result: Result, worker: int) -> OutcomeFrame:
-        """Return the outcome that its worker has reported."""
+    def outcome(self, result: Result, worker: int, now: float) -> OutcomeFrame:
+        """Return the outcome that its worker has reported, `now` by the worker's clock."""
+        ago_s = now - result.ended_s if result.ended_s else 0.0
         return OutcomeFrame(
             self.index,
             self.number,
@@ -61,6 +62,9 @@ class Attempt(Struct, eq=False):
             result.body,
             result.sizes,
             result.keeps,
+            int(ago_s * 1e6) if ago_s > 0 else 0,
+            result.cpu_us,
+            result.peak_kib,
         )
 
     def end(self, status: Status, elapsed_s: float = 0.0, worker: int = 0, body: bytes = b"") -> OutcomeFrame:

@@ -47,6 +47,7 @@ from concurrent_nb.workers.protocol.records import (
 from concurrent_nb.workers.protocol.status_page import UNSENT_BYTES_MAX, StatusPage
 from concurrent_nb.workers.worker_side.library_threads import LibraryThreads
 from concurrent_nb.workers.worker_side.process_setup import reopen_stream
+from concurrent_nb.workers.worker_side.usage_meter import CpuClock, UsageMeter
 
 #: how long results may be held while more tasks can run, in seconds
 FLUSH_S: Final = 0.04
@@ -118,8 +119,9 @@ def has_partial_import() -> bool:
 class TaskLoop:
     """Serve one slave until it closes the pipe of tokens."""
 
-    def __init__(self, channels: WorkerChannels, runner: Runner) -> None:
+    def __init__(self, channels: WorkerChannels, runner: Runner, cpu_clock: CpuClock = time.process_time) -> None:
         self._runner = runner
+        self._meter = UsageMeter(cpu_clock)
         self._socket = socket.socket(fileno=channels.tasks)
         self._tokens = channels.tokens
         self._page = StatusPage(channels.page)
@@ -258,6 +260,7 @@ class TaskLoop:
         self._note_foreign_threads()
         started_at = time.monotonic()
         page.begin(ticket, started_at)
+        self._meter.begin()
         if threads:
             status, body_out, buffers_out = self._run_with_threads(
                 threads, ticket, task, function, kind, body, sizes, buffers
@@ -272,7 +275,9 @@ class TaskLoop:
         out = (
             tuple([it if isinstance(it, Slice) else memoryview(it).nbytes for it in buffers_out]) if buffers_out else ()
         )
-        result = encode((ticket, status, now - started_at, body_out, out, wrote, keeps_arguments))
+        elapsed_s = now - started_at
+        usage = self._meter.end(elapsed_s)
+        result = encode((ticket, status, elapsed_s, body_out, out, wrote, keeps_arguments, now, *usage))
         self._unsent.append(result)
         if out:
             self._memory_released = False  # our shared memory may have changed

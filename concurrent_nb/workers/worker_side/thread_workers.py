@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Final, TextIO, cast
@@ -71,7 +72,7 @@ class ThreadWorker(TaskLoop):
         self._thread_streams = (out, err)
         self._lock = threading.Lock()  # another thread interrupts this one
         self._ident = threading.get_ident()
-        super().__init__(channels, runner)
+        super().__init__(channels, runner, time.thread_time)
         os.close(channels.parent_death_pipe)  # the process's is enough
         self._streams = cast(tuple[TextIO, TextIO], self._thread_streams)
         self._reopen_streams()

@@ -31,7 +31,7 @@ def a_slave(name: str, slots: int = 2, credit: int = 100) -> SlaveState:
 
 def give(slave: SlaveState, count: int, estimate_s: float = 0.02) -> None:
     job = JobRecord(JobId(b"j" * 16), "me")
-    slave.take([TaskRecord(job, index, Digest(b"f"), b"") for index in range(count)], estimate_s)
+    slave.take([TaskRecord(job, index, Digest(b"f"), b"") for index in range(count)], estimate_s, 0.0)
 
 
 # ------------------------------------------------------------------------------------------- the contract

@@ -250,7 +250,7 @@ class PoolScheduler:
             if result.status == _CANCELLED or attempt.overran(result.elapsed_s):
                 state.finish(attempt, outcome_frames.stopped(attempt, worker, result.elapsed_s))
             else:
-                state.finish(attempt, attempt.outcome(result, worker.pid), own)
+                state.finish(attempt, attempt.outcome(result, worker.pid, now), own)
         self._measured(function, elapsed_s, ended)
         if results:
             self._lifecycle.limit.worked()

@@ -1,0 +1,180 @@
+"""What has become of each task, and when: the last ones of the cluster.
+
+The scheduler adds each final outcome; statistics, traces and the live feed read them. Pure. All times are
+seconds of the master's clock. Slaves report durations, so a wrong clock on one host shifts nothing.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.codec import size_of
+from concurrent_nb.wire.messages import OutcomeFrame, Sizes
+
+if TYPE_CHECKING:
+    from concurrent_nb.tasks.task_record import TaskRecord
+
+#: most tasks that are kept, of all jobs together: 7 MB
+TASKS_KEPT: Final = 100_000
+#: tasks in a block; the oldest block is dropped as a whole
+_BLOCK: Final = 1000
+#: job, function and slave (numbers in this log), worker, index, attempt, status; when it ended; seconds until then from
+#: its acceptance, its assignment and the end of its run; seconds of its run, and of CPU time; peak memory in KiB; bytes
+#: of arguments and result
+_RECORD: Final = struct.Struct("<IIIIqHBdfffdfIQQ")
+_KIB: Final = 1024
+_U16_MAX: Final = 2**16 - 1
+_U32_MAX: Final = 2**32 - 1
+_I64_MAX: Final = 2**63 - 1
+
+
+class TaskTimes(Struct, frozen=True, gc=False):
+    """The life of one task: its last attempt, with its times in seconds of the master's clock."""
+
+    number: int  #: of this record, from 0, in the order in which tasks ended
+    job: JobId
+    index: int
+    attempt: int
+    status: Status
+    function: str  #: its name
+    slave: str  #: "" if it ran nowhere
+    worker: int  #: pid; 0 if it ran nowhere
+    accepted_s: float  #: the master had it
+    assigned_s: float  #: the master sent it to its slave
+    started_s: float  #: a worker began with it
+    finished_s: float  #: the worker had its result
+    ended_s: float  #: the master had its result
+    cpu_s: float  #: CPU time of the thread that ran it; 0 if it took less than a millisecond
+    peak_bytes: int  #: most memory that its process had taken by its end; 0 if it took less than a millisecond
+    in_bytes: int  #: size of its arguments
+    out_bytes: int  #: size of its result
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the worker spent on it, with unpickling and pickling."""
+        return self.finished_s - self.started_s
+
+
+class _Block:
+    """The records of a thousand tasks, and what the numbers in them stand for."""
+
+    __slots__ = ("end", "function_names", "functions", "jobs", "records", "slaves")
+
+    def __init__(self) -> None:
+        self.records = bytearray(_BLOCK * _RECORD.size)
+        self.end = 0  #: of the last record, in bytes
+        self.jobs: dict[bytes, int] = {}
+        self.functions: dict[bytes, int] = {}  #: by digest
+        self.function_names: list[str] = []
+        self.slaves: dict[str, int] = {}
+
+
+class TaskLog:
+    """The last tasks that have ended, in that order.
+
+    >>> log = TaskLog(kept=5000)
+    >>> len(log), log.first
+    (0, 0)
+
+    Args:
+        kept: how many tasks are kept; rounded up to whole blocks of a thousand.
+    """
+
+    def __init__(self, kept: int = TASKS_KEPT) -> None:
+        self.now_s = 0.0  #: the time of the events that are handled; the scheduler sets it
+        self.name_of: Callable[[bytes], str] = _short_digest  #: returns the name of a function
+        self._block = _Block()  # the newest
+        self._blocks = deque([self._block], maxlen=max(2, -(-kept // _BLOCK)))
+        self._dropped = 0  # blocks
+
+    def __len__(self) -> int:
+        """Return how many tasks have ended since the start, those that are not kept any more included."""
+        return (self._dropped + len(self._blocks) - 1) * _BLOCK + self._block.end // _RECORD.size
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest task that is kept."""
+        return self._dropped * _BLOCK
+
+    def add(self, task: "TaskRecord", outcome: OutcomeFrame, slave: str) -> None:
+        """Add a task that ends now with this outcome. Its arguments must not have been dropped yet."""
+        now, block, attempt = self.now_s, self._block, task.attempt
+        at = block.end
+        if at == len(block.records):
+            block, at = self._next_block(), 0
+        jobs, functions, slaves = block.jobs, block.functions, block.slaves
+        job, function = task.job.id, task.function
+        sizes, result_sizes = task.sizes, outcome.sizes
+        _RECORD.pack_into(
+            block.records,
+            at,
+            jobs[job] if job in jobs else jobs.setdefault(job, len(jobs)),
+            functions[function] if function in functions else self._add_function(function),
+            slaves[slave] if slave in slaves else slaves.setdefault(slave, len(slaves)),
+            outcome.worker & _U32_MAX,
+            task.index & _I64_MAX,
+            attempt if attempt < _U16_MAX else _U16_MAX,
+            outcome.status,
+            now,
+            now - task.accepted_s,
+            now - task.assigned_s if attempt else 0.0,
+            outcome.ago_us * 1e-6,
+            outcome.elapsed_s,
+            outcome.cpu_us * 1e-6,
+            outcome.peak_kib,
+            len(task.body) + _bytes_of(sizes) if sizes else len(task.body),
+            len(outcome.body) + _bytes_of(result_sizes) if result_sizes else len(outcome.body),
+        )
+        block.end = at + _RECORD.size
+
+    def read(self, since: int = 0, until: int | None = None) -> Iterator[TaskTimes]:
+        """Yield the kept tasks from number `since` on, up to `until`, in the order in which they ended."""
+        end = len(self) if until is None else min(until, len(self))
+        number = max(since, self.first)
+        while number < end:
+            block = self._blocks[number // _BLOCK - self._dropped]
+            last = min(end, (number // _BLOCK + 1) * _BLOCK)
+            yield from _decode(block, number, last)
+            number = last
+
+    def _add_function(self, digest: bytes) -> int:
+        block = self._block
+        block.function_names.append(self.name_of(digest))
+        return block.functions.setdefault(digest, len(block.functions))
+
+    def _next_block(self) -> _Block:
+        if len(self._blocks) == self._blocks.maxlen:
+            self._dropped += 1
+        self._block = _Block()
+        self._blocks.append(self._block)
+        return self._block
+
+
+def _decode(block: _Block, number: int, end: int) -> Iterator[TaskTimes]:
+    jobs, functions, slaves = list(block.jobs), block.function_names, list(block.slaves)
+    for current in range(number, end):
+        (
+            job, function, slave, worker, index, attempt, status, ended_s, accepted, assigned, ago, elapsed, cpu_s,
+            peak_kib, in_bytes, out_bytes,
+        ) = _RECORD.unpack_from(block.records, current % _BLOCK * _RECORD.size)  # fmt: skip
+        # What a slave reports cannot be outside the time that the task was there.
+        finished_s = ended_s - min(ago, assigned)
+        started_s = max(finished_s - elapsed, ended_s - assigned)
+        yield TaskTimes(
+            current, JobId(jobs[job]), index, attempt, Status(status), functions[function], slaves[slave],
+            worker, ended_s - accepted, ended_s - assigned, started_s, finished_s, ended_s, cpu_s, peak_kib * _KIB,
+            in_bytes, out_bytes,
+        )  # fmt: skip
+
+
+def _short_digest(digest: bytes) -> str:
+    return digest.hex()[:8]
+
+
+def _bytes_of(sizes: Sizes) -> int:
+    return sum(map(size_of, sizes))

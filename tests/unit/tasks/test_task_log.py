@@ -1,0 +1,105 @@
+"""The log keeps the last tasks, with consistent times whatever slaves report."""
+
+import pytest
+
+from concurrent_nb.ids import Digest, JobId
+from concurrent_nb.outcome import Status
+from concurrent_nb.tasks.task_log import TaskLog, TaskTimes
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
+from concurrent_nb.wire.messages import OutcomeFrame, Slice
+
+JOB = JobRecord(JobId(b"j" * 16), "owner")
+
+
+def record(index: int = 0, accepted_s: float = 1.0, assigned_s: float = 2.0, attempt: int = 1) -> TaskRecord:
+    task = TaskRecord(JOB, index, Digest(b"f" * 32), b"body")
+    task.accepted_s, task.assigned_s, task.attempt = accepted_s, assigned_s, attempt
+    return task
+
+
+def outcome(
+    index: int = 0,
+    elapsed_s: float = 3.0,
+    *,
+    ago_us: int = 500_000,
+    cpu_us: int = 0,
+    peak_kib: int = 0,
+    worker: int = 42,
+) -> OutcomeFrame:
+    return OutcomeFrame(index, 1, Status.OK, elapsed_s, worker, b"value", (), False, ago_us, cpu_us, peak_kib)
+
+
+def only(log: TaskLog) -> TaskTimes:
+    (times,) = log.read()
+    return times
+
+
+def test_a_task_has_all_its_times_in_the_clock_of_the_master() -> None:
+    log = TaskLog()
+    log.now_s = 10.0
+    log.add(record(), outcome(cpu_us=2_000_000, peak_kib=1024), "east")
+    times = only(log)
+    assert (times.job, times.index, times.attempt, times.status) == (JOB.id, 0, 1, Status.OK)
+    assert (times.slave, times.worker, times.function) == ("east", 42, "66666666")
+    assert (times.accepted_s, times.assigned_s) == (1.0, 2.0)
+    assert (times.started_s, times.finished_s, times.ended_s) == (6.5, 9.5, 10.0)
+    assert (times.cpu_s, times.peak_bytes, times.in_bytes, times.out_bytes) == (2.0, 1 << 20, 4, 5)
+    assert times.elapsed_s == 3.0
+
+
+@pytest.mark.parametrize("ago_us", [0, 10**9, 2**62])
+@pytest.mark.parametrize("elapsed_s", [0.0, 1e300, float("inf")])
+def test_a_slave_cannot_report_times_outside_those_of_its_assignment(ago_us: int, elapsed_s: float) -> None:
+    log = TaskLog()
+    log.now_s = 10.0
+    log.add(record(), outcome(elapsed_s=elapsed_s, ago_us=ago_us, cpu_us=2**62, peak_kib=2**32 - 1), "east")
+    times = only(log)
+    assert 2.0 <= times.started_s <= times.finished_s <= times.ended_s == 10.0
+
+
+@pytest.mark.parametrize(("index", "worker"), [(2**63 - 1, 2**64 - 1), (-1, -1)])
+def test_numbers_of_any_size_are_no_error(index: int, worker: int) -> None:
+    log = TaskLog()
+    log.add(record(index, attempt=10**6), outcome(index, worker=worker), "")
+    assert len(log) == 1
+    assert only(log).attempt == 65535
+
+
+def test_a_task_that_ran_nowhere_was_assigned_and_started_when_it_ended() -> None:
+    log = TaskLog()
+    log.now_s = 10.0
+    log.add(record(attempt=0, assigned_s=0.0), outcome(elapsed_s=0.0, ago_us=0, worker=0), "")
+    times = only(log)
+    assert times.assigned_s == times.started_s == times.ended_s == 10.0
+
+
+def test_functions_have_the_names_that_they_had_when_they_ran() -> None:
+    log = TaskLog()
+    log.name_of = lambda digest: f"function {digest[:1].decode()}"
+    log.add(record(), outcome(), "east")
+    log.name_of = lambda digest: "forgotten"
+    log.add(record(1), outcome(1), "east")
+    assert [times.function for times in log.read()] == ["function f"] * 2
+
+
+def test_buffers_in_shared_memory_count() -> None:
+    log = TaskLog()
+    task = record()
+    task.sizes = (Slice(b"s" * 16, 0, 1000, 1), 24)
+    log.add(task, outcome(), "east")
+    assert only(log).in_bytes == 4 + 1024
+
+
+def test_the_oldest_tasks_are_dropped_in_blocks() -> None:
+    log = TaskLog(kept=2000)
+    for index in range(4500):
+        log.now_s = float(index)
+        log.add(record(index, accepted_s=float(index), assigned_s=float(index)), outcome(index), f"slave {index % 3}")
+    assert (len(log), log.first) == (4500, 3000)
+    numbers = [times.number for times in log.read()]
+    assert numbers == list(range(3000, 4500))
+    assert [(times.index, times.slave) for times in log.read(4496)] == [
+        (index, f"slave {index % 3}") for index in range(4496, 4500)
+    ]
+    assert [times.number for times in log.read(3998, 4002)] == [3998, 3999, 4000, 4001]
+    assert list(log.read(4500)) == []
