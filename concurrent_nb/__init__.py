@@ -21,7 +21,7 @@ Running tasks:   ApplicationNode, TaskFunction, task; options of tasks: Needs
 Results:         TaskFuture, Job, SystemRun, as_completed, show_progress
 In a task:       report, publish, display, rng; return values with a meaning: Hit, Tile
 Work as objects: Task, ITaskSystem
-Environment:     follow, follow_modules
+Environment:     follow, unfollow, follow_modules
 
 `help(concurrent_nb.ApplicationNode)` and the help of the others have examples. A name is loaded when it is first used,
 so importing this package takes a few milliseconds.
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from concurrent_nb.api import follow as follow
     from concurrent_nb.api import follow_modules as follow_modules
     from concurrent_nb.api import show_progress as show_progress
+    from concurrent_nb.api import unfollow as unfollow
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.runtime.notes import display as display
     from concurrent_nb.shipping.runtime.notes import publish as publish
@@ -82,6 +83,7 @@ _PUBLIC = {
     "rng": "concurrent_nb.shipping.serialization.random_streams",
     "show_progress": "concurrent_nb.api",
     "task": "concurrent_nb.task_functions",
+    "unfollow": "concurrent_nb.api",
 }
 __all__ = list(_PUBLIC)
 

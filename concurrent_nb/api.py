@@ -31,6 +31,7 @@ __all__ = [
     "follow",
     "follow_modules",
     "show_progress",
+    "unfollow",
 ]
 
 
@@ -73,8 +74,24 @@ def follow(name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> 
         read: returns its value, which must be picklable and comparable. It is called here at each submit, so it must be
             fast, and in workers before the first task, to know what to restore, and after each.
         apply: sets the value that it is given; called in workers.
+
+    Raises ConfigurationError if `read` raises an error now, or its value cannot be pickled or compared. If `read`
+    raises one later, submits raise NotPicklable until it is corrected or the setting is removed with `unfollow`.
     """
     TRACKER.follow(name, read, apply)
+
+
+def unfollow(name: str) -> None:
+    """End what `follow` has begun: later tasks find the setting as it was in their worker at its start.
+
+    >>> import locale
+    >>> concurrent_nb.follow("locale", lambda: locale.setlocale(locale.LC_ALL),
+    ...                      lambda value: locale.setlocale(locale.LC_ALL, value))
+    >>> concurrent_nb.unfollow("locale")
+
+    Raises ConfigurationError if no setting of that name is followed.
+    """
+    TRACKER.unfollow(name)
 
 
 def follow_modules(*, limit_bytes: int | None = None, leave_out: Iterable[str] = ()) -> None:

@@ -1,6 +1,7 @@
 """`%load_ext concurrent_nb`: register the magics in a shell, and remove them again."""
 
 import contextlib
+import sys
 from importlib import import_module
 from typing import Any, Final
 
@@ -30,9 +31,15 @@ def _cell_begins(*info: object) -> None:
     TRACKER.cell_begins()
 
 
+#: the last reason why no task can be sent that was printed, in a list so that it can be replaced
+_printed: Final = [""]
+
+
 def _cell_ended(*result: object) -> None:
-    """Record what the cell has imported."""
-    TRACKER.note()
+    """Record what the cell has imported; print once why no task can be sent, if that is new."""
+    if (reason := TRACKER.note()) and _printed != [reason]:
+        print(f"concurrent_nb: {reason}", file=sys.stderr)
+    _printed[:] = [reason]
 
 
 def load(ipython: InteractiveShell) -> None:

@@ -21,7 +21,6 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs
 from concurrent_nb.errors import FunctionNotLoadable, NotPicklable
-from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.tasks.system import Task
 from tests import work
 from tests.clusters import shared_cluster
@@ -464,7 +463,19 @@ def test_a_setting_of_the_users_follows(app: ApplicationNode, folder: Folder) ->
         module.put(0)
         assert on_all(app, lambda: module.get()) == {0}
     finally:
-        TRACKER.unfollow("env_setting")
+        concurrent_nb.unfollow("env_setting")
+
+
+def test_a_reader_that_fails_in_workers_is_named_by_each_task(app: ApplicationNode, folder: Folder) -> None:
+    folder.write("env_owner.py", f"import os\ndef get():\n    return 1 if os.getpid() == {os.getpid()} else nope\n")
+    concurrent_nb.follow("only here", imported("env_owner").get, lambda value: None)
+    try:
+        for _ in range(4):  # each worker refuses each of them
+            with pytest.raises(FunctionNotLoadable, match=r"`read` of the setting 'only here'.*NameError"):
+                app.submit(abs, -3).result(PATIENCE_S)
+    finally:
+        concurrent_nb.unfollow("only here")
+    assert app.submit(abs, -3).result(PATIENCE_S) == 3
 
 
 def test_a_process_without_changes_sends_functions_as_they_are() -> None:

@@ -151,7 +151,10 @@ class TaskRunner:
         if self._snapshots:  # of a chunk that was interrupted
             self._release_snapshots()
         environments = self._environments
-        self.prepare(task, digest)
+        try:
+            self.prepare(task, digest)
+        except Exception as error:  # noqa: BLE001  (a setting of the user's; the result has the error)
+            return not_loadable(error)
         try:
             loaded = self._functions.get(digest) or self._unwrap(digest)
             if not environments.begin(loaded.environment):

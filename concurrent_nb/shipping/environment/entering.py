@@ -194,9 +194,13 @@ class Environments:
         self._set_variables(self._expected_variables())
         sys.path[:] = self._expected_path()
         self._modules.enter(loaded.modules)
-        self._load_settings(loaded)
-        self._apply()
-        self._snapshot()
+        try:
+            self._load_settings(loaded)
+            self._apply()
+            self._snapshot()
+        except BaseException:
+            self.current = LoadedEnvironment(None, loaded.modules)  # so that the next task enters its environment anew
+            raise
         os.environ.update(task_variables)
 
     def _load_settings(self, loaded: LoadedEnvironment) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from operator import attrgetter, call
 from typing import Any, ClassVar, Final
 
+from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.shipping.serialization import pickles
 
 log = logging.getLogger(__name__)
@@ -383,22 +384,65 @@ def _copied(options: Any) -> Any:
     return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
 
 
+class UserSettingFailed(ConfigurationError):
+    """A function of a user's setting has raised `error`."""
+
+    def __init__(self, name: str, function: str, error: Exception) -> None:
+        what = f"`{function}` of the setting {name!r}, which was added with concurrent_nb.follow,"
+        super().__init__(f"{what} has raised {type(error).__name__}: {error}")
+        self.error = error
+
+
 class UserSetting(Setting):
-    """A setting that the user has added."""
+    """A setting that the user has added. `read` and `apply` raise UserSettingFailed."""
 
     name: str  # type: ignore[misc]
 
     def __init__(self, name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
         self.name = name
-        self.read = read  # type: ignore[method-assign]
-        self.apply = apply  # type: ignore[method-assign,assignment]
+        self.functions = read, apply
+
+    def read(self) -> Any:
+        """Return the value."""
+        try:
+            return self.functions[0]()
+        except Exception as error:
+            raise UserSettingFailed(self.name, "read", error) from error
+
+    def apply(self, value: Any) -> None:
+        """Set the value."""
+        try:
+            self.functions[1](value)
+        except Exception as error:
+            raise UserSettingFailed(self.name, "apply", error) from error
 
     def probes(self) -> list[Probe]:
         """Return one probe: `read`."""
         return [(self.read, self.read())]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return UserSetting, (self.name, self.read, self.apply)
+        return UserSetting, (self.name, *self.functions)
+
+
+def check_user_setting(setting: UserSetting) -> None:
+    """Raise ConfigurationError if a user's setting cannot be read here, sent, or compared."""
+    what = f"concurrent_nb.follow({setting.name!r}, read, apply)"
+    if not isinstance(setting.name, str):
+        raise ConfigurationError(f"{what}: the name of a setting must be a string")
+    for argument, function in zip(("read", "apply"), setting.functions, strict=True):
+        if not callable(function):
+            raise ConfigurationError(f"{what}: {argument} must be a function, not {function!r}")
+    doing = "read() raised"
+    try:
+        value = setting.read()
+        doing = "read, apply or the value cannot be pickled:"
+        body, buffers = pickles.dumps((value, setting))
+        copy, _ = pickles.loads(body, buffers)
+        doing = "values cannot be compared with ==:"
+        bool([copy] == [value])
+    except Exception as error:  # noqa: BLE001  (the user's code may raise anything)
+        cause = error.error if isinstance(error, UserSettingFailed) else error
+        raise ConfigurationError(f"{what}: {doing} {type(cause).__name__}: {cause}; tasks do not follow it") from cause
 
 
 def all_settings() -> list[Setting]:

@@ -14,7 +14,7 @@ from importlib.machinery import SourceFileLoader
 from typing import Any, Final, NamedTuple
 
 from concurrent_nb import start_snapshot
-from concurrent_nb.errors import NotPicklable
+from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.shipping.environment import modules as sources
 from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentState
@@ -25,7 +25,9 @@ from concurrent_nb.shipping.environment.settings import (
     Setting,
     SettingsSnapshot,
     UserSetting,
+    UserSettingFailed,
     all_settings,
+    check_user_setting,
     is_imported,
 )
 from concurrent_nb.shipping.serialization import pickles
@@ -75,7 +77,8 @@ class Tracker:
         self._path: list[str] = []
         self._read_folder = folder_reader()
         self._folder_bytes = b""
-        self._settings: list[Setting] = all_settings() if settings is None else settings
+        self._built_in: list[Setting] = all_settings() if settings is None else settings
+        self._settings: list[Setting] = list(self._built_in)
         self._saved = SettingsSnapshot()
         self._there = ""  # modules of settings that were imported
         self._import_count = -1
@@ -111,11 +114,11 @@ class Tracker:
     def current(self) -> Environment | None:
         """Return the present environment: the same object while nothing has changed; None if it is that of the start.
 
-        Raises NotPicklable if the user's modules are too large.
+        Raises NotPicklable if the user's modules are too large, or a setting cannot be read or pickled.
         """
         try:
             is_unchanged = self._is_unchanged()
-        except (RuntimeError, IndexError):  # another thread imports a module at this moment; there are no finders
+        except Exception:  # noqa: BLE001  (another thread imports a module at this moment; no finders; a user's reader)
             is_unchanged = False
         if not is_unchanged:
             self._update()
@@ -132,25 +135,44 @@ class Tracker:
                 if not fresh <= self._ids.keys():
                     self._must_build, self._is_current = True, False
 
-    def note(self) -> None:
-        """Update the environment, because workers are about to be started that inherit the present one."""
-        self._update()
+    def note(self) -> str:
+        """Update the environment, because workers are about to be started that inherit the present one.
+
+        Return why a setting cannot be sent, which `current` raises; "" if all can.
+        """
+        try:
+            self._update()
+        except NotPicklable as error:
+            return str(error)
+        return ""
 
     def cell_begins(self) -> None:
         """Note that the code of modules may have been changed in place, as by %autoreload."""
         self._is_code_checked = False
 
     def follow(self, name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
-        """Add a setting of the user, which tasks get from this process."""
+        """Add a setting of the user, which tasks get from this process. Raises ConfigurationError."""
+        setting = UserSetting(name, read, apply)
+        check_user_setting(setting)
         with self._lock:
             self._settings = [it for it in self._settings if it.name != name]
-            self._settings.append(UserSetting(name, read, apply))
+            self._settings.append(setting)
             self._is_current = False
 
     def unfollow(self, name: str) -> None:
-        """Remove a setting of the user."""
+        """Remove a setting of the user; a setting of the same name that it has replaced is followed again.
+
+        Raises ConfigurationError if there is none of that name.
+        """
         with self._lock:
+            followed = [it.name for it in self._settings if isinstance(it, UserSetting)]
+            if name not in followed:
+                known = ", ".join(map(repr, followed)) or "none"
+                raise ConfigurationError(
+                    f"no setting {name!r} was added with concurrent_nb.follow; those that were: {known}"
+                )
             self._settings = [it for it in self._settings if it.name != name]
+            self._settings += [it for it in self._built_in if it.name == name]
             self._is_current = False
 
     def send_folder(self) -> None:
@@ -246,8 +268,11 @@ class Tracker:
         for setting in self._settings:
             if not is_imported(setting):
                 continue
-            saved.add(setting)
-            value = setting.read()
+            try:
+                saved.add(setting)
+                value = setting.read()
+            except Exception as error:  # a user's reader may raise anything
+                raise _cannot_be_sent(setting, "read", error) from error
             if isinstance(setting, UserSetting):
                 user_settings.append(setting)
             if value is not None:
@@ -259,9 +284,7 @@ class Tracker:
                 pickles.dumps(user_settings)[0] if user_settings else b"",
             )
         except Exception as error:  # a value's own pickling may raise anything
-            raise NotPicklable(
-                f"the settings of this process cannot be sent along: {type(error).__name__}: {error}"
-            ) from error
+            raise _cannot_be_sent(_unpicklable(self._settings, values), "pickled", error) from error
 
     # ------------------------------------------------------------------------------------------------------- modules
 
@@ -402,3 +425,25 @@ _PLAIN: Final = EnvironmentState("", {}, (), (), b"", b"")
 
 #: of this process
 TRACKER: Final = Tracker()
+
+
+def _cannot_be_sent(setting: Setting | None, done: str, error: Exception) -> NotPicklable:
+    """Return the error of a submit while a setting cannot be read or pickled."""
+    what = "a setting" if setting is None else f"the setting {setting.name!r}"
+    error = error.error if isinstance(error, UserSettingFailed) else error
+    remedy = ""
+    if isinstance(setting, UserSetting):
+        remedy = f": correct its reader, or end that with concurrent_nb.unfollow({setting.name!r})"
+    return NotPicklable(
+        f"{what} that tasks follow cannot be {done}, so no task can be sent: {type(error).__name__}: {error}{remedy}"
+    )
+
+
+def _unpicklable(settings: list[Setting], values: dict[str, Any]) -> Setting | None:
+    """Return the first setting that cannot be pickled, or whose value cannot."""
+    for setting in settings:
+        try:
+            pickles.dumps((values.get(setting.name), setting if isinstance(setting, UserSetting) else None))
+        except Exception:  # noqa: BLE001  (as above)
+            return setting
+    return None

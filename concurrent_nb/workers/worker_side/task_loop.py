@@ -314,10 +314,10 @@ class TaskLoop:
         buffers: Sequence[Buffer],
     ) -> TaskResult:
         """Run a task whose libraries use this many threads. The task cannot be interrupted before it begins."""
-        self._runner.prepare(task, function)  # first, because it would also restore the numbers of threads
         try:
+            self._runner.prepare(task, function)  # first, because it would also restore the numbers of threads
             library_threads = LibraryThreads(threads)
-        except Exception as error:  # noqa: BLE001  (the libraries are the user's; the result has the error)
+        except Exception as error:  # noqa: BLE001  (libraries and settings are the user's; the result has the error)
             return self._runner.cannot_run(error)
         try:
             return self._run_attempt(ticket, task, function, kind, body, sizes, buffers)

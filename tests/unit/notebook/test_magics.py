@@ -679,3 +679,19 @@ def test_unloading_takes_the_magics_away(notebook: Notebook) -> None:
     notebook.run("%reload_ext concurrent_nb")
     assert len(matchers) == before
     assert notebook.task("", "3") == 3
+
+
+def test_a_setting_that_cannot_be_read_disturbs_cells_with_one_line(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.run("import concurrent_nb\nvalue = 1\nconcurrent_nb.follow('q', lambda: value, print)")
+    try:
+        capsys.readouterr()
+        notebook.run("del value")
+        notebook.run("1 + 1")
+        printed = capsys.readouterr()
+        (line,) = printed.err.splitlines()
+        assert "'q'" in line and "NameError" in line and "concurrent_nb.unfollow('q')" in line
+        assert "Traceback" not in printed.out
+    finally:
+        notebook.run("concurrent_nb.unfollow('q')")

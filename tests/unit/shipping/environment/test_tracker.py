@@ -2,13 +2,15 @@ import importlib
 import os
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from concurrent_nb.errors import NotPicklable
+from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.shipping.environment.envelope import (
     Environment,
     EnvironmentEnvelope,
@@ -18,6 +20,7 @@ from concurrent_nb.shipping.environment.envelope import (
 )
 from concurrent_nb.shipping.environment.folder import PATH_BYTES, folder_reader
 from concurrent_nb.shipping.environment.modules import ModuleSource
+from concurrent_nb.shipping.environment.settings import UserSetting
 from concurrent_nb.shipping.environment.tracker import Tracker
 
 
@@ -203,3 +206,64 @@ def test_an_envelope_is_recognised_and_keeps_large_parts_apart() -> None:
     assert opened.environment.digest == environment.digest
     assert (bytes(opened.body), [bytes(buffer) for buffer in opened.buffers]) == (b"function", [b"a" * 70_000])
     assert in_envelope(None, b"function", ()) == (b"function", ())
+
+
+def fails() -> object:
+    raise NameError("nope")
+
+
+def ignore(value: object) -> None:
+    """Take any value."""
+
+
+class _Odd:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Odd, ()
+
+
+@pytest.mark.parametrize(
+    ("read", "apply", "reason"),
+    [
+        (fails, ignore, "NameError: nope"),
+        (lambda: open(os.devnull), ignore, "cannot be pickled"),  # noqa: SIM115  (closed when it is collected)
+        (_Odd, ignore, "cannot be compared"),
+        (3, ignore, "read must be a function"),
+        (int, None, "apply must be a function"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_setting_that_cannot_be_followed_is_refused(tracker: Tracker, read: Any, apply: Any, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"follow\('q'.*{reason}"):
+        tracker.follow("q", read, apply)
+    tracker.current()
+    with pytest.raises(ConfigurationError, match="no setting 'q'"):
+        tracker.unfollow("q")
+
+
+def test_a_reader_that_fails_later_fails_submits_and_disturbs_nothing_else(tracker: Tracker) -> None:
+    values: list[object] = [1]
+    tracker.follow("q", lambda: values[0], ignore)
+    tracker.current()
+    values.clear()
+    for _ in range(2):
+        with pytest.raises(NotPicklable, match=r"setting 'q'.*IndexError.*unfollow\('q'\)"):
+            tracker.current()
+        assert "unfollow('q')" in tracker.note()
+    values.append(open)
+    assert tracker.note() == ""
+    values[0] = threading.Lock()
+    with pytest.raises(NotPicklable, match=r"setting 'q'.*pickled.*unfollow\('q'\)"):
+        tracker.current()
+    tracker.unfollow("q")
+    assert tracker.note() == ""
+    tracker.current()
+
+
+def test_what_a_users_setting_has_replaced_is_followed_again() -> None:
+    tracker = Tracker(settings=[UserSetting("built in", int, ignore)])
+    tracker.follow("built in", float, ignore)
+    tracker.unfollow("built in")
+    assert [it.functions[0] for it in tracker._settings if isinstance(it, UserSetting)] == [int]
