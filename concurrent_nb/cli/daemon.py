@@ -1,6 +1,7 @@
 """`--daemon`: run a node in the background, in its own process session, with its log in a file."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from concurrent_nb.transport import connection_file, private_files
 POLL_S: Final = 0.05
 #: lines of the log that are shown if the node does not start
 TAIL_LINES: Final = 20
+#: how a line begins with which a command ends that has failed
+_COMMAND_ERROR: Final = re.compile(r"concurrent-nb \w+: ")
 #: seconds that a terminated node may take to end before it is killed
 TERMINATE_S: Final = 5.0
 
@@ -46,13 +49,21 @@ def start(arguments: list[str], log: Path, is_ready: Callable[[str], bool]) -> t
             if (ready := next(filter(is_ready, lines), None)) is not None:
                 return process.pid, ready
             if has_ended:
-                tail = "\n".join(lines[-TAIL_LINES:])
-                how = f"the process ended with exit code {process.returncode} before it was ready"
-                raise ClusterStartFailed(f"{how}; the end of its log, {log}:\n{tail}")
+                raise ClusterStartFailed(_why(lines, process.returncode, log))
             time.sleep(POLL_S)
     except BaseException:
         _end(process)
         raise
+
+
+def _why(lines: list[str], code: int, log: Path) -> str:
+    """Return why a process was not ready: the error that its command has printed last, or else the end of its log."""
+    errors = [at for at, line in enumerate(lines) if _COMMAND_ERROR.match(line)]
+    if errors:
+        first, *more = lines[errors[-1] :]
+        return "\n".join([_COMMAND_ERROR.sub("", first), *more, f"(log file {log})"])
+    tail = "\n".join(lines[-TAIL_LINES:])
+    return f"the process ended with exit code {code} before it was ready; the end of its log, {log}:\n{tail}"
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

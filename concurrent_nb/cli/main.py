@@ -21,6 +21,7 @@ from concurrent_nb.cli import daemon
 from concurrent_nb.cli.config_options import read_items, seconds, whole_number
 from concurrent_nb.cli.status import describe
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.nodes.common.sections import OF_MASTER, OF_SLAVE, check_sections
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
@@ -71,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        return 141  # as of a process that SIGPIPE has ended
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -188,6 +192,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     from concurrent_nb.nodes.common.descriptors import raise_limit  # here: --help and status start no node
 
     raise_limit()
+    check_sections(items)
     connection_file.check_name(options.name)  # others find this cluster by its name
     if options.daemon:
         refuse_taken(options.name)  # first, because the log is named after the cluster
@@ -196,7 +201,10 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopped.set())
     with Cluster(name=options.name, config=_with_options(options, items), log=options.log) as cluster:
-        _announce(options.name, cluster.connection_file)
+        while not stopped.is_set() and not cluster.wait_for_slave(0.2):
+            continue
+        if not stopped.is_set():
+            _announce(options.name, cluster.connection_file)
         while not stopped.is_set() and not cluster.wait(0.2):
             continue
         if not stopped.is_set():
@@ -208,6 +216,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.master.process import run_master  # here: only a master needs it
 
+    check_sections(items, OF_MASTER)
     refuse_taken(options.name)
     if options.daemon:
         return _in_background(options, options.name)
@@ -266,11 +275,13 @@ def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = F
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.slave.process import run_slave  # here: only a slave needs it
 
-    info = connection_file.read(
-        options.connect
-    )  # before any worker starts, because a wrong name is the most likely mistake
+    check_sections(items, OF_SLAVE)
+    # Before any worker starts, because a wrong name is the most likely mistake.
+    info = connection_file.read(options.connect)
     path = connection_file.path_of(options.connect)
     if options.daemon:
+        if options.name and options.log is None:
+            _refuse_taken_log(info, options.name)
         return _in_background(options, f"{info.name}-slave-{options.name or os.getpid()}")
     _refuse_log(options)
 
@@ -279,6 +290,17 @@ def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
     run_slave(_with_options(options, items), lambda: path, options.name, ready=ready)
     return 0
+
+
+def _refuse_taken_log(info: ConnectionFile, name: str) -> None:
+    """Raise ConfigurationError if a slave of this name runs, because its log would be overwritten."""
+    with ControlClient(info.endpoints, next(iter(info.tokens.values())), info.certificate_pem) as control:
+        slaves = control.call("status")["slaves"]
+    if any(slave["name"] == name for slave in slaves):
+        raise ConfigurationError(
+            f"cluster {info.name} has a slave named {name!r} already, whose log would be overwritten: choose another"
+            " --name, or another file with --log"
+        )
 
 
 def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:

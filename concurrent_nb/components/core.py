@@ -136,6 +136,10 @@ class ComponentManager:
             self._classes[name] = component
         return component
 
+    def sections(self) -> set[str]:
+        """Return the sections of the registered classes."""
+        return {section_of(component) for component in self._classes.values()}
+
     def load(self, components: Iterable[type[Component]]) -> None:
         """Register several classes; extension points list them in this order."""
         for component in components:

@@ -1,8 +1,9 @@
-"""Start one node for an owner: `python -m concurrent_nb.nodes master CONFIG NAME` or `... slave CONFIG`.
+"""Start one node for an owner: `python -m concurrent_nb.nodes master CONFIG NAME` or `... slave CONFIG [FD]`.
 
 CONFIG is JSON. Standard input is the lease: the node ends at its end of file. A slave reads the path of the connection
 file from the first line of it, so that it can start before the master is ready. A master writes that path to standard
-output. `Cluster` uses this; users start nodes with `concurrent-nb`.
+output. A slave writes to the descriptor FD how far its start has come, a line each, and closes it when it has joined or
+ends. `Cluster` uses this; users start nodes with `concurrent-nb`.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, InitializerFailed
 from concurrent_nb.nodes.common.exit_codes import NOT_INITIALIZED, REFUSED
+from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReporter
 
 STDIN = 0
 
@@ -43,7 +45,13 @@ def run(role: str, config: str, *rest: str) -> None:
     else:
         from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
 
-        run_slave(json.loads(config), read_first_line, lease=STDIN)
+        reporter = StartReporter(int(rest[0]) if rest else None)
+
+        def where() -> Path:
+            reporter.reached(CONFIGURED)
+            return read_first_line()
+
+        run_slave(json.loads(config), where, lease=STDIN, ready=lambda name: reporter.reached(JOINED))
 
 
 def read_first_line() -> Path:
@@ -52,7 +60,7 @@ def read_first_line() -> Path:
     while not line.endswith(b"\n"):
         byte = os.read(STDIN, 1)
         if not byte:
-            sys.exit("the owner has ended before it sent the path of the connection file")
+            sys.exit(0)  # the owner has ended, or the master could not be started, which the owner reports
         line += byte
     return Path(line.decode().rstrip("\n"))
 

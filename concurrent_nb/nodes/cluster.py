@@ -11,6 +11,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -37,6 +38,8 @@ from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS
 from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.common.exit_codes import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.restarts import restart_workers
+from concurrent_nb.nodes.common.sections import check_sections
+from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReport
 from concurrent_nb.shipping.environment.envelope import always_in_envelope
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import pickled_call
@@ -50,6 +53,12 @@ START_TIMEOUT_S: Final = 30.0
 #: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
 TERMINATE_AFTER_S: Final = 1.0
 KILL_AFTER_S: Final = 3.0
+#: seconds in which a master ends after its slaves when the cluster is stopped
+MASTER_ENDS_S: Final = 1.0
+#: seconds between two looks at whether the master lives, while a slave is awaited
+JOIN_POLL_S: Final = 0.1
+#: the beginning of a node's log record, or of the reason of another node's end
+_LOG_RECORD: Final = re.compile(r"\n(?=\d{4}-\d\d-\d\d \d\d:\d\d:|the (?:master|slave) ends: )")
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 30.0
@@ -59,6 +68,7 @@ RESTART_WINDOW_S: Final = 30.0
 class _SlaveProcess:
     workers: int
     process: "subprocess.Popen[str]"
+    report: StartReport  #: of the process
     is_leaving: bool = False  #: because fewer workers were requested: it ends when its running tasks have ended
     supervisor: threading.Thread | None = None
 
@@ -88,9 +98,10 @@ class Cluster:
         log: file to which the nodes' logs are appended; None: a temporary file.
 
     Raises:
-        ConfigurationError: an argument has a value that is not allowed; at the start, a running cluster has that name.
+        ConfigurationError: an argument has a value that is not allowed, or `config` a section that does not exist; at
+            the start, a running cluster has that name.
         NotPicklable: the initializer or its arguments cannot be sent.
-        ClusterStartFailed: at the start, a node has not come up within 30 seconds.
+        ClusterStartFailed: at the start, a node refuses its configuration, or has not come up within 30 seconds.
     """
 
     def __init__(
@@ -109,6 +120,7 @@ class Cluster:
         self.name = connection_file.check_name(name or f"embedded-{os.getpid()}-{secrets.token_hex(4)}")
         self.connection_file: Path | None = None  #: None before it has started
         self._config = {key: dict(value) for key, value in (config or {}).items()}
+        check_sections(self._config)
         if workers is not None:
             self._config.setdefault("SlaveNode", {})["workers"] = workers
         if max_tasks_per_worker is not None:
@@ -139,7 +151,7 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------- start and end
 
     def start(self) -> Self:
-        """Start the nodes; return when the master answers. The slave joins a moment later.
+        """Start the nodes; return when the master answers and the slave has begun. The slave joins a moment later.
 
         Raises ClusterStartFailed, and ClusterError for a cluster that was started before.
         """
@@ -163,6 +175,7 @@ class Cluster:
             first = self._add_slave()  # it starts while the master does
             self.connection_file = self._await_master()
             self._epoch = connection_file.read(self.connection_file).epoch
+            self._await_configured(first)
             self._attach_slave(first)
         except BaseException:
             self.close()
@@ -193,6 +206,8 @@ class Cluster:
         for slave in slaves:
             if slave.supervisor is not None and slave.supervisor is not threading.current_thread():
                 slave.supervisor.join()
+        for slave in slaves:
+            slave.report.close()
         for file in (self._log, self._initializer):
             if file is not None:
                 file.close()
@@ -288,13 +303,33 @@ class Cluster:
             return False
         return True
 
+    def wait_for_slave(self, timeout_s: float | None = None) -> bool:
+        """Wait until a slave has joined, so that tasks run. Return False after `timeout_s` seconds.
+
+        Raises ClusterStartFailed if no slave can join, ClusterError if the master has ended.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self._require_started()
+            self.raise_if_failed()
+            with self._scaling_lock:
+                reports = [slave.report for slave in self._remaining_slaves()]
+            for report in reports:
+                report.wait(JOINED, JOIN_POLL_S / max(1, len(reports)))
+                if report.has(JOINED):
+                    return True
+            if self.wait(0 if reports else JOIN_POLL_S):
+                raise ClusterError(f"cluster {self.name!r} was stopped before a slave had joined")
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+
     def raise_if_failed(self) -> None:
         """Raise ClusterError, with the end of the log, if the master has ended with an error."""
         self._require_started()
         assert self._master is not None
         if code := self._master.poll():
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            raise ClusterError(f"the master of cluster {self.name!r} {how}; its log ends:\n{self.log_tail()}")
+            raise ClusterError(f"the master of cluster {self.name!r} {how}; {self._end_of_log('master')}")
 
     def log_tail(self, limit: int = 4000) -> str:
         """Return the last `limit` characters of the nodes' log."""
@@ -303,6 +338,14 @@ class Cluster:
         text = self._log.read()
         assert isinstance(text, str)
         return text.strip()
+
+    def _end_of_log(self, role: str) -> str:
+        """Return how the log ends, for an error: the reason that a node of this role has given, or else all of it."""
+        tail = self.log_tail()
+        _, begins, reason = tail.rpartition(f"the {role} ends: ")
+        if begins:
+            tail = begins + _LOG_RECORD.split(reason, 1)[0].strip()
+        return f"its log ends:\n{tail}"
 
     def _open_log(self) -> Any:
         if self._log_path is None:
@@ -329,7 +372,7 @@ class Cluster:
         """Start a slave with `workers`, or as many as configured; it waits for the path of the connection file."""
         configured = self._config.get("SlaveNode", {}).get("workers", 0)
         count = workers or (configured if type(configured) is int and configured > 0 else cores())
-        slave = _SlaveProcess(count, self._spawn("slave", workers=workers))
+        slave = _SlaveProcess(count, *self._spawn_slave(workers))
         self._slaves.append(slave)
         return slave
 
@@ -341,19 +384,30 @@ class Cluster:
         )
         slave.supervisor.start()
 
-    def _spawn(self, role: str, *arguments: str, workers: int | None = None) -> "subprocess.Popen[str]":
+    def _spawn_slave(self, workers: int | None) -> "tuple[subprocess.Popen[str], StartReport]":
+        ours, slaves = os.pipe()
+        try:
+            return self._spawn("slave", str(slaves), workers=workers, inherited=(slaves,)), StartReport(ours)
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(slaves)
+
+    def _spawn(
+        self, role: str, *arguments: str, workers: int | None = None, inherited: tuple[int, ...] = ()
+    ) -> "subprocess.Popen[str]":
         config = self._config
         if workers is not None:
             config = {**config, "SlaveNode": {**config.get("SlaveNode", {}), "workers": workers}}
         environment = dict(os.environ)
-        inherited: tuple[int, ...] = ()
         if role == "slave":
             TRACKER.note()
             environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
             environment[AUTHKEY_VARIABLE] = bytes(multiprocessing.current_process().authkey).hex()
             if self._initializer is not None:
-                inherited = (self._initializer.fileno(),)
-                environment[INITIALIZER_VARIABLE] = str(inherited[0])
+                inherited += (self._initializer.fileno(),)
+                environment[INITIALIZER_VARIABLE] = str(self._initializer.fileno())
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
@@ -377,8 +431,17 @@ class Cluster:
             if not reader.is_alive():
                 refuse_taken(self.name, stopping_s=0.0)  # another cluster may have taken the name meanwhile
                 state = f"ended with exit code {self._master.wait(KILL_AFTER_S)}"
-            raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
+            raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; {self._end_of_log('master')}")
         return Path(lines[0].strip())
+
+    def _await_configured(self, slave: "_SlaveProcess") -> None:
+        """Wait until a slave has accepted its configuration. Raises ClusterStartFailed if it has not."""
+        state = f"did not begin within {START_TIMEOUT_S:g} s"
+        if slave.report.wait(CONFIGURED, START_TIMEOUT_S):
+            if slave.report.has(CONFIGURED):
+                return
+            state = f"ended with exit code {slave.process.wait(KILL_AFTER_S)}"
+        raise ClusterStartFailed(f"the slave of cluster {self.name!r} {state}; {self._end_of_log('slave')}")
 
     def _supervise(self, slave: "_SlaveProcess") -> None:
         """Start a slave again when it dies, unless it dies too often."""
@@ -389,8 +452,12 @@ class Cluster:
             with self._scaling_lock:
                 if slave.is_leaving:
                     _close_pipes(slave.process)
+                    slave.report.close()
                     self._slaves.remove(slave)
                     return
+            if slave.process.returncode == 0:  # as after a stop of the cluster, when the master is about to end, too
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._master.wait(MASTER_ENDS_S)
             if self._closing.is_set() or self._master.poll() is not None:
                 return
             deaths.append(time.monotonic())
@@ -401,18 +468,19 @@ class Cluster:
                 return
             with self._scaling_lock:
                 _close_pipes(slave.process)
+                slave.report.close()
                 if self._closing.is_set():
                     return
                 if slave not in self._remaining_slaves():  # it was asked to leave meanwhile
                     self._slaves.remove(slave)
                     return
-                slave.process = self._spawn("slave", workers=slave.workers)
+                slave.process, slave.report = self._spawn_slave(slave.workers)
                 _write_line(slave.process, str(self.connection_file))
 
     def _failure_of(self, slave: "_SlaveProcess", deaths: "deque[float]") -> ClusterStartFailed | None:
         """Return why a slave that has ended is not started again; None if it is."""
         code = slave.process.returncode
-        log = f"its log ends:\n{self.log_tail()}"
+        log = self._end_of_log("slave")
         if code == NOT_INITIALIZED:
             return InitializerFailed(f"the workers of cluster {self.name!r} cannot be initialized; {log}")
         if code == REFUSED:

@@ -329,6 +329,10 @@ def test_a_cluster_and_a_slave_in_the_background() -> None:
             "--host has 192.0.2.1, on which this machine cannot listen",
         ),
         (["master", "--name", "failing", "--MasterNode.strategy=Fair"], "choose one of PullRoundRobin"),
+        (["start", "--name", "failing", "--SlaveNode.nope=3"], "SlaveNode has no item 'nope'"),
+        (["start", "--name", "failing", "--SlaveNode.patience_s=abc"], "patience_s cannot be 'abc'"),
+        (["start", "--name", "failing", "--WorkerNode.x=1"], "did you mean SlaveNode?"),
+        (["master", "--name", "failing", "--SlaveNode.workers=1"], "'SlaveNode' has no effect on this node"),
         (["slave", "--connect", "failing"], "no cluster 'failing'"),
         (["start", "--name", "failing", "--log", "/proc/nowhere/log"], "/proc/nowhere"),
     ],
@@ -336,11 +340,35 @@ def test_a_cluster_and_a_slave_in_the_background() -> None:
 def test_a_failed_start_in_the_background_is_told_at_once(arguments: list[str], says: str) -> None:
     folder = connection_file.folder_to_write()
     try:
-        assert says in refused(*arguments, "--daemon")
+        told = refused(*arguments, "--daemon")
+        assert told.count(says) == 1
+        assert "owner has ended" not in told
         assert "failing" not in connection_file.names()
     finally:
         for path in folder.glob("concurrent_nb-failing*.log"):
             path.unlink()
+
+
+def test_a_slave_in_the_background_does_not_write_over_the_log_of_another() -> None:
+    with running("master", "--name", "logs", says="is running"):
+        slave, log, _ = daemon("slave", "--connect", "logs", "--workers=1", "--name", "east")
+        try:
+            before = log.read_text()
+            told = refused("slave", "--connect", "logs", "--workers=1", "--name", "east", "--daemon")
+            assert "has a slave named 'east' already" in told
+            assert log.read_text() == before
+        finally:
+            os.kill(slave, signal.SIGTERM)
+            eventually(lambda: not alive({slave}), "it has ended")
+            log.unlink()
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(command("status"), stdout=writes, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_status_again_and_again_is_an_object_on_each_line() -> None:
@@ -543,6 +571,7 @@ def test_start_that_is_stopped_ends_well(how: str | signal.Signals) -> None:
             assert run("stop", "stopped").returncode == 0
         code, out, errors = ended(process)
     assert (code, errors) == (0, "")
+    assert "no cluster" not in out
     assert out.endswith("cluster stopped has been stopped\n")
 
 

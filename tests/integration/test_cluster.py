@@ -561,8 +561,8 @@ def test_a_strategy_that_does_not_exist_is_refused_at_once_and_the_others_are_li
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused_with_a_reason(config: Any, says: list[str]) -> None:
-    with pytest.raises(ClusterStartFailed) as caught, Cluster(config=config) as cluster:
-        cluster.application().submit(pow, 2, 3).result(PATIENCE_S)  # the slave starts while the cluster is used
+    with pytest.raises(ClusterStartFailed) as caught:
+        Cluster(config=config).start()
     assert all(word in str(caught.value) for word in says), str(caught.value)
     assert "Traceback" not in str(caught.value)
 
@@ -573,6 +573,9 @@ def test_a_configuration_file_holds_for_every_node(tmp_path: Path, monkeypatch: 
     with Cluster() as cluster:
         cluster.application().submit(pow, 2, 3).result(PATIENCE_S)
         assert cluster.status()["slaves"][0]["slots"] == 3
+    (tmp_path / "concurrent_nb_config.py").write_text("c.MasterNod.strategy = 'PushBest'\n")
+    with pytest.raises(ClusterStartFailed, match=r"'MasterNod'.*did you mean MasterNode\?"):
+        Cluster(workers=1).start()
     (tmp_path / "concurrent_nb_config.py").write_text("c.SlaveNode.workers = = 3\n")
     with pytest.raises(ClusterStartFailed, match=r"concurrent_nb_config\.py"):
         Cluster(workers=1).start()

@@ -29,6 +29,7 @@ from concurrent_nb.nodes.common.kernel_access import connection_info
 from concurrent_nb.nodes.common.memory_return import trim_periodically
 from concurrent_nb.nodes.common.process_identity import liveness_check
 from concurrent_nb.nodes.common.registration import as_json, can_open, check_versions
+from concurrent_nb.nodes.common.sections import check_sections_of_files
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
@@ -492,6 +493,7 @@ def run_master(
     """
     descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
+    check_sections_of_files(manager.config.keys() - overrides.keys())
     manager.load([MasterSettings, *BUILT_IN])
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:

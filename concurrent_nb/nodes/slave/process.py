@@ -21,6 +21,7 @@ from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.common.registration import Membership, register
+from concurrent_nb.nodes.common.sections import check_sections_of_files
 from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import SlaveLoop, credit_of
@@ -332,6 +333,8 @@ def make_slave(
 ) -> Slave:
     """Return a slave with this configuration; see `run_slave`. Nothing runs yet."""
     manager = ComponentManager(settings.load(overrides))
+    if lease is None:  # else its owner has started a master, too, which checks them
+        check_sections_of_files(manager.config.keys() - overrides.keys())
     manager.load([SlaveSettings])
     return Slave(manager.get(SlaveSettings), where, name, lease)
 
