@@ -24,8 +24,8 @@ from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.application.task_options import options_of
 from concurrent_nb.nodes.cluster import Cluster
+from concurrent_nb.shipping.functions import functions_in_tasks
 from concurrent_nb.shipping.runtime.notes import sink
-from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")
@@ -142,8 +142,7 @@ class TaskFunction(Generic[P, R]):
         return job
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # In a task it is the plain function: there is no cluster to submit to.
-        return pickles.identity, (self.function,)
+        return functions_in_tasks.restored, (self.function,)
 
     def __repr__(self) -> str:
         return f"<task function {getattr(self, '__qualname__', self.function)!s}>"
@@ -217,9 +216,7 @@ def application() -> ApplicationNode:
     Raises ConfigurationError in a task.
     """
     if sink().is_open:
-        raise ConfigurationError(
-            "a task cannot submit tasks: call the function itself, or give the job more tasks from outside"
-        )
+        functions_in_tasks.refuse_to_submit()
     return (_CURRENT.provider or _CURRENT.embedded)()
 
 

@@ -3,9 +3,13 @@
 import asyncio
 import concurrent.futures
 import time
+import types
+
+import pytest
 
 import concurrent_nb
 from concurrent_nb import Cluster
+from concurrent_nb.errors import ConfigurationError
 from tests.clusters import BRISK, eventually
 from tests.work import PATIENCE_S
 
@@ -47,6 +51,39 @@ def fibonacci(number: int) -> int:
         return sum(future.result() for future in [app.submit(fibonacci, number - less) for less in (1, 2)])
     finally:
         app.shutdown()
+
+
+@concurrent_nb.task
+def factorial(number: int, how: str = "call") -> int:
+    """Compute a factorial; submit the recursive call in one of several ways."""
+    if number < 2:
+        return 1
+    if how == "call":
+        return number * factorial(number - 1)
+    if how == "submit":
+        return number * factorial.submit(number - 1).result()
+    if how == "map":
+        return number * factorial.map([number - 1]).results()[0]
+    if how == "task":
+        return number * concurrent_nb.task(factorial.function).submit(number - 1).result()
+    with concurrent_nb.connect(NAME) as app:
+        return number * app.submit(factorial, number - 1, how).result()
+
+
+def test_a_task_function_in_a_task_is_called_or_submitted_by_the_name_of_the_cluster() -> None:
+    fact = factorial.function
+    by_value = concurrent_nb.task(types.FunctionType(fact.__code__, {**fact.__globals__, "__name__": "__main__"}))
+    assert isinstance(by_value.function, types.FunctionType)
+    by_value.function.__defaults__ = fact.__defaults__
+    by_value.function.__globals__["factorial"] = by_value
+    by_value.function.__module__ = "__main__"
+    with Cluster(workers=WORKERS, name=NAME, config=BRISK) as cluster:
+        app = cluster.application()
+        for how in ("call", "connect"):
+            assert app.submit(by_value, 4, how).result(PATIENCE_S) == 24
+        for how in ("submit", "map"):
+            with pytest.raises(ConfigurationError, match=r"call it, f\(x\), or submit it .*connect\("):
+                app.submit(by_value, 4, how).result(PATIENCE_S)
 
 
 def test_as_many_waiting_tasks_as_workers_do_not_stand_still() -> None:

@@ -217,11 +217,3 @@ class _ResultUnpickler(pickle.Unpickler):
         if name not in _SETTERS:
             return found
         return lambda cls, state: cls if cls in self._known_classes else found(cls, state)
-
-
-def identity(thing: object) -> object:
-    """Return `thing`.
-
-    Used by the `__reduce__` of objects that travel as another one; workers have imported this module.
-    """
-    return thing
