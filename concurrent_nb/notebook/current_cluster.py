@@ -55,6 +55,7 @@ class CurrentCluster:
         self._is_gone = False  # the cluster has ended
         self.captured: tuple[Captured, ...] = ()  #: names that were sent with the last cell
         self.jobs: deque[Job[Any]] = deque(maxlen=JOBS_KEPT)  #: the latest jobs of this notebook
+        self._earlier: set[bytes | tuple[bytes, int]] = set()  # jobs and submits that cells before this one have left
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
         """Start an embedded cluster; return a line for the user. Raises ConfigurationError if there is a cluster."""
@@ -166,14 +167,41 @@ class CurrentCluster:
         lines = _describe(self._status_of(self._app))[:-1]
         return "\n".join(lines) if lines else "no slave has joined yet"
 
+    def cell_begins(self) -> None:
+        """Note which tasks earlier cells have left running."""
+        self._earlier = {*self._open_submits(), *(job.id for job in self._all_jobs() if not job.done())}
+
+    def left_by_cell(self) -> str:
+        """Return a line about the tasks that this cell has started and that still run; "" if there is none."""
+        count = sum(submit not in self._earlier for submit in self._open_submits())
+        for job in self._all_jobs():
+            if job.id not in self._earlier and not job.done():
+                counts = job.counts()
+                count += max(1, counts.waiting + counts.running)  # a system may be between two tasks
+        if not count:
+            return ""
+        run, them = ("runs", "it") if count == 1 else ("run", "them")
+        return f"{plural(count, 'task')} of this cell still {run} on the cluster: %concurrent cancel stops {them}"
+
+    def _open_submits(self) -> list[tuple[bytes, int]]:
+        return [] if self._app is None or self._is_gone else self._app.open_submits()
+
+    def _all_jobs(self) -> list[Job[Any]]:
+        """Return the jobs of this notebook that are known, the latest last: those of cells, and open ones of calls."""
+        known = {job.id for job in self.jobs}
+        opened = [] if self._app is None or self._is_gone else self._app.open_jobs()
+        return [*sorted((job for job in opened if job.id not in known), key=lambda job: -job.elapsed_s), *self.jobs]
+
     def list_jobs(self) -> str:
         """Return a line for each job: running ones first, then the latest first; then the jobs of others."""
         others = self._others()
-        if not self.jobs and not others:
+        submits = len(self._open_submits())
+        newest_first = self._all_jobs()[::-1]
+        if not newest_first and not others and not submits:
             return "this notebook has started no job"
-        newest_first = [*self.jobs]
-        newest_first.reverse()
         rows = [_job_row(job) for job in sorted(newest_first, key=lambda job: job.done())]
+        if submits:
+            rows.insert(0, ["running", "(submits)", f"{plural(submits, 'task')} not done", "", ""])
         rows += [
             [
                 job["state"],
@@ -197,7 +225,7 @@ class CurrentCluster:
             status = self._cluster.status() if self._cluster is not None else self._app.status()
         except ConcurrentError:
             return []  # the next use of the cluster reports it
-        own = {job.id.hex() for job in self.jobs}
+        own = {job.id.hex() for job in self._all_jobs()}
         jobs = [job for job in status.get("jobs", []) if job["state"] != "idle" and job["id"] not in own]
         return [job for job in jobs if job["client"] != self._app.name]
 
@@ -224,7 +252,9 @@ class CurrentCluster:
         Args:
             job: the job of the variable of that name, which takes precedence.
         """
-        found = [job for job in self.jobs if which is None or job.name == which or job.id.hex().startswith(which)]
+        found = [
+            job for job in self._all_jobs() if which is None or job.name == which or job.id.hex().startswith(which)
+        ]
         found = found if job is None else [job]
         if which is not None and not found:
             raise ConfigurationError(f"%concurrent cancel: no job {which!r}: see %concurrent jobs")

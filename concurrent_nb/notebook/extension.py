@@ -42,6 +42,9 @@ def _cell_ended(*result: object) -> None:
     _printed[:] = [reason]
 
 
+_LISTENERS: Final = (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ended))
+
+
 def load(ipython: InteractiveShell) -> None:
     """Register `%concurrent`, `%%concurrent_task` and the others. Starts a cluster only if configured to."""
     if view_choice.is_possible(ipython):
@@ -62,11 +65,11 @@ def load(ipython: InteractiveShell) -> None:
             magics.views.job_started(job)
 
     use(magics.cluster.application_for_functions, started, watched=view_choice.is_possible(ipython))
-    ipython.events.register("post_run_cell", magics.views.cell_ended)
     if (formatter := ipython.display_formatter) is not None:
         formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.views.bundle(job))
-    ipython.events.register("pre_run_cell", _cell_begins)
-    ipython.events.register("post_run_cell", _cell_ended)
+    for event, listener in _LISTENERS:
+        ipython.events.register(event, listener)
+    magics.register_listeners(ipython)
     TRACKER.note()
     if magics.start_at_once:
         magics.cluster.start_in_background()
@@ -75,7 +78,7 @@ def load(ipython: InteractiveShell) -> None:
 def unload(ipython: InteractiveShell) -> None:
     """Remove the magics, and stop the cluster that they started."""
     leave_magics(ipython)
-    for event, listener in (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ended)):
+    for event, listener in _LISTENERS:
         with contextlib.suppress(ValueError):  # it was not loaded
             ipython.events.unregister(event, listener)
     for kind, name in _MAGICS:
@@ -86,7 +89,7 @@ def unload(ipython: InteractiveShell) -> None:
     progress_bar.SHOWN.make = progress_bar.terminal_bar
     if magics is not None:
         use(None)
-        ipython.events.unregister("post_run_cell", magics.views.cell_ended)
+        magics.unregister_listeners(ipython)
         if (formatter := ipython.display_formatter) is not None:
             formatter.mimebundle_formatter.pop(Job, None)
         if magics.cluster.has_cluster:

@@ -92,6 +92,28 @@ class ConcurrentMagics(Magics):
         self.cluster = CurrentCluster(self.connection, self._present)
         self.views = JobViews(shell)
 
+    def register_listeners(self, shell: InteractiveShell) -> None:
+        """Have the shell call this object at the begin and the end of each cell."""
+        shell.events.register("pre_run_cell", self._cell_begins)
+        shell.events.register("post_run_cell", self.views.cell_ended)
+        shell.events.register("post_run_cell", self._cell_ended)
+
+    def unregister_listeners(self, shell: InteractiveShell) -> None:
+        """Undo `register_listeners`."""
+        shell.events.unregister("pre_run_cell", self._cell_begins)
+        shell.events.unregister("post_run_cell", self.views.cell_ended)
+        shell.events.unregister("post_run_cell", self._cell_ended)
+
+    def _cell_begins(self, *info: object) -> None:
+        self.cluster.cell_begins()
+
+    def _cell_ended(self, result: Any = None) -> None:
+        """Print what still runs after the stop button."""
+        if isinstance(getattr(result, "error_in_exec", None), KeyboardInterrupt) and (
+            left := self.cluster.left_by_cell()
+        ):
+            print(left)
+
     @no_var_expand
     @line_magic
     @errors_shown_plainly

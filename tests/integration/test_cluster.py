@@ -516,6 +516,21 @@ def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
             cluster.application()
 
 
+def test_what_has_not_ended_is_known_and_can_be_cancelled(cluster: Cluster) -> None:
+    app = cluster.application()
+    assert (app.open_submits(), app.open_jobs()) == ([], [])
+    futures = [app.submit(time.sleep, 600), app.options(name="named").submit(time.sleep, 600)]
+    app._renew_submit_job()  # as after many submits
+    futures.append(app.submit(time.sleep, 600))
+    job = app.start_job(time.sleep, [(600,)])
+    eventually(lambda: len(app.open_submits()) == 3, "all are sent")
+    assert app.open_jobs() == [job]
+    assert app.cancel_submits() == 3
+    job.cancel()
+    eventually(lambda: not app.open_submits() and not app.open_jobs(), "all have ended")
+    assert all(future.cancelled() for future in futures)
+
+
 # ------------------------------------------------------------------------------------------------------- configuration
 
 

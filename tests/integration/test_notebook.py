@@ -262,8 +262,12 @@ def test_jobs_of_task_functions_can_be_stopped(notebook: Notebook) -> None:
     )
     notebook.wait_for(cell, "begun")
     notebook.interrupt()
-    assert notebook.finish(cell).error == "KeyboardInterrupt"
-    assert re.search(r"running +slow +\d of 3 done", notebook.run("%concurrent jobs").text)
+    answer = notebook.finish(cell)
+    assert answer.error == "KeyboardInterrupt"
+    assert "4 tasks of this cell still run on the cluster: %concurrent cancel stops them\n" in answer.text
+    jobs = notebook.run("%concurrent jobs").text
+    assert re.search(r"running +slow +\d of 3 done", jobs)
+    assert re.search(r"running +\(submits\) +1 task not done", jobs)
     assert notebook.run("%concurrent cancel").text == "cancelled slow, 1 submitted task\n"
     ended = "import concurrent.futures as cf\njob.wait(30), len(cf.wait([future], 30).done), future.cancelled()"
     assert notebook.run(ended).value == "(True, 1, True)"

@@ -127,8 +127,9 @@ class ApplicationNode(concurrent.futures.Executor):
         self._slots = 1
         self._slots_known_at_s = -math.inf
         self._submit_job = ClientJob[TaskHandle](new_job_id(), self.name)
-        # Submits that are jobs of their own.
-        self._named_submits: weakref.WeakSet[ClientJob[TaskHandle]] = weakref.WeakSet()
+        self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()  # that were started here
+        # Jobs of submits: former ones of the kind above, and those with options that only a job has.
+        self._other_submits: weakref.WeakSet[ClientJob[TaskHandle]] = weakref.WeakSet()
 
         def join(former: Membership | None) -> Membership:
             return register(connection_file.read(where), "client", keys, former, name=self.name)
@@ -267,6 +268,7 @@ class ApplicationNode(concurrent.futures.Executor):
         )
         record = options.new_record()
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
+        self._jobs.add(job)
         PushedTasks(
             self.name,
             self._packer.new_loader(),
@@ -548,9 +550,18 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._client_thread.present_display = presenter
 
+    def open_submits(self) -> list[tuple[bytes, int]]:
+        """Return job and index of each task of `submit` and `push_task` that has not ended. For front ends."""
+        return [(job.id, index) for job in (self._submit_job, *self._other_submits) for index in list(job.entries)]
+
+    def open_jobs(self) -> list[Job[Any]]:
+        """Return the jobs that were started here and have not ended. For front ends."""
+        return [job for job in list(self._jobs) if not job.done()]
+
     def cancel_submits(self) -> int:
         """Cancel all tasks of `submit`, stop running ones; return how many there were."""
-        jobs = [self._renew_submit_job(), *self._named_submits]
+        self._renew_submit_job()
+        jobs = list(self._other_submits)
         count = sum(len(job.entries) for job in jobs)
         for job in jobs:
             self._client_thread.cancel(job.id, None)
@@ -621,9 +632,12 @@ class ApplicationNode(concurrent.futures.Executor):
             needs=needs,
         )
         if (size := self._batch_size(batch)) is not None:
-            return BatchedJob(self._packer, self._client_thread, function, calls, size, options).start()
+            batched: Job[R] = BatchedJob(self._packer, self._client_thread, function, calls, size, options).start()
+            self._jobs.add(batched)
+            return batched
         record = options.new_record()
         job: Job[R] = Job(record.id, record.name, self._canceller, watched, prints)
+        self._jobs.add(job)
         self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
         self._client_thread.close_job(record)
         return job
@@ -660,7 +674,9 @@ class ApplicationNode(concurrent.futures.Executor):
             strategy=strategy,
             needs=needs,
         )
-        return self._systems.start_cell(function, options)
+        run = self._systems.start_cell(function, options)
+        self._jobs.add(run)
+        return run
 
     def push_tasksystem(
         self,
@@ -708,7 +724,10 @@ class ApplicationNode(concurrent.futures.Executor):
             RuntimeError, MasterLost: as `submit`.
         """
         name = name or type(system).__name__
-        return self._systems.push(system, job_options(name=name, timeout_s=timeout_s, watched=watched, prints=prints))
+        options = job_options(name=name, timeout_s=timeout_s, watched=watched, prints=prints)
+        run = self._systems.push(system, options)
+        self._jobs.add(run)
+        return run
 
     def status(self) -> dict[str, Any]:
         """Return the cluster's slaves, clients and task counts, and this user's jobs.
@@ -736,7 +755,7 @@ class ApplicationNode(concurrent.futures.Executor):
             job, index = self._next_submit_index()
         else:  # a name and a strategy are a job's
             job, index = ClientJob[TaskHandle](new_job_id(), options.name or self.name, strategy=options.strategy), 0
-            self._named_submits.add(job)
+            self._other_submits.add(job)
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, options)
         if job is not self._submit_job:
@@ -769,6 +788,7 @@ class ApplicationNode(concurrent.futures.Executor):
         with self._lock:
             old, self._submit_job = self._submit_job, ClientJob[TaskHandle](new_job_id(), self.name)
             self._packer.function_bytes = 0
+            self._other_submits.add(old)
         self._client_thread.close_job(old)
         return old
 

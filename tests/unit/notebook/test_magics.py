@@ -72,8 +72,19 @@ class FakeApplication:
     def present_displays(self, presenter: Any) -> None:
         self.display = presenter
 
+    submits: list[tuple[bytes, int]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
     def cancel_submits(self) -> int:
-        return 0
+        count = len(self.submits)
+        self.submits.clear()
+        return count
+
+    def open_submits(self) -> list[tuple[bytes, int]]:
+        return self.submits
+
+    def open_jobs(self) -> list[Job]:
+        return self.jobs
 
     def status(self) -> dict[str, Any]:
         slave = {"name": "one", "slots": 2, "done": 5, "in_flight": 0, "state": "active"}
@@ -695,3 +706,21 @@ def test_a_setting_that_cannot_be_read_disturbs_cells_with_one_line(
         assert "Traceback" not in printed.out
     finally:
         notebook.run("concurrent_nb.unfollow('q')")
+
+
+def test_after_the_stop_button_the_tasks_that_the_cell_has_left_are_counted(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.task("", "1")
+    stop = "app.submits.append((b'job', {}))\nraise KeyboardInterrupt"
+    notebook.shell.user_ns["app"] = notebook.app
+    notebook.run(stop.format(0), KeyboardInterrupt)
+    assert "1 task of this cell still runs on the cluster: %concurrent cancel stops it\n" in capsys.readouterr().out
+    notebook.run("%concurrent jobs")
+    assert "running  (submits)  1 task not done" in capsys.readouterr().out
+    notebook.run("app.submits += [(b'job', 1)]")
+    assert "still" not in capsys.readouterr().out  # it was not stopped
+    notebook.run("raise KeyboardInterrupt", KeyboardInterrupt)
+    assert "still" not in capsys.readouterr().out  # they are of other cells
+    notebook.run("%concurrent cancel")
+    assert "cancelled 2 submitted tasks" in capsys.readouterr().out
