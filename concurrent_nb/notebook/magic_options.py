@@ -75,7 +75,22 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
         raise ConfigurationError(str(error).removeprefix("argument ")) from error
     if extra:
         raise ConfigurationError(_unexpected(extra, parser))
+    if twice := _given_twice(words, parser):
+        raise ConfigurationError(f"{twice} may be given once")
     return options
+
+
+def _given_twice(words: list[str], parser: argparse.ArgumentParser) -> str:
+    """Return an option that is not repeatable and was given again, which argparse takes for a replacement; or ""."""
+    given: set[str] = set()
+    for word in words:
+        action = parser._option_string_actions.get(word.partition("=")[0])
+        if action is None or isinstance(action, argparse._AppendAction):
+            continue
+        if action.dest in given:
+            return action.option_strings[-1]
+        given.add(action.dest)
+    return ""
 
 
 def _unexpected(extra: list[str], parser: argparse.ArgumentParser) -> str:
