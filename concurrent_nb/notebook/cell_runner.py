@@ -89,7 +89,9 @@ class CellRunner:
         self._print_hints(task, options, tree, job)
         # A notebook does not show None, so a list of nothing but None is not shown either.
         nothing = isinstance(value, list) and bool(value) and all(item is None for item in value)
-        return self._bind(options.out, value, shown=task.has_value and not nothing and options.out is None)
+        # Outcomes are a value also where the cell has none, unless a semicolon hides it.
+        is_shown = task.has_value or (options.keeps_errors and not isinstance(tree.body[-1], ast.Expr))
+        return self._bind(options.out, value, shown=is_shown and not nothing and options.out is None)
 
     # ------------------------------------------------------------------------------------------------- starting a job
 

@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -102,6 +103,7 @@ class FakeCluster:
     name: str | None = None
     app: FakeApplication = field(default_factory=FakeApplication)
     running: bool = False
+    connection_file: Path | None = None
 
     def start(self) -> "FakeCluster":
         self.running = True
@@ -474,6 +476,14 @@ def test_batches_are_suggested_for_many_short_tasks(monkeypatch: pytest.MonkeyPa
     for future in job.futures:
         future.elapsed_s = 0.01
     assert hints.many_short_tasks(job) is None
+
+
+def test_on_error_keep_shows_outcomes_of_cells_without_a_value(notebook: Notebook) -> None:
+    outcomes = notebook.task('--for "n in (1, 0)" --on-error keep', "x = 1 / n")
+    assert [outcome.ok for outcome in outcomes] == [True, False]
+    assert notebook.task("--on-error keep", "x = 1").ok
+    assert notebook.task("--on-error keep", "1;") is None
+    assert notebook.task("--on-error keep --out kept", "x = 1") is None
 
 
 def test_on_error_keep_gives_an_outcome_per_task(notebook: Notebook) -> None:
