@@ -77,13 +77,29 @@ class CurrentCluster:
         return f"started {self._description} (%concurrent stop stops it)"
 
     def connect(self, where: str) -> str:
-        """Connect to a running cluster, by name or connection file; return a line for the user."""
+        """Connect to a running cluster, by name or connection file; return a line for the user.
+
+        Does nothing if it is the cluster of this notebook. Raises ConfigurationError if there is another one.
+        """
         self._wait_until_started()
+        if self._has(where):
+            return f"this notebook already uses {self._description} (%concurrent stop leaves it)"
         self._check_free("connect")
         self._use(concurrent_nb.connect(where))
         self._connected_to = where
         atexit.register(self.stop)
         return f"connected to {self._description} (%concurrent stop leaves it)"
+
+    def _has(self, where: str) -> bool:
+        """Return whether this name or connection file is that of the current cluster, and it answers."""
+        current = self._cluster.connection_file if self._cluster is not None else self._connected_to
+        if self._app is None or self._is_gone or not current:
+            return False
+        try:
+            known, wanted = connection_file.read(current), connection_file.read(where)
+        except ConcurrentError:
+            return False
+        return known.master_key == wanted.master_key and _answers(self._app)
 
     def stop(self) -> str:
         """Leave the cluster, and stop it if it is embedded. Tasks are cancelled. Return a line for the user."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from concurrent_nb.errors import (
     TooLarge,
 )
 from concurrent_nb.nodes.application.job import Counts
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication
 from concurrent_nb.wire.messages import STRATEGIES
@@ -514,6 +516,23 @@ def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
             app.submit(pow, 2, 3)
         with pytest.raises(ClusterStartFailed, match=r"libfoo\.so\.3 is missing"):
             cluster.application()
+
+
+def test_a_notebook_that_connects_again_to_its_cluster_stays_connected(cluster: Cluster, tmp_path: Path) -> None:
+    assert cluster.connection_file is not None
+    copy = tmp_path / "concurrent_nb-copy.json"
+    shutil.copy2(cluster.connection_file, copy)
+    current = CurrentCluster()
+    current.connect(cluster.name)
+    try:
+        app = current.current_application
+        for again in (cluster.name, str(cluster.connection_file), str(copy)):
+            assert current.connect(again).startswith(f"this notebook already uses cluster {cluster.name} (")
+        assert current.current_application is app
+        with pytest.raises(ConfigurationError, match=r"already has cluster .*; %concurrent stop leaves it"):
+            current.connect("another")
+    finally:
+        current.stop()
 
 
 def test_what_has_not_ended_is_known_and_can_be_cancelled(cluster: Cluster) -> None:
