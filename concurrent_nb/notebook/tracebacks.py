@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 from concurrent_nb import TaskFuture
-from concurrent_nb.errors import CellError, ConcurrentError, RemoteError, RemoteTraceback, TaskError
+from concurrent_nb.errors import CellError, ConcurrentError, RemoteError, RemoteTraceback, SetupFailed, TaskError
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 #: IPython's name for the code of a file name: ("Cell", "In[3]")
@@ -72,7 +72,7 @@ def show_as(error: BaseException, lines: list[str]) -> None:
 def show_plainly(error: BaseException) -> None:
     """Make IPython show an error without a traceback: the cause is in the cell, not in our code."""
     if not hasattr(error, "_render_traceback_"):
-        show_as(error, [f"{type(error).__name__}: {error}".removesuffix(": ")])
+        show_as(error, trim(f"{type(error).__name__}: {error}".removesuffix(": ")).split("\n"))
 
 
 def errors_shown_plainly(method: _Method) -> _Method:
@@ -153,6 +153,8 @@ def text_of(error: BaseException, namer: CellNamer = lambda _: None) -> str:
 
 def _shown(error: BaseException, namer: CellNamer) -> list[str]:
     cause = error.__cause__
+    if isinstance(error, SetupFailed):  # its message has the traceback of the setup; where it was raised is our code
+        return trim(f"SetupFailed: {error}", namer).rstrip().split("\n")
     if isinstance(cause, RemoteTraceback):
         text = cause.text
     elif error.__traceback__ is not None and not isinstance(error, TaskError):

@@ -264,8 +264,16 @@ def test_a_setup_cell_that_fails_is_shown_and_mended(notebook: Notebook) -> None
     assert ended.error == "SetupFailed"
     assert "ZeroDivisionError" in ended.message
     assert "tasks fail until it is corrected" in ended.summary()
+    end = (
+        r"Traceback \(most recent call last\):\n  Cell In\[\d+\], line 4\n( .*\n)+ZeroDivisionError: division by zero$"
+    )
+    assert re.search(end, ended.traceback)
     ended = notebook.run("%%concurrent_task\n1 + 1")
     assert ended.error == "SetupFailed"
+    assert ended.traceback.count("Traceback") == 1
+    assert ended.traceback.count("setup 'third' has failed") == 1
+    assert "cell_task.py" not in ended.traceback
+    assert re.search(end, ended.traceback)
     assert "setup 'third' has failed in this worker" in ended.message
     assert notebook.run("%%concurrent_setup --name third\nlimit = 12").error is None
     assert notebook.run("%%concurrent_task\nlimit").value == "12"

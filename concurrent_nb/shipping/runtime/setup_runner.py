@@ -27,6 +27,8 @@ VALUE_BYTES_MAX: Final = 4 << 20
 
 #: a pickle, then its buffers
 Parts = tuple[Any, ...]
+#: the folder of the code that runs setups: this module, and that of cells
+_SHIPPING: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 #: id, slot (a later setup of the same slot replaces it), name, why it must not be run any more, pickle of (function,
 #: args)
 EnclosedSetup = tuple[bytes, bytes, str, str, Parts]
@@ -178,8 +180,9 @@ def _note_of(id: bytes, failure: str, value: Any, elapsed_s: float) -> notes.Set
 
 
 def _traceback_of(error: BaseException) -> str:
+    """Return the traceback from the setup's own first line on."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_SHIPPING):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
 
