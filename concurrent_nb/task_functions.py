@@ -57,7 +57,7 @@ class TaskFunction(Generic[P, R]):
         if isinstance(function, TaskFunction):
             raise ConfigurationError(f"{function!r} is a task function already")
         if not callable(function):
-            raise ConfigurationError(f"a task function needs a function, not a {type(function).__name__}")
+            raise ConfigurationError(f"a task function needs a function, not {reprlib.repr(function)}")
         functools.update_wrapper(self, function)
         self.function = function
         self.task_needs: Needs | None = getattr(function, "task_needs", None) if needs is None else needs

@@ -127,7 +127,7 @@ def _parser(name: str, kind: type[Component]) -> argparse.ArgumentParser:
     )
     ways = cast(type[Program], kind).ways
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--cluster", metavar="NAME_OR_FILE", help="cluster to run on (default: an embedded cluster)")
+    where.add_argument("--connect", metavar="NAME_OR_FILE", help="cluster to run on (default: an embedded cluster)")
     where.add_argument(
         "--workers", type=whole_number(1), metavar="N", help="workers of the embedded cluster (default: one per core)"
     )
@@ -163,11 +163,11 @@ def _add(group: Any, name: str, text: str, **how: Any) -> None:
 @contextlib.contextmanager
 def _application(options: argparse.Namespace, items: Items) -> Iterator[ApplicationNode]:
     """Yield an application of the given cluster, or of an embedded one. Tasks that have not ended are cancelled."""
-    if options.cluster is None:
+    if options.connect is None:
         with Cluster(workers=options.workers, config=items) as cluster:
             yield cluster.application()
         return
     if items:
         raise ConfigurationError(f"a running cluster takes no configuration items, but {', '.join(items)} was given")
-    with contextlib.closing(connect(options.cluster)) as app:
+    with contextlib.closing(connect(options.connect)) as app:
         yield app

@@ -34,8 +34,10 @@ from concurrent_nb.wire.messages import Needs
 
 _Value = TypeVar("_Value")
 
-#: seconds between updates of the progress display
-SHOW_S: Final = 0.2
+#: least seconds between updates of the progress display, of which a front end without widgets may keep all
+SHOW_S: Final = 1.0
+#: ... and part of the time that has passed
+SHOW_PART: Final = 0.2
 #: maximum number of errors that are shown for a cell
 ERRORS: Final = 5
 
@@ -168,7 +170,7 @@ class _Progress:
 
     def tick(self) -> None:
         now = self._clock()
-        if not self._compiles or now - self._shown >= SHOW_S:
+        if not self._compiles or now - self._shown >= max(SHOW_S, SHOW_PART * (now - self._started)):
             self._compiles, self._shown = True, now
             # An interrupt in the middle of a message would break the connection to the front end.
             with StopButton():

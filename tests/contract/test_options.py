@@ -121,7 +121,9 @@ def test_options_of_a_task_function(tmp_path: Path) -> None:
         ({"retries": -1}, "retries is -1, it must be a whole number from 0"),
         ({"retries": 1.5}, "retries is 1.5"),
         ({"strategy": "best"}, "strategy is 'best', it must be one of"),
-        ({"needs": "gpu"}, "needs is 'gpu'"),
+        ({"needs": "gpu"}, "needs is 'gpu', it must be a concurrent_nb.Needs, as Needs"),
+        ({"needs": 3}, "needs is 3, it must be a concurrent_nb.Needs, as Needs"),
+        ({"needs": Needs(cores="all")}, "cores must be a whole number from 0 .all of one slave. to"),  # type: ignore[arg-type]
         ({"needs": Needs(cores=2, kind="thread")}, "a thread takes no more than one core"),
     ],
 )
@@ -129,6 +131,28 @@ def test_options_that_cannot_be_are_refused_at_once(app: ApplicationNode, option
     for refusing in (app.options, concurrent_nb.task(work.square).options):
         with pytest.raises(ConfigurationError, match=why):
             refusing(**options)
+
+
+def test_what_cannot_be_called_is_refused_at_once(app: ApplicationNode) -> None:
+    wrong: Any = "pow"
+    for call in (
+        lambda: app.submit(wrong, 2),
+        lambda: app.options(retries=1).submit(wrong, 2),
+        lambda: app.map(wrong, [2]),
+        lambda: app.start_job(wrong, [(2,)]),
+        lambda: app.start_job(wrong, [(2,)], batch=10),
+        lambda: app.run_everywhere(wrong),
+    ):
+        with pytest.raises(TypeError, match="'pow' is not a function: give a function and its arguments"):
+            call()
+
+
+@pytest.mark.parametrize(("calls", "shown"), [(3, "calls is 3"), ("ab", "calls is 'ab'"), ([(1, 2), 3], "calls has 3")])
+@pytest.mark.parametrize("batch", [None, 10])
+def test_calls_without_tuples_are_refused_at_once(app: ApplicationNode, calls: Any, shown: str, batch: Any) -> None:
+    with pytest.raises(TypeError, match=f"{shown}, it must be a list with a tuple of arguments for each task"):
+        app.start_job(pow, calls, batch=batch)
+    assert app.start_job(pow, iter([(2, 3)]), batch=batch).results(PATIENCE_S) == [8]  # type: ignore[arg-type]
 
 
 def test_a_chunk_has_no_timeout_or_retries_of_an_item(app: ApplicationNode) -> None:

@@ -175,9 +175,9 @@ def test_an_error_can_end_the_job_and_the_reading(app: ApplicationNode) -> None:
 
 def test_what_is_no_task_or_cannot_travel_is_refused(app: ApplicationNode) -> None:
     not_a_task: Any = 7
-    with pytest.raises(ConfigurationError, match=r"make it a concurrent_nb\.Task"):
+    with pytest.raises(ConfigurationError, match=r"is pushed is a concurrent_nb\.Task, not 7"):
         app.push_task(not_a_task)
-    with pytest.raises(ConfigurationError, match=r"make it a concurrent_nb\.Task"):
+    with pytest.raises(ConfigurationError, match=r"is pushed is a concurrent_nb\.Task, not 7"):
         app.push_tasks([not_a_task])
     stuck = Square(1)
     stuck.lock = threading.Lock()  # type: ignore[attr-defined]

@@ -61,21 +61,21 @@ def without_seconds(text: str) -> str:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_sample_has_the_same_result_in_each_way(name: str, cluster: str) -> None:
-    reports = {way: report_of(name, "--cluster", cluster, "--as", way, *SMALL[name]) for way in WAYS}
+    reports = {way: report_of(name, "--connect", cluster, "--as", way, *SMALL[name]) for way in WAYS}
     assert re.match(REPORTS[name], reports["system"].splitlines()[-1])
     assert len({without_seconds(each) for each in reports.values()}) == 1
 
 
 def test_the_default_is_a_system_and_the_thesis_s_options_are_the_other_ways(cluster: str) -> None:
     before = status_of(cluster)["tasks"]["jobs"]
-    small = ["--cluster", cluster, *SMALL["pi"]]
+    small = ["--connect", cluster, *SMALL["pi"]]
     reports = {report_of("pi", *small, *way) for way in ([], ["--task_batch"], ["--no-task-batch"], ["--task-batch"])}
     assert len({without_seconds(each) for each in reports}) == 1
     assert status_of(cluster)["tasks"]["jobs"] == before
 
 
 def test_lazy_and_optimised_tasks_print_the_same_picture(cluster: str) -> None:
-    small = ["--cluster", cluster, "--width", "50", "--height", "20"]
+    small = ["--connect", cluster, "--width", "50", "--height", "20"]
     optimised = ["--use_optimized_task", "--factor", "1"]
     lazy = [["--no-use-optimized-task", "--factor", "7"], ["--MandelbrotSample.use_optimized_task=False"]]
     pictures = {without_seconds(report_of("mandlebrot", *small, *kind)) for kind in (optimised, *lazy)}
@@ -96,7 +96,7 @@ def test_without_a_cluster_it_starts_one_and_leaves_nothing() -> None:
 
 def test_progress_is_a_line_of_the_terminal_that_is_gone_in_the_end(cluster: str) -> None:
     ours, theirs = pty.openpty()
-    arguments = command("run", "expensive", "--cluster", cluster, "--as", "all-at-once", *SMALL["expensive"])
+    arguments = command("run", "expensive", "--connect", cluster, "--as", "all-at-once", *SMALL["expensive"])
     environment = {**os.environ, "COLUMNS": "80"}
     with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)

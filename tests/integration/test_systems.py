@@ -233,8 +233,14 @@ def test_what_cannot_be_sent_is_refused_before_anything_starts(cluster: Cluster)
         system.file = file  # type: ignore[attr-defined]
         with pytest.raises(NotPicklable, match=r"Squares uses Squares\.file, an open file"):
             app.push_tasksystem(system)
-    with pytest.raises(ConfigurationError, match="a task system is an ITaskSystem, not a int"):
+    with pytest.raises(ConfigurationError, match="a task system is an ITaskSystem, not 3"):
         app.push_tasksystem(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"not the class Squares: did you mean Squares\(\)\?"):
+        app.push_tasksystem(systems.Squares)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"a concurrent_nb.Task, not the class Task: did you mean Task\(\)\?"):
+        app.push_task(concurrent_nb.Task)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"a concurrent_nb.Task, not the class int$"):
+        app.push_tasks([int])  # type: ignore[list-item]
 
 
 def test_a_task_that_cannot_be_sent_is_an_error_of_that_task(cluster: Cluster) -> None:

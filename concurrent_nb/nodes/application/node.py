@@ -41,6 +41,7 @@ from concurrent_nb.nodes.application.task_options import (
     TaskOptions,
     batch_of,
     check_sizes,
+    checked_calls,
     job_options,
     label_of,
     options_of,
@@ -161,6 +162,7 @@ class ApplicationNode(concurrent.futures.Executor):
         time limit, retries or several cores see `options`.
 
         Raises:
+            TypeError: `fn` cannot be called.
             RuntimeError: after `shutdown`.
             MasterLost: the cluster is gone.
         """
@@ -617,6 +619,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises:
             ConfigurationError: an option has a value that is not allowed. Nothing has been sent then.
+            TypeError: `function` cannot be called, or `calls` has no tuples. Nothing has been sent then.
             NotPicklable: the function or an argument cannot be sent. Nothing has been sent then.
             RuntimeError, MasterLost: as `submit`.
         """
@@ -631,6 +634,7 @@ class ApplicationNode(concurrent.futures.Executor):
             strategy=strategy,
             needs=needs,
         )
+        calls = checked_calls(calls)
         if (size := self._batch_size(batch)) is not None:
             batched: Job[R] = BatchedJob(self._packer, self._client_thread, function, calls, size, options).start()
             self._jobs.add(batched)

@@ -17,7 +17,7 @@ from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import ClientJob, TaskLimits
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle
-from concurrent_nb.nodes.application.task_options import JobOptions
+from concurrent_nb.nodes.application.task_options import JobOptions, not_an_object_of
 from concurrent_nb.nodes.application.task_packer import TaskPacker
 from concurrent_nb.nodes.common.system_access import restricted_access, run_system
 from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
@@ -52,7 +52,7 @@ class SystemPusher:
     def push(self, system: ITaskSystem, options: JobOptions) -> SystemRun:
         """Push a system; return its job. Raises as `ApplicationNode.push_tasksystem`."""
         if not isinstance(system, ITaskSystem):
-            raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
+            raise ConfigurationError(f"a task system is an ITaskSystem, {not_an_object_of(ITaskSystem, system)}")
         record = options.new_record()
         run = SystemRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints)
         self._begin(run, record, system, options.limits)

@@ -18,6 +18,7 @@ from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader
 from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.application.task_options import not_an_object_of
 from concurrent_nb.tasks.system import Task
 
 log = foreign.Log(__name__)
@@ -146,7 +147,7 @@ class PushedTasks:
 def assign_ids(task: object, future: TaskFuture, client_id: str) -> Task:
     """Set the ids of a task, and return it. Raises ConfigurationError if it is not a Task."""
     if not isinstance(task, Task):
-        raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
+        raise ConfigurationError(f"what is pushed is a concurrent_nb.Task, {not_an_object_of(Task, task)}")
     task.task_id = future.task
     task.client_id = client_id
     return task

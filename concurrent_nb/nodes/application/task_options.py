@@ -5,7 +5,8 @@ The master ends the session of an application that sends values which are not al
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
@@ -16,7 +17,7 @@ from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
-from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
+from concurrent_nb.wire.messages import CORES_MAX, STRATEGIES, Needs, StrategyName
 
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.node import ApplicationNode
@@ -174,13 +175,46 @@ def checked_needs(needs: Needs | None) -> Needs | None:
     """Return needs as they travel: None for those of nearly all tasks. Raises ConfigurationError."""
     if needs is None:
         return None
+    if not isinstance(needs, Needs):
+        raise ConfigurationError(f"needs is {needs!r}, it must be a concurrent_nb.Needs, as Needs(cores=2), or None")
     try:
         needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # the constructor checks nothing
     except (msgspec.ValidationError, TypeError) as error:
-        raise ConfigurationError(f"needs is {needs!r}: {error}") from error
+        raise ConfigurationError(
+            f"needs is {needs!r}: cores must be a whole number from 0 (all of one slave) to {CORES_MAX}, and kind"
+            " 'process', 'thread' or 'system_host'"
+        ) from error
     if needs.kind != "process" and needs.cores != 1:
         raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
     return None if needs == Needs() else needs
+
+
+def check_function(function: object) -> None:
+    """Raise TypeError if what a task is to call cannot be called."""
+    if not callable(function):
+        raise TypeError(
+            f"{reprlib.repr(function)} is not a function: give a function and its arguments, as submit(pow, 2, 10)"
+        )
+
+
+def checked_calls(calls: Any) -> Sequence[tuple[Any, ...]]:
+    """Return the arguments of a job's tasks as a sequence. Raises TypeError if that is not what they are."""
+    shown = "a list with a tuple of arguments for each task, as [(2, 10), (3, 10)]"
+    if isinstance(calls, (str, bytes)) or not isinstance(calls, Iterable):
+        raise TypeError(f"calls is {reprlib.repr(calls)}, it must be {shown}")
+    listed = calls if isinstance(calls, Sequence) else list(calls)
+    for call in listed:
+        if not isinstance(call, (tuple, list)):
+            raise TypeError(f"calls has {reprlib.repr(call)}, it must be {shown}")
+    return listed
+
+
+def not_an_object_of(kind: type, given: object) -> str:
+    """Return the end of an error message: what was given instead of an object of a class."""
+    if isinstance(given, type):
+        hint = f": did you mean {given.__name__}()?" if issubclass(given, kind) else ""
+        return f"not the class {given.__name__}{hint}"
+    return f"not {reprlib.repr(given)}"
 
 
 def label_of(name: object) -> str:

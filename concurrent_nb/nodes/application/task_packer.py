@@ -9,7 +9,7 @@ from concurrent_nb.nodes.application.core import NO_PAYLOAD, ClientJob, Function
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader, function_payload, store_buffers, store_call
 from concurrent_nb.nodes.application.task_handle import TaskHandle
-from concurrent_nb.nodes.application.task_options import JobOptions, checked_needs
+from concurrent_nb.nodes.application.task_options import JobOptions, check_function, checked_needs
 from concurrent_nb.nodes.application.worker_setups import WorkerSetups
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.envelope import ModulesOnly
@@ -54,8 +54,9 @@ class TaskPacker:
     ) -> FunctionPayload:
         """Pickle a function, or find it pickled, with the setups that its tasks need; for a job if it `spawns`.
 
-        Raises NotPicklable.
+        Raises NotPicklable, and TypeError if it cannot be called.
         """
+        check_function(fn)
         if self._setups.are_there and with_setups:
             pickled = self._with_setups(self._unwrapped.pickle(fn, spawns=spawns))
         else:
@@ -118,7 +119,8 @@ class TaskPacker:
         ]
 
     def setup_call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledFunction:
-        """Pickle a call that workers run as a setup. Raises NotPicklable."""
+        """Pickle a call that workers run as a setup. Raises NotPicklable, and TypeError if it cannot be called."""
+        check_function(fn)
         return pickled_with_arguments(fn, args, partial(store_buffers, self._store), TRACKER)
 
     def put(self, value: Any) -> Shared:

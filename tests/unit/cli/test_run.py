@@ -125,7 +125,7 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("mandlebrot", ["run mandlebrot", "Columns per task (default: 1)"]),
         ("expensive", ["--time-per-task X", "--num-tasks X"]),
-        ("pi", ["--terms X", "--as {system,all-at-once,one-by-one}", "--task-batch", "--cluster", "--workers"]),
+        ("pi", ["--terms X", "--as {system,all-at-once,one-by-one}", "--task-batch", "--connect", "--workers"]),
     ],
 )
 def test_help_lists_the_options_of_a_sample(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,9 +147,9 @@ def test_help_lists_the_options_of_a_sample(name: str, options: list[str], capsy
         (["expensive", "--time-per-task=-1"], "ExpensiveSample.time_per_task cannot be -1"),
         (["md5", "--start", "9", "--end", "8"], "the range from 9 to 8 is empty"),
         (["md5", "--Md5Sample.num=3"], "Md5Sample has no item 'num'"),
-        (["md5", "--cluster", "nosuch"], "no cluster 'nosuch'"),
+        (["md5", "--connect", "nosuch"], "no cluster 'nosuch'"),
         (
-            ["md5", "--cluster", "nosuch", "--MasterNode.strategy=PushBest"],
+            ["md5", "--connect", "nosuch", "--MasterNode.strategy=PushBest"],
             "takes no configuration items, but MasterNode was",
         ),
     ],
@@ -172,7 +172,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         (["--num-tasks"], "expected one argument"),
         (["--as", "threads"], "invalid choice: 'threads'"),
         (["--as", "all-at-once", "--no-task-batch"], "not allowed with argument --as"),
-        (["--cluster", "x", "--workers", "2"], "not allowed with argument --cluster"),
+        (["--connect", "x", "--workers", "2"], "not allowed with argument --connect"),
         (["--workers", "0"], "0 is too small"),
     ],
 )

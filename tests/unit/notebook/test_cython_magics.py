@@ -69,18 +69,16 @@ def test_the_progress_contains_the_time(display: RecordedDisplay) -> None:
     progress = _Progress(display, "3.1", clock)
 
     def build() -> int:
-        for _ in range(7):
-            clock.advance(0.06)
+        for _ in range(240):  # 12 seconds
+            clock.advance(0.05)
             progress.tick()
         return 1
 
     assert progress.watch(build) == 1
     progress.end("f, g")
-    assert display.shown == [
-        "compiling with Cython 3.1, 0.1 s …",
-        "compiling with Cython 3.1, 0.3 s …",
-        "end: f, g: compiled with Cython 3.1 in 0.4 s",
-    ]
+    assert display.shown[0] == "compiling with Cython 3.1, 0.1 s …"
+    assert display.shown[-1] == "end: f, g: compiled with Cython 3.1 in 12.0 s"
+    assert 9 <= len(display.shown) <= 13  # a front end without widgets keeps each
 
 
 def test_what_was_compiled_before_takes_no_time(display: RecordedDisplay) -> None:
