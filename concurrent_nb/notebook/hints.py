@@ -8,11 +8,7 @@ import re
 from typing import Final
 
 from concurrent_nb import Job
-
-#: minimum number of tasks, minimum job time, and maximum average task time of a job for which --batch is suggested
-BATCH_TASKS: Final = 1000
-BATCH_JOB_S: Final = 1.0
-BATCH_TASK_S: Final = 0.002
+from concurrent_nb.telemetry.advice import BATCH_TASKS, short_tasks
 
 _PRANGE: Final = re.compile(r"^[^#\n]*\bprange\s*\(", re.MULTILINE)
 
@@ -49,13 +45,9 @@ def not_found(until: str, tasks: int) -> str:
 
 def many_short_tasks(job: Job) -> str | None:
     """Suggest --batch auto for a job that has ended, if its tasks were many and short."""
-    tasks = len(job.futures)
-    if tasks < BATCH_TASKS or job.elapsed_s < BATCH_JOB_S:
+    if len(job.futures) < BATCH_TASKS:
         return None
-    each = sum(future.elapsed_s for future in job.futures) / tasks
-    if each >= BATCH_TASK_S:
-        return None
-    return f"{tasks:,} tasks of {1000 * each:.2g} ms each: --batch auto runs several items per task, which is faster"
+    return short_tasks(len(job.futures), job.elapsed_s, sum(future.elapsed_s for future in job.futures)) or None
 
 
 def prange_without_openmp(source: str) -> str | None:
