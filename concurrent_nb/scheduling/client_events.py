@@ -55,6 +55,9 @@ class ClientEventHandler:
             )
             job.opened_s, job.shares_memory = now, event.shares_memory
             job.notebook, job.cell = event.notebook, event.cell
+            former = state.ended_jobs.pop(event.job, None)
+            if former is not None and former.owner == event.owner:
+                job.sums = former.sums  # it has got a late task
             state.strategies.opened(job, state.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
@@ -121,7 +124,7 @@ class ClientEventHandler:
         job = self._job_of(event)
         if job is None:
             return
-        had_tasks = bool(job.tasks)
+        before = len(job.tasks)
         get, forget = job.tasks.get, self._lifecycle.forget
         kept_bytes = 0
         for index in event.indexes:
@@ -129,9 +132,10 @@ class ClientEventHandler:
             if task is not None and (outcome := task.outcome) is not None:
                 kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
+        job.sums.acknowledge(before - len(job.tasks), now)
         if kept_bytes:
             self._state.release_kept_bytes(job.owner, kept_bytes)
-        if had_tasks and not job.tasks:
+        if before and not job.tasks:
             self._state.remove_busy_job(job)
         self._forget_if_done(job)
 

@@ -30,6 +30,7 @@ from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.tasks.job_sums import SlotTime
 from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 
@@ -88,6 +89,16 @@ class Scheduler:
         return self._state.jobs
 
     @property
+    def ended_jobs(self) -> Mapping[JobId, JobRecord]:
+        """The last jobs that were forgotten, for their sums; read-only."""
+        return self._state.ended_jobs
+
+    @property
+    def slot_time(self) -> SlotTime:
+        """How long slots have been there, and idle; read-only."""
+        return self._state.slot_time
+
+    @property
     def slaves(self) -> Mapping[SessionId, SlaveState]:
         """All slaves; read-only."""
         return self._state.slaves
@@ -96,6 +107,11 @@ class Scheduler:
     def task_log(self) -> TaskLog:
         """The last tasks that have ended; read-only."""
         return self._state.task_log
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """The number of slots of all slaves, and of idle ones."""
+        return self._state.slots, self._state.idle
 
     @property
     def blamed(self) -> Collection[TaskRecord]:
@@ -122,14 +138,15 @@ class Scheduler:
             EventRefused: a peer did what it may not do; its docstring describes which events were handled.
             ConfigurationError: a strategy chose more tasks than a slave has room for.
         """
-        self._state.task_log.now_s = now
+        state = self._state
+        state.task_log.now_s = now
+        state.slot_time.advance(now, state.slots, state.idle)
         for position, event in enumerate(events):
             try:
                 self._handlers[type(event)](event, now)
             except EventRefused as refused:
                 refused.position = position
                 raise
-        state = self._state
         if now >= state.lingering.soonest:
             self._jobs.abandon_overdue(now)
         if now >= state.overdue.soonest or now >= state.stop_unconfirmed.soonest:

@@ -3,7 +3,7 @@
 Shared by the parts of the scheduler, and not changed by other code.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,6 +15,7 @@ from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
+from concurrent_nb.tasks.job_sums import SlotTime
 from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
@@ -23,6 +24,8 @@ from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 RESULTS_KEPT_BYTES: Final = 64 * 1024 * 1024
 #: what keeping an outcome costs besides its content
 RECORD_BYTES: Final = 500
+#: most jobs that are forgotten, and whose sums are kept
+ENDED_JOBS_KEPT: Final = 1000
 #: a result in shared memory that its owner opens costs their host, not the master: size // SHARED_PARTS counts
 SHARED_PARTS: Final = 16
 
@@ -51,6 +54,9 @@ class SchedulerState:
         self.outbox = Outbox()
         self.task_log = TaskLog()
         self.jobs: dict[JobId, JobRecord] = {}
+        self.ended_jobs: OrderedDict[JobId, JobRecord] = OrderedDict()  #: forgotten ones, the newest last
+        self.slot_time = SlotTime()
+        self.slots = 0  #: of all slaves
         self.owners: dict[SessionId, str] = {}  #: by session that has opened a job
         self.busy: dict[str, int] = {}  #: jobs that have tasks, finished ones too, by owner
         self.slaves: dict[SessionId, SlaveState] = {}
@@ -98,6 +104,7 @@ class SchedulerState:
 
     def resized(self, before: int, after: int) -> None:
         """Note that a slave's slots have changed; 0 stands for no slave."""
+        self.slots += after - before
         most = self._most_slots
         if most is not None and after >= most:
             self._most_slots = after
@@ -247,17 +254,22 @@ class SchedulerState:
 
     def add_busy_job(self, job: JobRecord) -> None:
         """Note that a job has its first task."""
+        job.sums.begin(self.slot_time, self.task_log.now_s)
         self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
 
     def remove_busy_job(self, job: JobRecord) -> None:
         """Note that a job has no more tasks."""
+        job.sums.end(self.slot_time, self.task_log.now_s)
         self.busy[job.owner] -= 1
         if not self.busy[job.owner]:
             del self.busy[job.owner]
 
     def forget(self, job: JobRecord) -> None:
-        """Remove a job that has no tasks."""
+        """Remove a job that has no tasks; its sums are kept for a while."""
         del self.jobs[job.id]
+        self.ended_jobs[job.id] = job
+        if len(self.ended_jobs) > ENDED_JOBS_KEPT:
+            self.ended_jobs.popitem(last=False)
         self.strategies.forgotten(job)
         self.lingering.discard(job.id)
         self.outbox.forget(job.id)

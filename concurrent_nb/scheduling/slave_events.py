@@ -195,7 +195,10 @@ class SlaveEventHandler:
                 continue
             status = item.status
             # Run times of system hosts and multi-slot tasks do not measure the speed of a slave.
-            if status in _MEASURED and task.width == 1:
+            if task.width != 1:
+                if 0 <= item.elapsed_s <= LONGEST_S:
+                    slave.measured_special(item.elapsed_s, task.width)
+            elif status in _MEASURED:
                 # Nearly always all tasks of a message share their function, so measure once for all of them.
                 if task.function != function:
                     self._measure(slave, function, total_s, count)

@@ -48,6 +48,8 @@ class SlaveState:
     in_flight_s: float = 0.0  #: estimated run time of `tasks`
     started: int = 0  #: number of `tasks` that it has reported to run
     task_s: float | None = None  #: moving average of the run time of a task here; None before the first
+    ran: int = 0  #: number of tasks whose run time was measured here
+    run_s: float = 0.0  #: ... and the run time of all of them, in slots times seconds
     last_activity_s: float = 0.0  #: when it last reported something, or got a task
     objects: dict[bytes, None] = field(default_factory=dict, repr=False)  #: shared objects that it has, oldest first
     recalled: int = 0  #: number of `tasks` that are recalled
@@ -159,6 +161,13 @@ class SlaveState:
     def measured(self, mean_s: float, count: int) -> None:
         """Note that `count` tasks took `mean_s` seconds on average here."""
         self.task_s = blend(self.task_s, mean_s, count)
+        self.ran += count
+        self.run_s += mean_s * count
+
+    def measured_special(self, elapsed_s: float, width: int) -> None:
+        """Note that a task that took several slots here, or none, has run."""
+        self.ran += 1
+        self.run_s += elapsed_s * width
 
     def _take_special(self, task: TaskRecord, estimate_s: float, now: float) -> None:
         self.take([task], estimate_s, now)

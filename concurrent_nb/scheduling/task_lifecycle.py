@@ -41,6 +41,10 @@ class TaskLifecycle:
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
         self._state.task_log.add(task, outcome, slave)
+        if outcome.status == Status.CANCELLED:
+            task.job.sums.cancelled += 1
+        elif outcome.status not in SUCCESSES:
+            task.job.sums.failed += 1
         keep(task, outcome, buffers, slave)
         if task.deaths:
             self._state.blamed.pop(task, None)

@@ -73,6 +73,14 @@ class _Block:
         self.function_names: list[str] = []
         self.slaves: dict[str, int] = {}
 
+    def copy(self) -> "_Block":
+        """Return a copy that does not change."""
+        copy = _Block()
+        copy.records, copy.end = bytearray(self.records), self.end
+        copy.jobs, copy.slaves = dict(self.jobs), dict(self.slaves)
+        copy.functions, copy.function_names = dict(self.functions), list(self.function_names)
+        return copy
+
 
 class TaskLog:
     """The last tasks that have ended, in that order.
@@ -102,14 +110,35 @@ class TaskLog:
         return self._dropped * _BLOCK
 
     def add(self, task: "TaskRecord", outcome: OutcomeFrame, slave: str) -> None:
-        """Add a task that ends now with this outcome. Its arguments must not have been dropped yet."""
+        """Add a task that ends now with this outcome, here and to its job's sums.
+
+        Its arguments must not have been dropped yet.
+        """
         now, block, attempt = self.now_s, self._block, task.attempt
         at = block.end
         if at == len(block.records):
             block, at = self._next_block(), 0
         jobs, functions, slaves = block.jobs, block.functions, block.slaves
-        job, function = task.job.id, task.function
+        record, function = task.job, task.function
+        job = record.id
         sizes, result_sizes = task.sizes, outcome.sizes
+        in_bytes = len(task.body) + _bytes_of(sizes) if sizes else len(task.body)
+        out_bytes = len(outcome.body) + _bytes_of(result_sizes) if result_sizes else len(outcome.body)
+        since_accepted_s, since_assigned_s = now - task.accepted_s, now - task.assigned_s if attempt else 0.0
+        elapsed_s, cpu_us = outcome.elapsed_s, outcome.cpu_us
+        # Here, because a call would take as long as what it does.
+        sums = record.sums
+        if now != sums.at_s:
+            sums.advance(now)
+        sums.ended += 1
+        sums.since_accepted_s += since_accepted_s
+        sums.since_assigned_s += since_assigned_s
+        # A slave may report anything, but a task ran only while it was there. NaN fails the comparison.
+        sums.run_s += elapsed_s if 0.0 <= elapsed_s <= since_assigned_s else since_assigned_s
+        sums.in_bytes += in_bytes
+        sums.out_bytes += out_bytes
+        if cpu_us:
+            sums.add_usage(cpu_us, outcome.peak_kib)
         _RECORD.pack_into(
             block.records,
             at,
@@ -121,16 +150,26 @@ class TaskLog:
             attempt if attempt < _U16_MAX else _U16_MAX,
             outcome.status,
             now,
-            now - task.accepted_s,
-            now - task.assigned_s if attempt else 0.0,
+            since_accepted_s,
+            since_assigned_s,
             outcome.ago_us * 1e-6,
-            outcome.elapsed_s,
-            outcome.cpu_us * 1e-6,
+            elapsed_s,
+            cpu_us * 1e-6,
             outcome.peak_kib,
-            len(task.body) + _bytes_of(sizes) if sizes else len(task.body),
-            len(outcome.body) + _bytes_of(result_sizes) if result_sizes else len(outcome.body),
+            in_bytes,
+            out_bytes,
         )
         block.end = at + _RECORD.size
+
+    def tail(self, count: int) -> "TaskLog":
+        """Return a copy of the last tasks, `count` or some more, that another thread may read."""
+        copy = TaskLog()
+        blocks = list(self._blocks)[-(-(-count // _BLOCK) + 1) :]
+        copy._dropped = self._dropped + len(self._blocks) - len(blocks)
+        copy._blocks.clear()
+        copy._blocks.extend(block.copy() for block in blocks)
+        copy._block = copy._blocks[-1]
+        return copy
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[TaskTimes]:
         """Yield the kept tasks from number `since` on, up to `until`, in the order in which they ended."""

@@ -10,6 +10,7 @@ from enum import IntEnum
 import msgspec
 
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
+from concurrent_nb.tasks.job_sums import JobSums
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes
 
 #: anything that can be sent as one frame
@@ -45,6 +46,7 @@ class JobRecord:
     shares_memory: bool = True  #: its client opens results in shared memory; else they are copied for it
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it
+    sums: JobSums = field(default_factory=JobSums, repr=False)  #: of its tasks that have ended
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
 
 
