@@ -24,6 +24,7 @@ from concurrent_nb.nodes.common.shared_memory_link import PeerSegments, objects_
 from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.master.cluster_statistics import cluster_statistics, job_statistics
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
@@ -721,3 +722,23 @@ class MasterCore:
         asker = None if session_id is None else self.peers.get(session_id)
         status = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
         return {"epoch": self.epoch, **status, "functions": len(self._functions)}
+
+    def statistics(
+        self, now: float, job: JobId | None, session_id: SessionId | None, *, sees_all: bool = False
+    ) -> dict[str, Any]:
+        """Return the statistics of a job, or of the cluster (None), in seconds and bytes.
+
+        Args:
+            now: the time.
+            job: id of a job.
+            session_id: of the application that asks: it gets the jobs of its principal.
+            sees_all: the jobs of all principals may be asked for.
+
+        Raises ConfigurationError if there is no such job for the application.
+        """
+        asker = None if session_id is None else self.peers.get(session_id)
+        owner = None if sees_all else asker.key.decode() if asker is not None else ""
+        self.scheduler.slot_time.advance(now, *self.scheduler.slots)
+        if job is None:
+            return cluster_statistics(self.peers, self.scheduler, now, owner)
+        return job_statistics(self.scheduler, now, job, owner)

@@ -21,9 +21,9 @@ from typing import Any, Final, TypeVar
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
 from concurrent_nb.components.core import Component, ComponentManager
-from concurrent_nb.errors import ClusterError, ConfigurationError
+from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError
 from concurrent_nb.foreign import describe
-from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.ids import ID_BYTES, JobId, SessionId, new_session_id
 from concurrent_nb.nodes.common import descriptors
 from concurrent_nb.nodes.common.kernel_access import connection_info
 from concurrent_nb.nodes.common.memory_return import trim_periodically
@@ -32,6 +32,8 @@ from concurrent_nb.nodes.common.registration import as_json, can_open, check_ver
 from concurrent_nb.nodes.common.sections import check_sections_of_files
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
+from concurrent_nb.nodes.master.cluster_statistics import SAMPLE_TASKS
+from concurrent_nb.nodes.master.cluster_statistics import sample as take_sample
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.kernel_requests import Answer
 from concurrent_nb.nodes.master.loop import MasterLoop
@@ -45,6 +47,7 @@ from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES
 from concurrent_nb.settings import files as settings
+from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.addresses import is_loopback, own_addresses
 from concurrent_nb.transport.compute import SILENT_S, ComputeServer
@@ -275,6 +278,30 @@ class Master:
         status = await self._ask(describe_cluster)
         where = {"host": socket.gethostname(), "pid": os.getpid()}
         return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **status}
+
+    @remote(roles=["admin", "client"])
+    async def stats(
+        self, caller: Caller, job: str = "", session: str = "", secret: str = "", sample: bool = False
+    ) -> dict[str, Any]:
+        """Return the statistics of a job, by its id (hexadecimal), or of the cluster, in seconds and bytes.
+
+        An admin gets those of any job. A client must have a session, and gets those of its principal's jobs. With
+        `sample`, the answer about a job also has run times and shares of its last tasks.
+        """
+        asker, sees_all = session_of(session), caller.role == "admin"
+        job_id = job_of(job) if job else None
+
+        def read(now: float) -> tuple[dict[str, Any], TaskLog | None]:
+            if not sees_all and not self._core.is_session(asker, "client", secret):
+                raise AccessRefused("the session is over, or is not yours: register, then give session and secret")
+            answer = self._core.statistics(now, job_id, asker, sees_all=sees_all)
+            wanted = sample and job_id is not None
+            return answer, self._core.scheduler.task_log.tail(SAMPLE_TASKS) if wanted else None
+
+        answer, log = await self._ask(read)
+        if log is not None and job_id is not None:  # in a thread, because it takes a while
+            answer["sample"] = await asyncio.to_thread(take_sample, log, job_id)
+        return answer
 
     @remote(roles=["admin"])
     def stop_cluster(self) -> bool:
@@ -539,6 +566,17 @@ def session_of(text: str) -> SessionId:
         return SessionId(bytes.fromhex(text))
     except ValueError:
         return SessionId(b"")
+
+
+def job_of(text: str) -> JobId:
+    """Return the id of a job from its hexadecimal text. Raises ConfigurationError if the text is not one."""
+    try:
+        job = bytes.fromhex(text)
+    except ValueError:
+        job = b""
+    if len(job) != ID_BYTES:
+        raise ConfigurationError(f"the id of a job has {2 * ID_BYTES} hexadecimal digits, {text[:100]!r} is none")
+    return JobId(job)
 
 
 def check_key(text: str) -> bytes:
