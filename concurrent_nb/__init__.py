@@ -19,7 +19,7 @@ or, without any setup:
 Clusters:        Cluster, connect
 Running tasks:   ApplicationNode, TaskFunction, task; options of tasks: Needs
 Results:         TaskFuture, Job, SystemRun, as_completed, show_progress
-In a task:       report, publish, display, rng; return values with a meaning: Hit, Tile
+In a task:       report, publish, display, rng, stats; return values with a meaning: Hit, Tile
 Work as objects: Task, ITaskSystem
 Environment:     follow, unfollow, follow_modules
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from concurrent_nb.shipping.serialization.random_streams import rng as rng
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
     from concurrent_nb.task_functions import task as task
+    from concurrent_nb.task_statistics import stats as stats
     from concurrent_nb.tasks.system import ITaskSystem as ITaskSystem
     from concurrent_nb.tasks.system import Task as Task
     from concurrent_nb.wire.messages import Needs as Needs
@@ -82,6 +83,7 @@ _PUBLIC = {
     "report": "concurrent_nb.shipping.runtime.notes",
     "rng": "concurrent_nb.shipping.serialization.random_streams",
     "show_progress": "concurrent_nb.api",
+    "stats": "concurrent_nb.task_statistics",
     "task": "concurrent_nb.task_functions",
     "unfollow": "concurrent_nb.api",
 }

@@ -98,7 +98,8 @@ class MasterHandle(Protocol):
         Numbers of tasks: `pushed`, `unfinished` (of these `waiting` and `running`; only tasks that have run for a while
         are reported as running), `done`, `failed`, `cancelled`. `exhausted`: no more tasks can be read. `elapsed_s`.
         `stage`: "preparing", "running" or "gathering". `phases`: the same numbers for each phase. Tasks of
-        `generate_tasks` are phase 1; tasks that the end of a task of phase n leads to are phase n + 1.
+        `generate_tasks` are phase 1; tasks that the end of a task of phase n leads to are phase n + 1. `values`: what
+        tasks have added to `concurrent_nb.stats`, as statistics by name.
         """
 
     def log(self, message: str) -> None:

@@ -99,6 +99,7 @@ class SystemDriver:
         log: shows a line in the cell or terminal that waits for the system.
         status: returns the status of the cluster.
         clock: the time in seconds.
+        values: returns the statistics of what the system's tasks have measured, by name.
 
     `begin`, `handle` and `gather` raise whatever a method of the system raises, TypeError for objects that are not
     tasks, and SystemStalled when no task is left that could make the system complete.
@@ -111,6 +112,7 @@ class SystemDriver:
         log: Callable[[str], None],
         status: Callable[[], dict[str, Any]],
         clock: Clock,
+        values: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._system = system
         # The default is computed here without its cost, as this is needed after each task.
@@ -131,7 +133,7 @@ class SystemDriver:
         self._cancelled: list[int] = []
         self.stage = "preparing"  #: or "running" or "gathering"
         self.complete = False  #: no task is to be run any more: `gather` returns the result
-        self._handle = _Handle(self, log, status)
+        self._handle = _Handle(self, log, status, values)
 
     # ------------------------------------------------------------------------------------------------- for the host
 
@@ -348,8 +350,15 @@ class SystemDriver:
 class _Handle:
     """The `master` argument of a system's methods."""
 
-    def __init__(self, driver: SystemDriver, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        driver: SystemDriver,
+        log: Callable[[str], None],
+        status: Callable[[], dict[str, Any]],
+        values: Callable[[], dict[str, Any]],
+    ) -> None:
         self._driver = driver
+        self._values = values
         self.log = log
         self.status = status
 
@@ -363,4 +372,4 @@ class _Handle:
         self._driver.cancel(tasks)
 
     def stats(self) -> dict[str, Any]:
-        return self._driver.stats()
+        return {**self._driver.stats(), "values": self._values()}

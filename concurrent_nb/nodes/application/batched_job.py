@@ -130,6 +130,7 @@ class BatchedJob:
         # The cluster does not stop a job at an error: a batch has one of many tasks'.
         self.record = replace(options, stop_on_error=False).new_record()
         self.job = Job(self.record.id, options.name, self.cancel, options.watched, options.prints)
+        self.job._ask_statistics, self.job._is_batched = client_thread.ask_statistics, True
         self.secret = os.urandom(8).hex()
         self._client_thread = client_thread
         self._function = packer.function_payload(function, spawns=True)
@@ -220,6 +221,7 @@ class BatchedJob:
         self._batch_is_over(batch)
         items = batch.items[batch.ended_count :]
         if len(batch.items) == 1:
+            items[0].usage = batch.usage
             self._end(items[0], batch, batch.status, value, error, batch.elapsed_s)
             self._measured(batch, 1)
         elif error is None:

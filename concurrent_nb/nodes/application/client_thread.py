@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
@@ -53,7 +53,8 @@ from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan
+from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan, TaskStatistics
+from concurrent_nb.telemetry.statistic_registry import NAMES_MAX, StatisticRegistry
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
 from concurrent_nb.wire.messages import NOTES, DropSegments, Segment, Slice
 
@@ -142,6 +143,9 @@ class ClientThread:
         self.present: Presenter | None = None  #: called with each exception before its future ends; never raises
         self.setup_ran: Callable[[SetupRan], None] | None = None  #: called with the result of each setup; never raises
         self.present_display: Callable[[Display], None] | None = None  #: shows displays that no job collects
+        self.statistics = StatisticRegistry()  #: what the tasks of this application have measured
+        #: called with what a task has measured; never raises
+        self.task_measured: Callable[[TaskStatistics], None] | None = None
         self._lock = threading.Lock()  # guards the attributes up to the inbox
         self._closed = False  # no more tasks
         self._sources: dict[JobId, TaskSource] = {}
@@ -197,6 +201,13 @@ class ClientThread:
         with self._lock:
             self.check_open()
             self._sources[source.record.id] = source
+
+    def ask_statistics(self, job: JobId | None) -> dict[str, Any]:
+        """Return the master's statistics of a job, or of the cluster (None).
+
+        Raises MasterUnreachable if the master does not answer, and what it answers.
+        """
+        return self.member.statistics(job)
 
     def close_job(self, record: ClientJob[TaskHandle]) -> None:
         """Close a job: it gets no more tasks."""
@@ -462,6 +473,8 @@ class ClientThread:
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
+        if frame.cpu_us:
+            future.usage = frame.cpu_us, frame.peak_kib
         if self._note_readers:
             self._note_readers.pop((future.job_id, future.index), None)
         if self._decoders:
@@ -507,7 +520,9 @@ class ClientThread:
         for note in notes:
             if isinstance(note, SetupRan) and self.setup_ran is not None:
                 self.setup_ran(note)
-        notes = [note for note in notes if not isinstance(note, SetupRan)]
+            elif isinstance(note, TaskStatistics):
+                self._measured(future, note)
+        notes = [note for note in notes if not isinstance(note, SetupRan | TaskStatistics)]
         future.add_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return
@@ -518,6 +533,21 @@ class ClientThread:
                 self.output.call(partial(self.present_display, note), sum(map(len, map(str, note.data.values()))))
             else:
                 self.output.write(1, f"{note.data.get('text/plain', '')!s}\n")
+
+    def _measured(self, future: TaskHandle, note: TaskStatistics) -> None:
+        """Merge what a task has measured."""
+        before = self.statistics.left_out
+        self.statistics.merge(note.values)
+        if self.statistics.left_out and not before:
+            log.warning(
+                "tasks have added to more than %d statistics: values of further names are left out, as of task %s",
+                NAMES_MAX,
+                future.task,
+            )
+        if future.job is not None:
+            future.job._statistics.merge(note.values)
+        if self.task_measured is not None:
+            self.task_measured(note)
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from concurrent_nb import foreign
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.application.condition import Condition
+from concurrent_nb.nodes.application.task_handle import NO_USAGE
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Note
 
@@ -57,7 +58,8 @@ class TaskFuture(concurrent.futures.Future[T]):
     as with any future. In a coroutine `await future` returns the result. `cancel` returns False for a task that is
     known to run. If it returns True, the task never starts, or is stopped if it has just started.
 
-    When it has ended, `slave`, `worker`, `attempt`, `elapsed_s` and `status` describe where and how the task ran.
+    When it has ended, `slave`, `worker`, `attempt`, `elapsed_s`, `status`, `cpu_s` and `peak_bytes` describe where and
+    how the task ran.
     """
 
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
@@ -76,6 +78,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         self.worker = 0  #: pid of the worker that ran it
         self.attempt = 0  #: number of the attempt that ended it, from 1
         self.elapsed_s = 0.0  #: seconds that the worker spent on it
+        self.usage = NO_USAGE  #: CPU time in microseconds, peak memory in KiB
         self.status: Status | None = None  #: how it ended on the cluster; None if it has not, or never got there
 
     def __getattr__(self, name: str) -> Any:
@@ -153,6 +156,16 @@ class TaskFuture(concurrent.futures.Future[T]):
     def task(self) -> str:
         """The task's name for people: the job's id and the task's index."""
         return task_name(self.job_id, self.index)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of the thread that ran the task, in seconds; 0 if it took less than a millisecond, or in a batch."""
+        return self.usage[0] * 1e-6
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory that its worker had taken by the end of the task, in bytes; 0 as for `cpu_s`."""
+        return self.usage[1] * 1024
 
     def cancel(self) -> bool:
         """Cancel the task unless it runs or has ended. Return whether it is cancelled."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, 
 
 from msgspec import Struct
 
+from concurrent_nb.errors import ConcurrentError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
@@ -35,7 +36,10 @@ from concurrent_nb.shipping.runtime.notes import (
     Publication,
     SetupRan,
     SystemCounts,
+    TaskStatistics,
 )
+from concurrent_nb.telemetry.job_stats import JobStats, JobTimes, Share
+from concurrent_nb.telemetry.statistic_registry import StatisticRegistry
 
 if TYPE_CHECKING:
     import asyncio
@@ -147,6 +151,10 @@ class Job(Generic[T]):
         self._coroutine_wakers: list[Callable[[], object]] = []
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
+        self._statistics = StatisticRegistry()  # what its tasks have measured
+        self._is_batched = False
+        #: returns the master's statistics of a job; None: no master has it
+        self._ask_statistics: Callable[[JobId], dict[str, Any]] | None = None
         self._output: deque[OutputPiece | TaskDisplay] = deque()
         self._events: deque[TaskEvent] = deque()
         self._notes: deque[TaskNote] = deque()
@@ -312,6 +320,23 @@ class Job(Generic[T]):
             waiting = len(self.futures) - len(self.ended) - running
             return Counts(waiting, running, self._done, self._failed, self._cancelled)
 
+    @property
+    def stats(self) -> JobStats:
+        """Statistics of the job until now: run times, CPU time, memory, bytes, shares of slaves and workers, what tasks
+        added to `concurrent_nb.stats`, where the time went, and what would make it faster.
+
+        >>> job = app.start_job(pow, [(n, 2) for n in range(4)])
+        >>> job.wait()
+        True
+        >>> stats = job.stats
+        >>> stats.done, stats.run_time.count, stats.times.ended
+        (4, 4, 4)
+
+        Each use makes it anew, and asks the master: if that does not answer, `times` is None, with the reason in
+        `no_times`. A notebook shows it as a table.
+        """
+        return self._read_stats()
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a job cannot be sent: call its results() first and use those")
 
@@ -339,6 +364,48 @@ class Job(Generic[T]):
         return _taken(self._notes)
 
     # ------------------------------------------------------------------------------------------------------- inside
+
+    def _read_stats(self) -> JobStats:
+        counts = self.counts()
+        stats = JobStats(
+            self.id.hex(),
+            self.name,
+            counts.total,
+            counts.waiting,
+            counts.running,
+            counts.done,
+            counts.failed,
+            counts.cancelled,
+            self.elapsed_s,
+            values=self._statistics.read(),
+            is_batched=self._is_batched,
+        )
+        for future in list(self.ended):
+            if not future.slave and not future.worker:
+                continue  # it ran nowhere
+            elapsed_s = future.elapsed_s
+            stats.run_time.add(elapsed_s)
+            stats.cpu_s += future.cpu_s
+            stats.peak_bytes = max(stats.peak_bytes, future.peak_bytes)
+            worker = f"{future.slave}/{future.worker}"
+            for shares, name in ((stats.slaves, future.slave), (stats.workers, worker)):
+                share = shares.get(name)
+                if share is None:
+                    share = shares[name] = Share()
+                share.tasks += 1
+                share.run_s += elapsed_s
+        if self._ask_statistics is None:
+            stats.no_times = "no master has the job"
+            return stats
+        try:
+            answer = self._ask_statistics(self.id)
+        except (ConcurrentError, OSError) as error:
+            stats.no_times = str(error)
+            return stats
+        times = stats.times = JobTimes.from_answer(answer)
+        # The master also has those of items that travelled together.
+        stats.cpu_s, stats.peak_bytes = max(stats.cpu_s, times.cpu_s), max(stats.peak_bytes, times.peak_bytes)
+        return stats
 
     @property
     def _title(self) -> str:
@@ -485,7 +552,9 @@ class Job(Generic[T]):
     def _task_noted(self, index: int, notes: Sequence[Note]) -> None:
         """Keep what a task has reported, published and displayed."""
         for note in notes:
-            if isinstance(note, Display):
+            if isinstance(note, TaskStatistics):
+                self._statistics.merge(note.values)
+            elif isinstance(note, Display):
                 if not self.prints:
                     self._output.append(TaskDisplay(index, note))
             elif self.watched and not isinstance(note, (Item, ItemEnded, SetupRan)):

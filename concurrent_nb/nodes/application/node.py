@@ -55,6 +55,7 @@ from concurrent_nb.shipping.functions.setups import Setup
 from concurrent_nb.shipping.runtime.notes import Display
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
+from concurrent_nb.telemetry.job_stats import ClusterStats
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.messages import Needs
@@ -271,6 +272,7 @@ class ApplicationNode(concurrent.futures.Executor):
         record = options.new_record()
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         self._jobs.add(job)
+        job._ask_statistics = self._client_thread.ask_statistics
         PushedTasks(
             self.name,
             self._packer.new_loader(),
@@ -642,6 +644,7 @@ class ApplicationNode(concurrent.futures.Executor):
         record = options.new_record()
         job: Job[R] = Job(record.id, record.name, self._canceller, watched, prints)
         self._jobs.add(job)
+        job._ask_statistics = self._client_thread.ask_statistics
         self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
         self._client_thread.close_job(record)
         return job
@@ -742,6 +745,17 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises MasterUnreachable if the master does not answer.
         """
         return self._client_thread.member.status()
+
+    def stats(self) -> ClusterStats:
+        """Return the statistics of the cluster: of each slave, of this user's last jobs, and of what the tasks of this
+        application added to `concurrent_nb.stats`. A notebook shows them as tables.
+
+        >>> [slave["slots"] for slave in app.stats().slaves.values()]
+        [2]
+
+        Raises MasterUnreachable if the master does not answer.
+        """
+        return ClusterStats.from_answer(self._client_thread.ask_statistics(None), self._client_thread.statistics.read())
 
     # --------------------------------------------------------------------------------------------------------- inside
 

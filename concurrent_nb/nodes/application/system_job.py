@@ -61,9 +61,10 @@ class SystemRun(Job):
         (value,) = self.results(timeout_s)
         return value
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:  # type: ignore[override]  # the times of a system's tasks are known to it alone
         """Return the progress of the system, as `MasterHandle.stats` does in the system; a moment old."""
         stats: dict[str, Any] = msgspec.to_builtins(self.last_counts)
+        stats["values"] = self._statistics.read()
         return stats
 
     def counts(self) -> Counts:
@@ -171,4 +172,4 @@ class _CellHandle(TaskHandle):
         """Copy to the future where and how the task has run."""
         future = self._future
         future.slave, future.worker, future.attempt = self.slave, self.worker, self.attempt
-        future.elapsed_s, future.status = self.elapsed_s, self.status
+        future.elapsed_s, future.usage, future.status = self.elapsed_s, self.usage, self.status

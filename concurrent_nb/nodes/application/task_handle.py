@@ -7,7 +7,7 @@ A user's task has a `TaskFuture`. A batch (`batched_job`), the task of a cell (`
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.outcome import Status
@@ -16,6 +16,10 @@ from concurrent_nb.shipping.runtime.notes import Note
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.futures import Presenter
     from concurrent_nb.nodes.application.job import Job
+
+
+#: the usage of a task that took less than a millisecond
+NO_USAGE: Final = (0, 0)
 
 
 class TaskHandle(Protocol):
@@ -32,6 +36,7 @@ class TaskHandle(Protocol):
     worker: int = 0  #: pid of the worker that ran it
     attempt: int = 0  #: number of the attempt that ended it
     elapsed_s: float = 0.0  #: time that the worker spent on it
+    usage: tuple[int, int] = NO_USAGE  #: CPU time in microseconds, peak memory in KiB
     status: Status | None = None  #: how it ended on the cluster
 
     @property

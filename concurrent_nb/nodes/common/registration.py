@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
-from concurrent_nb.ids import SessionId
+from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.common.process_identity import host_name, own_start_time
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, parse_limits
 from concurrent_nb.object_store import segments
@@ -77,6 +77,12 @@ class Membership:
     def status(self) -> dict[str, Any]:
         """Return the master's status; of jobs, those of the own principal. Raises MasterUnreachable."""
         answer = self.control.call("status", **self._credentials)
+        assert isinstance(answer, dict)
+        return answer
+
+    def statistics(self, job: JobId | None = None) -> dict[str, Any]:
+        """Return the master's statistics of an own job, or of the cluster. Raises as `status`, ConfigurationError."""
+        answer = self.control.call("stats", job="" if job is None else job.hex(), **self._credentials)
         assert isinstance(answer, dict)
         return answer
 

@@ -9,7 +9,7 @@ an error, a stop, kill -9), its session and all of its tasks end.
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -30,7 +30,7 @@ from concurrent_nb.nodes.common.system_log import print_line, print_log_of
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.entering import TASK_ENVIRONMENT
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.shipping.runtime.notes import Display, SystemCounts
+from concurrent_nb.shipping.runtime.notes import Display, SystemCounts, TaskStatistics
 from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.tasks.system_driver import (
     AHEAD_MOST,
@@ -43,6 +43,7 @@ from concurrent_nb.tasks.system_driver import (
     SystemTaskEnded,
     SystemTaskRunning,
 )
+from concurrent_nb.telemetry.statistic_registry import StatisticRegistry, packed_statistics
 from concurrent_nb.wire.codec import size_of
 
 #: time between two notes of the system's progress, in seconds; it grows to REPORT_MAX_S after an hour
@@ -62,8 +63,8 @@ def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
     system.system_id = access.system_id
     log = print_log_of(system)
     client = _SystemClient(access, type(system).__name__)
-    driver = SystemDriver(system, access.client_id, print_line, client.status, monotonic)
-    reporter = _ProgressReporter(driver)
+    driver = SystemDriver(system, access.client_id, print_line, client.status, monotonic, client.statistics.read)
+    reporter = _ProgressReporter(driver, client.take_measured)
     try:
         client.execute(driver.begin())
         reporter.report()
@@ -82,8 +83,9 @@ def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
 class _ProgressReporter:
     """Reports the progress of the system, at intervals that grow while the system runs."""
 
-    def __init__(self, driver: SystemDriver) -> None:
+    def __init__(self, driver: SystemDriver, take_measured: Callable[[], TaskStatistics | None]) -> None:
         self._driver = driver
+        self._take_measured = take_measured
         self._started_s = self._reported_s = monotonic()
         self.report(now=True)
 
@@ -98,6 +100,8 @@ class _ProgressReporter:
         if now or at - self._reported_s >= self._interval_s():
             self._reported_s = at
             self._is_behind = False
+            if (measured := self._take_measured()) is not None:
+                notes.SINK.put_progress(measured)
             notes.SINK.put_progress(msgspec.convert(self._driver.stats(), SystemCounts))
 
     def _interval_s(self) -> float:
@@ -125,7 +129,15 @@ class _SystemClient:
             join, access.info.name, host_name, store, gone=lambda gracefully: None, at_end=lambda: None
         )
         self._client_thread.present_display = self._forward_display
+        self._measured = StatisticRegistry()  # what tasks have measured since the last report
+        self._client_thread.task_measured = lambda note: self._measured.merge(note.values)
+        self.statistics = self._client_thread.statistics  #: what tasks have measured so far
         self._job = ClientJob[TaskHandle](new_job_id(), name)
+
+    def take_measured(self) -> TaskStatistics | None:
+        """Return what the tasks have measured since the last call, None if that is nothing."""
+        taken = self._measured.take()
+        return TaskStatistics(packed_statistics(taken)) if taken else None
 
     def status(self) -> dict[str, Any]:
         """Return the cluster's slaves, clients and task counts."""

@@ -3,6 +3,8 @@
     in a task:      report, publish, display --> sink --> bytes of the task's stream 3
     application:    NoteReader.feed(bytes) --> ProgressReport, Publication, Display; of a task system SystemCounts
 
+What a task adds to statistics (`concurrent_nb.stats`) is gathered and travels the same way, as TaskStatistics.
+
 In the stream each note is a record: u32 length (little endian), then msgpack. Only the application unpickles what
 was published. Outside of a task `report` and `publish` do nothing.
 """
@@ -15,7 +17,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 
@@ -32,6 +34,8 @@ REPORT_S: Final = 0.05
 TEXT_MAX: Final = 200
 
 _LENGTH: Final = struct.Struct("<I")
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+_Bin = Annotated[int, msgspec.Meta(ge=-100_000, le=100_000)]
 
 
 class ProgressReport(msgspec.Struct, tag="report", frozen=True):
@@ -116,6 +120,28 @@ class SetupRan(msgspec.Struct, tag="setup", frozen=True):
         )
 
 
+class TaskStatistics(msgspec.Struct, tag="statistics", frozen=True):
+    """What a task has added to statistics since its last note of this kind."""
+
+    #: by name: count, total, minimum, maximum, and counts by number of the bin; see `telemetry.statistic`
+    values: Annotated[
+        list[
+            tuple[
+                Annotated[str, msgspec.Meta(max_length=200)],
+                tuple[_Count, float, float, float, Annotated[dict[_Bin, _Count], msgspec.Meta(max_length=4096)]],
+            ]
+        ],
+        msgspec.Meta(max_length=1000),
+    ]
+
+
+class StatisticSource(Protocol):
+    """Gathers the statistics of a task."""
+
+    def take_note(self) -> TaskStatistics | None:
+        """Return what has been gathered since the last call, None if that is nothing."""
+
+
 class _Published(msgspec.Struct, tag="published", frozen=True):
     body: bytes
     buffers: list[bytes]
@@ -134,11 +160,11 @@ class Publication:
         return pickles.loads_result(body, [bytearray(buffer) for buffer in buffers])
 
 
-Note = ProgressReport | Display | Publication | SystemCounts | Item | ItemEnded | SetupRan
+Note = ProgressReport | Display | Publication | SystemCounts | Item | ItemEnded | SetupRan | TaskStatistics
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(
-    ProgressReport | Display | SystemCounts | Item | ItemEnded | SetupRan | _Published
+    ProgressReport | Display | SystemCounts | Item | ItemEnded | SetupRan | TaskStatistics | _Published
 ).decode
 
 
@@ -150,6 +176,7 @@ class NoteSink:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.item: Callable[[], int] | None = None  #: returns the position of the running item, in a batch
+        self.statistics: StatisticSource | None = None  #: of the running task, if it has any
         self._clock = clock
         self._send: Callable[[bytes], None] | None = None
         self._spent_bytes = 0
@@ -167,9 +194,13 @@ class NoteSink:
         self._spent_bytes = 0
         self._reported_at = -math.inf
         self._held = None
+        self.statistics = None
 
     def close(self) -> None:
-        """End the task. Sends the report that was held."""
+        """End the task. Sends the report that was held, and the statistics that were gathered."""
+        if self.statistics is not None:
+            self.send_statistics()
+            self.statistics = None
         held, self._held = self._held, None
         send, self._send = self._send, None
         if held is not None and send is not None:
@@ -186,13 +217,19 @@ class NoteSink:
         self._held = None
         self._put(record)
 
-    def put_progress(self, note: SystemCounts | ItemEnded | SetupRan) -> None:
-        """Send the progress of a system or a batch, or the result of a setup.
+    def put_progress(self, note: SystemCounts | ItemEnded | SetupRan | TaskStatistics) -> None:
+        """Send the progress of a system or a batch, what a system's tasks have measured, or the result of a setup.
 
         They are rare, so they are not counted.
         """
         if self._send is not None:
             self._send(_record(note))
+
+    def send_statistics(self) -> None:
+        """Send what has been gathered by now. It is merged before it is sent, so it does not count."""
+        source, send = self.statistics, self._send
+        if source is not None and send is not None and (note := source.take_note()) is not None:
+            send(_record(note))
 
     def put(self, note: Display | _Published) -> None:
         """Send a note. Raises TooLarge if the task's notes exceed the limit."""
@@ -419,7 +456,9 @@ def _png_of(figure: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------ the stream
 
 
-def _record(note: ProgressReport | Display | SystemCounts | Item | ItemEnded | SetupRan | _Published) -> bytes:
+def _record(
+    note: ProgressReport | Display | SystemCounts | Item | ItemEnded | SetupRan | TaskStatistics | _Published,
+) -> bytes:
     encoded = _encode(note)
     return _LENGTH.pack(len(encoded)) + encoded
 
