@@ -30,6 +30,7 @@ from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.tasks.event_log import EventLog
 from concurrent_nb.tasks.job_sums import SlotTime
 from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
@@ -112,6 +113,21 @@ class Scheduler:
     def slots(self) -> tuple[int, int]:
         """The number of slots of all slaves, and of idle ones."""
         return self._state.slots, self._state.idle
+
+    @property
+    def event_log(self) -> EventLog:
+        """The last events; the master adds those that it sees."""
+        return self._state.event_log
+
+    @property
+    def failed(self) -> int:
+        """The number of tasks that have failed since the start."""
+        return self._state.failed
+
+    @property
+    def cancelled(self) -> int:
+        """The number of tasks that were cancelled since the start."""
+        return self._state.cancelled
 
     @property
     def blamed(self) -> Collection[TaskRecord]:

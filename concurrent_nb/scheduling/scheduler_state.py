@@ -15,6 +15,7 @@ from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
+from concurrent_nb.tasks.event_log import EventLog
 from concurrent_nb.tasks.job_sums import SlotTime
 from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
@@ -53,6 +54,9 @@ class SchedulerState:
         self.strategies = strategies
         self.outbox = Outbox()
         self.task_log = TaskLog()
+        self.event_log = EventLog()
+        self.failed = 0  #: number of tasks that neither succeeded nor were cancelled, since the start
+        self.cancelled = 0
         self.jobs: dict[JobId, JobRecord] = {}
         self.ended_jobs: OrderedDict[JobId, JobRecord] = OrderedDict()  #: forgotten ones, the newest last
         self.slot_time = SlotTime()
@@ -273,3 +277,4 @@ class SchedulerState:
         self.strategies.forgotten(job)
         self.lingering.discard(job.id)
         self.outbox.forget(job.id)
+        job.forgotten_s = self.task_log.now_s

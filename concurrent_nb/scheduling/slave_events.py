@@ -248,6 +248,7 @@ class SlaveEventHandler:
 
     def _start(self, task: TaskRecord, ref: TaskRef, slave: SlaveState, now: float) -> None:
         task.started = True
+        task.started_s = now
         slave.started += 1
         self._state.drop_recall(task, slave)
         if task.timeout_s is not None:

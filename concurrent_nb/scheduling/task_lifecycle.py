@@ -41,15 +41,30 @@ class TaskLifecycle:
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
         self._state.task_log.add(task, outcome, slave)
-        if outcome.status == Status.CANCELLED:
-            task.job.sums.cancelled += 1
-        elif outcome.status not in SUCCESSES:
-            task.job.sums.failed += 1
+        self._count(task, outcome, buffers, slave)
         keep(task, outcome, buffers, slave)
         if task.deaths:
             self._state.blamed.pop(task, None)
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
+
+    def _count(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: str) -> None:
+        job, status, state = task.job, outcome.status, self._state
+        if status == Status.CANCELLED:
+            job.sums.cancelled += 1
+            state.cancelled += 1
+        elif status not in SUCCESSES:
+            job.sums.failed += 1
+            state.failed += 1
+            if status == Status.POISON:
+                self._add_event("task quarantined", f"task {task.name} is quarantined: {task.deaths[-1]}", task, slave)
+            if job.sums.failed == 1:
+                text = f"task {task.name} of job {job.name!r} has failed: {_why_it_failed(outcome, buffers)}"
+                self._add_event("job failed", text, task, slave)
+
+    def _add_event(self, kind: str, text: str, task: TaskRecord, slave: str) -> None:
+        state, job = self._state, task.job
+        state.event_log.add(state.task_log.now_s, kind, text, slave=slave, job=job.id, owner=job.owner)
 
     def deliver(self, task: TaskRecord) -> None:
         """Send a finished task's outcome to its owner, or keep it until the owner is back."""
@@ -103,6 +118,8 @@ class TaskLifecycle:
             self.finish(task, _stopped(task, Status.CANCELLED, outcome), slave=slave)
             return False
         task.deaths += (how,)
+        if not slave_lost:
+            self._add_event("worker died", f"a worker of slave {slave} died with task {task.name}: {how}", task, slave)
         task.lost_slaves += slave_lost
         count, allowed = len(task.deaths), self._deaths_allowed
         # A task that cannot run alone, because it waits for others, is quarantined in the end, too.
@@ -212,12 +229,22 @@ def _stopped(task: TaskRecord, status: Status, last: OutcomeFrame | None = None,
 
 
 def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
+    return _report_of(outcome, buffers).message[:_HOW_LENGTH] or f"worker {outcome.worker} died for an unknown reason"
+
+
+def _why_it_failed(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
+    report = _report_of(outcome, buffers)
+    parts = (report.type_name[:_HOW_LENGTH], report.message[:_HOW_LENGTH])
+    return ": ".join(part for part in parts if part) or Status(outcome.status).name
+
+
+def _report_of(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> ErrorReport:
+    """Return what a slave reports on a failure; an empty report if that cannot be read here."""
     body = buffers[0] if buffers and not outcome.body else outcome.body
     try:
-        message = msgspec.msgpack.decode(body, type=ErrorReport).message
+        return msgspec.msgpack.decode(body, type=ErrorReport)
     except msgspec.MsgspecError:
-        message = ""
-    return message[:_HOW_LENGTH] or f"worker {outcome.worker} died for an unknown reason"
+        return ErrorReport("", "", "")
 
 
 def _quarantine_note(task: TaskRecord) -> str:

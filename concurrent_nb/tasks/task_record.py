@@ -47,6 +47,7 @@ class JobRecord:
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it
     sums: JobSums = field(default_factory=JobSums, repr=False)  #: of its tasks that have ended
+    forgotten_s: float | None = None  #: when it was forgotten: closed, and all outcomes acknowledged
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
 
 
@@ -79,6 +80,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     width: int = 1  #: slots that it takes on its slave; 0: it is a system host
     accepted_s: float = 0.0  #: when it was accepted
     assigned_s: float = 0.0  #: when it was last assigned
+    started_s: float = 0.0  #: when its slave last reported that it runs
 
     @property
     def name(self) -> str:
