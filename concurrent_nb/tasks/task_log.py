@@ -25,9 +25,9 @@ T = TypeVar("T")
 TASKS_KEPT: Final = 100_000
 #: tasks in a block; the oldest block is dropped as a whole
 _BLOCK: Final = 1000
-#: when it ended, seconds of its run; index; bytes of arguments and result; job, function and slave (numbers in this log),
-#: worker; seconds until the end from its acceptance, its assignment and the end of its run, seconds of CPU time; peak
-#: memory in KiB, attempt, status. Each field is at a multiple of its size, so that `TaskColumns` can read it
+#: when it ended, seconds of its run; index; bytes of arguments and result; job, function and slave (numbers in this
+#: log), worker; seconds until the end from its acceptance, its assignment and the end of its run, seconds of CPU time;
+#: peak memory in KiB, attempt, status. Each field is at a multiple of its size, so that `TaskColumns` can read it
 _RECORD: Final = struct.Struct("=ddqQQIIIIffffIHBx")
 _KIB: Final = 1024
 _U16_MAX: Final = 2**16 - 1
@@ -208,8 +208,8 @@ class TaskLog:
 class TaskColumns:
     """The columns of up to a thousand tasks of a log: numbers in memory, for what is done with each task of a cluster.
 
-    A column is read by slices (`column[::3].tolist()`), which costs 4 ns for each number, and is valid until the log gets
-    its next task. `TaskLog.read` gives the same tasks one by one, and makes the durations that slaves report consistent.
+    A column is read by slices (`column[::3].tolist()`), which costs 4 ns for each number, and is valid until the log
+    gets its next task. `TaskLog.read` gives the tasks one by one, with consistent times where slaves report nonsense.
     """
 
     def __init__(self, block: _Block, first: int, last: int) -> None:

@@ -10,7 +10,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import IOStream, StreamClosedError
@@ -20,6 +20,9 @@ from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, 
 from concurrent_nb.transport.addresses import is_loopback, plain_host
 from concurrent_nb.wire import jsonrpc
 from concurrent_nb.wire.jsonrpc import Answer, Caller, Fault
+
+if TYPE_CHECKING:
+    from concurrent_nb.transport.feed_handler import FeedConnection, Watches
 
 _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::\d{1,5})?", re.IGNORECASE)
 _BEARER: Final = re.compile(r"Bearer +([!-~]{1,256})", re.IGNORECASE)
@@ -44,6 +47,11 @@ class ServerContext:
     on_authenticated: Callable[[IOStream, str], object] = lambda stream, role: (
         None
     )  #: called with each connection that sends a valid token, and its role
+    #: returns the role of a page's session from the text of a Cookie header, None without a valid one; None: no pages
+    role_of_cookie: Callable[[str], str | None] | None = None
+    watches: "Watches | None" = None  #: the live feed; None if there is none
+    readers_of_role_max: int = 1  #: most connections of one role to the feed
+    readers: "dict[FeedConnection, None]" = field(default_factory=dict)  #: open connections to the feed
     running: set[IOStream] = field(default_factory=set)  #: connections with a running call
     idle: asyncio.Event = field(default_factory=asyncio.Event)  #: set while there are no running calls
 
@@ -79,7 +87,7 @@ class ServerContext:
 
 
 @stream_request_body
-class _Guarded(RequestHandler):
+class Guarded(RequestHandler):
     """Refuses requests that are not allowed before their body is read."""
 
     verb: ClassVar[str] = ""
@@ -139,7 +147,7 @@ class _Guarded(RequestHandler):
         return None
 
 
-class CallHandler(_Guarded):
+class CallHandler(Guarded):
     """POST /api/1: calls; needs a token."""
 
     verb = "POST"
@@ -181,7 +189,7 @@ class CallHandler(_Guarded):
         return None
 
 
-class PingHandler(_Guarded):
+class PingHandler(Guarded):
     """GET /ping: confirms that a master is here; needs no token."""
 
     verb = "GET"
@@ -191,11 +199,11 @@ class PingHandler(_Guarded):
         self.finish(jsonrpc.PONG)
 
 
-class UnknownHandler(_Guarded):
+class UnknownHandler(Guarded):
     """All other paths: 404."""
 
     def _other_verb(self) -> tuple[int, ConcurrentError] | None:
         if re.fullmatch(r"/api/\d{1,9}", self.request.path):
             text = f"this master serves {jsonrpc.API_PATH}, not {self.request.path}: install the same version on both"
             return 404, VersionMismatch(text)
-        return 404, ProtocolError(f"a master serves {jsonrpc.API_PATH} and {jsonrpc.PING_PATH} only")
+        return 404, ProtocolError(f"a master serves {jsonrpc.API_PATH}, {jsonrpc.PING_PATH} and /feed only")

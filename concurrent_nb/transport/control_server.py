@@ -1,4 +1,5 @@
-"""Serves the control channel: POST /api/1 for calls, GET /ping, without a token, to check that a master is here.
+"""Serves the control channel: POST /api/1 for calls, GET /feed for those who watch, and GET /ping, without a token, to
+check that a master is here.
 
 The master starts it on its asyncio loop with a dispatcher. Before it reads a body, the server checks address, Host,
 Origin and token, and it limits sizes and times; the dispatcher checks what a role may call. The server never serves
@@ -25,6 +26,7 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport.addresses import advertised, bind, is_loopback, resolve
 from concurrent_nb.transport.control_handlers import CallHandler, Dispatches, PingHandler, ServerContext, UnknownHandler
+from concurrent_nb.transport.feed_handler import FEED_PATH, GOING_AWAY, FeedHandler, Watches
 from concurrent_nb.transport.keys import TOKEN
 from concurrent_nb.transport.tls import TlsMaterial, server_context
 from concurrent_nb.wire import jsonrpc
@@ -48,6 +50,9 @@ class ConnectionLimits(NamedTuple):
     #: share of the connections that a role may have; beyond it the least recently used one is closed, preferably one
     #: without a running call. An eighth remains for new connections, so connections of a token cannot keep others out.
     shares: Mapping[str, float] = MappingProxyType({"client": 3 / 8, "slave": 1 / 4, "admin": 1 / 4})
+    #: most connections of one role to the feed. They are counted apart: each has shown its token, lasts for long, and
+    #: must not take the place of calls. Those of one role leave descriptors for the others
+    readers_of_role: int = 750
     #: seconds without accepting when the system has no descriptor for a new connection
     pause_s: float = 1.0
 
@@ -72,6 +77,8 @@ class ControlServer:
         *,
         names: Iterable[str] = (),
         limits: ConnectionLimits = _LIMITS,
+        watches: Watches | None = None,
+        role_of_cookie: Callable[[str], str | None] | None = None,
     ) -> None:
         """Create a server; `start` binds it.
 
@@ -80,6 +87,8 @@ class ControlServer:
             addresses: to bind, "0.0.0.0" and "::" for all; beyond this machine with `tls` only.
             port: 0 for a free one.
             names: further host names that clients may use in the Host header.
+            watches: the live feed, at GET /feed; None if there is none.
+            role_of_cookie: returns the role of a page's session from the text of a Cookie header, for the feed.
 
         Raises ConfigurationError for invalid tokens.
         """
@@ -90,7 +99,15 @@ class ControlServer:
         self._tls = tls
         self._limits = limits
         served = frozenset(name.lower() for name in [*addresses, *names])
-        self._context = ServerContext(dispatcher, dict(tokens), served, limits.answer_s)
+        self._context = ServerContext(
+            dispatcher,
+            dict(tokens),
+            served,
+            limits.answer_s,
+            role_of_cookie=role_of_cookie,
+            watches=watches,
+            readers_of_role_max=limits.readers_of_role,
+        )
         self._server: _Server | None = None
         self._endpoints: list[str] = []
 
@@ -130,11 +147,17 @@ class ControlServer:
         server.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._context.idle.wait(), grace_s)
+        for connection in list(self._context.readers):
+            connection.close(GOING_AWAY, "the master stops")
         await server.close_all_connections()
 
     def _application(self) -> Application:
         context = {"context": self._context}
-        rules: list[Any] = [(jsonrpc.API_PATH, CallHandler, context), (jsonrpc.PING_PATH, PingHandler, context)]
+        rules: list[Any] = [
+            (jsonrpc.API_PATH, CallHandler, context),
+            (jsonrpc.PING_PATH, PingHandler, context),
+            (FEED_PATH, FeedHandler, context),
+        ]
         return Application(
             rules, default_handler_class=UnknownHandler, default_handler_args=context, log_function=_log_request
         )

@@ -25,6 +25,7 @@ from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.master.cluster_statistics import cluster_statistics, job_statistics
+from concurrent_nb.nodes.master.cluster_view import view_of
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
@@ -39,6 +40,7 @@ from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task_record import ObjectSize
+from concurrent_nb.telemetry.feed_state import ClusterView
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     Buffer,
@@ -260,7 +262,11 @@ class MasterCore:
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.joined:
-            self._events.append(e.SlaveLost(session_id, reason, left or not peer.slots))
+            left = left or not peer.slots
+            self._events.append(e.SlaveLost(session_id, reason, left))
+            kind = "left" if left else "lost"
+            text = f"slave {peer.name} {'has left' if left else 'is lost'}: {reason}"
+            self.scheduler.event_log.add(now, f"slave {kind}", text, slave=peer.name)
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
         self._decide(now)
@@ -392,6 +398,8 @@ class MasterCore:
         peer.memory.announced.share(shares)
         if peer.role == "slave":
             self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
+            text = f"slave {peer.name} has joined with {peer.slots} slots"
+            self.scheduler.event_log.add(now, "slave joined", text, slave=peer.name)
             return
         # From now on silence does not lose it; and it takes over the jobs of its former session.
         self._liveness.keep(peer.session_id, self._kept_s if peer.comes_back else None)
@@ -710,6 +718,10 @@ class MasterCore:
         if self._silent:
             due = min(due, self._next_check_s)
         return min(due, self.kernels.next_deadline())
+
+    def view(self) -> ClusterView:
+        """Return the state of the cluster for its live feed."""
+        return view_of(self.peers, self.scheduler)
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
         """Return the state of the cluster, for people and for the control channel, in seconds and bytes.

@@ -36,6 +36,7 @@ from concurrent_nb.nodes.master.cluster_statistics import SAMPLE_TASKS
 from concurrent_nb.nodes.master.cluster_statistics import sample as take_sample
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.kernel_requests import Answer
+from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
@@ -184,8 +185,14 @@ class Master:
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
         limits = ConnectionLimits()
-        limits = limits._replace(connections=descriptors.share_of_limit(1 / 4, limits.connections))
-        server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits)
+        limits = limits._replace(
+            connections=descriptors.share_of_limit(1 / 4, limits.connections),
+            readers_of_role=descriptors.share_of_limit(1 / 8, limits.readers_of_role),
+        )
+        feed = LiveFeed(self._core, self.name, self._began, self._ask)
+        server = ControlServer(
+            dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits, watches=feed
+        )
         self._thread.start()
         path = None
         at_end = contextlib.ExitStack()
@@ -209,6 +216,7 @@ class Master:
         finally:
             giving_back.cancel()
             await server.stop()
+            await feed.stop()
             if path is not None:
                 connection_file.remove(path, self._core.epoch)
             self._stopping = True

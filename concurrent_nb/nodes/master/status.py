@@ -44,7 +44,7 @@ def describe(
                 "outdated": peer.outdated,
                 "cores": peer.info.cores,
                 **_whereabouts(peer, now),
-                **_load_of(peer, scheduler),
+                **load_of(peer, scheduler),
             }
             for peer in joined
             if peer.role == "slave"
@@ -66,7 +66,8 @@ def _whereabouts(peer: Peer, now: float) -> dict[str, Any]:
     return {"host": peer.info.host, "pid": peer.info.pid, "uptime_s": now - peer.since}
 
 
-def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
+def load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
+    """Return state and load of a slave, and the load of its host as it has reported it."""
     slave, load = scheduler.slaves.get(peer.session_id), peer.load
     host = {
         "load": None if load is None else load.load,

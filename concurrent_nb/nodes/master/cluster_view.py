@@ -1,0 +1,111 @@
+"""The cluster as its live feed shows it: slaves, jobs, counts and running tasks. Called for each tick of the feed."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.peers import Peer
+from concurrent_nb.nodes.master.status import load_of
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.tasks.task_record import JobRecord
+from concurrent_nb.telemetry.feed_state import RUNNING_MAX, ClusterView, RunningTask
+
+#: most jobs of one owner, and of all, that have not ended and are listed: the newest
+JOBS_OF_OWNER_MAX, JOBS_MAX = 1000, 5000
+#: most running tasks of one slave that are listed
+RUNNING_OF_SLAVE_MAX: Final = 100
+
+
+def view_of(peers: Mapping[SessionId, Peer], scheduler: Scheduler) -> ClusterView:
+    """Return what readers of the feed may see; they get the parts that are theirs."""
+    joined = [peer for peer in peers.values() if peer.joined]
+    slaves = {peer.name: _describe_slave(peer, scheduler) for peer in joined if peer.role == "slave"}
+    assigned, running = _count_assigned(scheduler)
+    listed = _listed(scheduler)
+    jobs = {
+        job.id.hex(): _describe_job(peers, job, assigned[job.id]) for job in (*scheduler.ended_jobs.values(), *listed)
+    }
+    owners = {job.id.hex(): job.owner for job in (*scheduler.ended_jobs.values(), *listed)}
+    on_slaves = sum(assigned.values())
+    kept = sum(len(job.tasks) for job in scheduler.jobs.values()) - scheduler.waiting - on_slaves
+    totals = {
+        "waiting": scheduler.waiting,
+        "assigned": on_slaves,
+        "kept": kept,
+        "done": len(scheduler.task_log),
+        "failed": scheduler.failed,
+        "cancelled": scheduler.cancelled,
+        "slots": sum(slave["slots"] for slave in slaves.values()),
+        "busy": sum(slave["busy"] for slave in slaves.values()),
+        "clients": sum(peer.role == "client" for peer in joined),
+    }
+    return ClusterView(totals, slaves, jobs, owners, running, len(scheduler.jobs) - len(listed))
+
+
+def _describe_slave(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
+    return {
+        "name": peer.name,
+        "host": peer.info.host,
+        "pid": peer.info.pid,
+        "cores": peer.info.cores,
+        "slots": peer.slots,
+        "done": peer.done,
+        "since_s": peer.since,
+        **load_of(peer, scheduler),
+    }
+
+
+def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int) -> dict[str, Any]:
+    client = peers.get(job.client) if job.client is not None else None
+    left = job.accepted - job.sums.ended
+    state = "stopping" if job.ended else "running" if assigned else "waiting"
+    return {
+        "id": job.id.hex(),
+        "name": job.name,
+        "client": None if client is None else client.name,
+        "mine": False,
+        "state": "ended" if job.forgotten_s is not None else state if left else "idle",
+        "tasks": job.accepted,
+        "done": job.sums.ended,
+        "failed": job.sums.failed,
+        "cancelled": job.sums.cancelled,
+        "assigned": assigned,
+        "opened_s": job.opened_s,
+        "ended_s": job.forgotten_s,
+        "notebook": job.notebook,
+        "cell": job.cell,
+    }
+
+
+def _count_assigned(scheduler: Scheduler) -> tuple[Counter[JobId], list[RunningTask]]:
+    """Return the number of assigned tasks of each job, and the tasks that were reported to run."""
+    assigned: Counter[JobId] = Counter()
+    running: list[RunningTask] = []
+    for slave in scheduler.slaves.values():
+        assigned.update([task.job.id for task in slave.tasks])
+        if not slave.started:
+            continue
+        most = min(len(running) + RUNNING_OF_SLAVE_MAX, RUNNING_MAX)
+        for task in slave.tasks:
+            if len(running) >= most:
+                break
+            if task.started:
+                job = task.job
+                running.append(RunningTask(job.owner, job.id.hex(), task.index, slave.name, task.started_s))
+    return assigned, running
+
+
+def _listed(scheduler: Scheduler) -> list[JobRecord]:
+    """Return the newest jobs of each owner, the oldest first."""
+    if len(scheduler.jobs) <= JOBS_OF_OWNER_MAX:
+        return list(scheduler.jobs.values())
+    counts: Counter[str] = Counter()
+    listed: list[JobRecord] = []
+    for job in reversed(list(scheduler.jobs.values())):
+        counts[job.owner] += 1
+        if counts[job.owner] <= JOBS_OF_OWNER_MAX:
+            listed.append(job)
+            if len(listed) == JOBS_MAX:
+                break
+    return listed[::-1]
