@@ -211,7 +211,8 @@ class FeedState:
         self._out_bytes += sum(out_bytes)
         seconds = columns.elapsed_s.tolist()
         limits = columns.assigned_ago_s.tolist()
-        if not sum(seconds) <= sum(limits):  # a slave may report any time, and none that is no number compares
+        # A slave may report any time; one that is no number makes the first comparison fail.
+        if not (sum(seconds) <= sum(limits) and min(seconds) >= 0):
             seconds = [time if 0 <= time <= limit else limit for time, limit in zip(seconds, limits, strict=True)]
         if len(columns.jobs) == 1:
             self._add_to(columns.jobs[0], sum(in_bytes), sum(out_bytes), sum(seconds))

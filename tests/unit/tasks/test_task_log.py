@@ -103,3 +103,26 @@ def test_the_oldest_tasks_are_dropped_in_blocks() -> None:
     ]
     assert [times.number for times in log.read(3998, 4002)] == [3998, 3999, 4000, 4001]
     assert list(log.read(4500)) == []
+
+
+def test_columns_have_what_single_tasks_have() -> None:
+    log = TaskLog(kept=3000)
+    for index in range(4500):
+        log.now_s = float(index)
+        log.add(record(index, float(index) - 2, float(index) - 1), outcome(index, 0.5, worker=index), f"{index % 3}")
+    for since in (0, 3000, 3500, 4499, 4500):
+        tasks, columns = list(log.read(since)), list(log.columns(since))
+        assert [len(block) for block in columns] == [
+            len([task for task in tasks if task.number // 1000 == thousand])
+            for thousand in range(5)
+            if any(task.number // 1000 == thousand for task in tasks)
+        ]
+        assert [time for block in columns for time in block.ended_s] == [task.ended_s for task in tasks]
+        assert [pid for block in columns for pid in block.worker] == [task.worker for task in tasks]
+        assert [block.slaves[slave] for block in columns for slave in block.slave] == [task.slave for task in tasks]
+        assert [block.jobs[job] for block in columns for job in block.job] == [task.job for task in tasks]
+        assert [block.functions[each] for block in columns for each in block.function] == [t.function for t in tasks]
+        for name in ("in_bytes", "out_bytes", "status", "elapsed_s"):
+            assert [value for block in columns for value in getattr(block, name)] == [getattr(t, name) for t in tasks]
+        for name, value in (("accepted_ago_s", 2.0), ("assigned_ago_s", 1.0), ("reported_ago_s", 0.5)):
+            assert all(set(getattr(block, name)) == {value} for block in columns)

@@ -1,0 +1,123 @@
+"""What the master shows to those who watch: jobs and their counts, slaves, running tasks, events."""
+
+import msgspec
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.master import cluster_view
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire import messages as m
+from tests.unit.nodes.master.bench import ALICE, EAST, JOB, Bench, function
+
+
+def submit(count: int) -> m.Submit:
+    return m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(index, 0, b"") for index in range(count)])
+
+
+def with_job(count: int = 5, *, stop_on_error: bool = False) -> Bench:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=2)
+    job = m.OpenJob(JOB, "fits", False, stop_on_error, notebook="a.ipynb", cell="5f9a")
+    bench.send(ALICE, job, function(), submit(count))
+    bench.sent_to(EAST)
+    return bench
+
+
+def end(bench: Bench, *statuses: Status, first: int = 0) -> None:
+    report = msgspec.msgpack.encode(m.ErrorReport("ValueError", "no such place", ""))
+    items = [
+        m.OutcomeFrame(index, 1, status, 0.1, 42, report if status == Status.ERROR else b"")
+        for index, status in enumerate(statuses, first)
+    ]
+    bench.send(EAST, m.Outcomes(JOB, "", items))
+
+
+def kinds(bench: Bench) -> list[str]:
+    return [event.kind for event in bench.core.scheduler.event_log.kept]
+
+
+def test_a_job_counts_its_tasks_when_they_end() -> None:
+    bench = with_job()
+    end(bench, Status.OK, Status.ERROR)
+    view = bench.core.view()
+    job = view.jobs[JOB.hex()]
+    assert (job["tasks"], job["done"], job["failed"], job["cancelled"]) == (5, 2, 1, 0)
+    assert (job["state"], job["notebook"], job["cell"], job["ended_s"]) == ("running", "a.ipynb", "5f9a", None)
+    assert job["client"] == "somebody"
+    assert (view.totals["done"], view.totals["failed"], view.totals["kept"]) == (2, 1, 2)
+    bench.send(ALICE, m.Cancel(JOB, [4]))
+    bench.sent_to(EAST)
+    end(bench, Status.CANCELLED, first=4)
+    assert bench.core.view().jobs[JOB.hex()]["cancelled"] == 1
+
+
+def test_late_and_repeated_outcomes_do_not_count() -> None:
+    bench = with_job()
+    end(bench, Status.OK, Status.OK)
+    end(bench, Status.OK, Status.OK)
+    assert bench.core.view().jobs[JOB.hex()]["done"] == 2
+    assert bench.core.view().totals["done"] == 2
+
+
+def test_a_job_that_has_ended_stays_for_a_while() -> None:
+    bench = with_job(1)
+    bench.now = 2.0
+    end(bench, Status.OK)
+    bench.send(ALICE, m.CloseJob(JOB))
+    bench.sent_to(ALICE)
+    bench.send(ALICE)  # which acknowledges the outcome
+    assert JobId(JOB) not in bench.core.scheduler.jobs
+    view = bench.core.view()
+    job = view.jobs[JOB.hex()]
+    assert (job["state"], job["ended_s"], job["done"]) == ("ended", 2.0, 1)
+    assert view.owners[JOB.hex()] == "alice's key"
+    bench.send(ALICE, m.OpenJob(JOB, "fits again", False, False))
+    assert [each["name"] for each in bench.core.view().jobs.values()] == ["fits again"]
+
+
+def test_a_task_that_was_reported_to_run_is_listed() -> None:
+    bench = with_job()
+    bench.now = 3.0
+    assert bench.core.view().running == []
+    bench.send(EAST, m.Started("", [m.TaskRef(JOB, 1, 1)]))
+    assert bench.core.view().running == [("alice's key", JOB.hex(), 1, "east", 3.0)]
+
+
+def test_of_many_jobs_the_newest_are_listed() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    count = cluster_view.JOBS_OF_OWNER_MAX + 5
+    ids = [number.to_bytes(16, "big") for number in range(count)]
+    bench.send(ALICE, *[m.OpenJob(job, f"job {number}", False, False) for number, job in enumerate(ids)])
+    view = bench.core.view()
+    assert [job["name"] for job in view.jobs.values()] == [f"job {number}" for number in range(5, count)]
+    assert view.other_jobs == 5
+
+
+def test_slaves_that_come_and_go_are_events() -> None:
+    bench = Bench()
+    bench.slave(EAST)
+    bench.core.remove(EAST, "it was silent for too long", 1.0)
+    bench.slave(EAST)
+    bench.core.remove(EAST, "it sent a Bye", 2.0, left=True)
+    assert kinds(bench) == ["slave joined", "slave lost", "slave joined", "slave left"]
+    lost = bench.core.scheduler.event_log.kept[1]
+    assert (lost.text, lost.slave, lost.at_s) == ("slave east is lost: it was silent for too long", "east", 1.0)
+
+
+def test_the_first_failure_of_a_job_is_an_event_of_its_owner() -> None:
+    bench = with_job()
+    end(bench, Status.ERROR, Status.ERROR)
+    assert kinds(bench) == ["slave joined", "job failed"]
+    event = bench.core.scheduler.event_log.kept[-1]
+    assert event.text == f"task {JOB.hex()[:8]}/0 of job 'fits' has failed: ValueError: no such place"
+    assert (event.owner, event.job, event.slave) == ("alice's key", JOB, "east")
+
+
+def test_deaths_of_workers_and_quarantine_are_events() -> None:
+    bench = with_job(1)
+    for attempt in (1, 2, 3):
+        bench.send(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, attempt, Status.DIED, 0.1, 42, b"")]))
+        bench.sent_to(EAST)
+    assert kinds(bench) == ["slave joined", *["worker died"] * 3, "task quarantined", "job failed"]
+    assert bench.core.view().jobs[JOB.hex()]["failed"] == 1
