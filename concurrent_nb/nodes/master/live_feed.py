@@ -59,6 +59,7 @@ class LiveFeed:
         self._readers: dict[FeedConnection, Visibility] = {}
         self._ticks: asyncio.Task[None] | None = None
         self._cost_s = 0.0  # of processor time, of the current tick
+        self._spent_s = 0.0  # of processor time, of all ticks so far
 
     async def watch(self, connection: FeedConnection, session: str, secret: str) -> None:
         """Serve a reader from the next tick on. Raises AccessRefused if it names a session that it does not have."""
@@ -72,6 +73,10 @@ class LiveFeed:
     def leave(self, connection: FeedConnection) -> None:
         """Forget a reader."""
         self._readers.pop(connection, None)
+
+    def describe(self) -> dict[str, Any]:
+        """Return how many watch, and the seconds of processor time that all ticks have taken, for `status`."""
+        return {"readers": len(self._readers), "cpu_s": self._spent_s}
 
     async def stop(self) -> None:
         """End the ticks."""
@@ -96,6 +101,7 @@ class LiveFeed:
             except Exception:
                 log.exception("the live feed has failed; it begins anew when its readers come back")
                 self._begin_anew()
+            self._spent_s += self._cost_s
             pause_s = min(max(INTERVAL_S, self._cost_s / SHARE), LONGEST_INTERVAL_S)
             await asyncio.sleep(max(0.0, began_s + pause_s - monotonic()))
 

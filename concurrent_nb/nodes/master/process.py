@@ -161,6 +161,7 @@ class Master:
         self._wake = Wakeup()
         self._look_at = 0.0  # when connections are to be checked again
         self._began = monotonic()
+        self._feed = LiveFeed(self._core, self.name, self._began, self._ask)
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread
         self._stop_event = asyncio.Event()
@@ -189,9 +190,8 @@ class Master:
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
             readers_of_role=descriptors.share_of_limit(1 / 8, limits.readers_of_role),
         )
-        feed = LiveFeed(self._core, self.name, self._began, self._ask)
         server = ControlServer(
-            dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits, watches=feed
+            dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits, watches=self._feed
         )
         self._thread.start()
         path = None
@@ -216,7 +216,7 @@ class Master:
         finally:
             giving_back.cancel()
             await server.stop()
-            await feed.stop()
+            await self._feed.stop()
             if path is not None:
                 connection_file.remove(path, self._core.epoch)
             self._stopping = True
@@ -285,7 +285,8 @@ class Master:
 
         status = await self._ask(describe_cluster)
         where = {"host": socket.gethostname(), "pid": os.getpid()}
-        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **status}
+        uptime_s, feed = monotonic() - self._began, self._feed.describe()
+        return {"name": self.name, **where, "uptime_s": uptime_s, **status, "feed": feed}
 
     @remote(roles=["admin", "client"])
     async def stats(
