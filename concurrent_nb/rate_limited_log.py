@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 #: lines about one subject within WINDOW_S seconds; then one line with the number of those left out
@@ -53,16 +54,33 @@ class RateLimitedLog:
         self._subjects: OrderedDict[object, LineLimit] = OrderedDict()
         self._all = LineLimit(LINES_IN_ALL)
 
-    def info(self, about: object, now: float, text: str, *args: object) -> None:
-        """Write a line about a subject, unless the limit is reached."""
-        self._write(logging.INFO, about, now, text, args, None)
+    def info(
+        self, about: object, now: float, text: str, *args: object, ids: Mapping[str, object] | None = None
+    ) -> None:
+        """Write a line about a subject, unless the limit is reached. `ids` are members of the record."""
+        self._write(logging.INFO, about, now, text, args, None, ids)
 
-    def warning(self, about: object, now: float, text: str, *args: object, error: BaseException | None = None) -> None:
+    def warning(
+        self,
+        about: object,
+        now: float,
+        text: str,
+        *args: object,
+        error: BaseException | None = None,
+        ids: Mapping[str, object] | None = None,
+    ) -> None:
         """Write a warning about a subject, unless the limit is reached; with `error`, an error with its traceback."""
-        self._write(logging.WARNING if error is None else logging.ERROR, about, now, text, args, error)
+        self._write(logging.WARNING if error is None else logging.ERROR, about, now, text, args, error, ids)
 
     def _write(
-        self, level: int, about: object, now: float, text: str, args: tuple[object, ...], error: BaseException | None
+        self,
+        level: int,
+        about: object,
+        now: float,
+        text: str,
+        args: tuple[object, ...],
+        error: BaseException | None,
+        ids: Mapping[str, object] | None,
     ) -> None:
         limit = self._subjects.get(about)
         if limit is None:
@@ -75,4 +93,4 @@ class RateLimitedLog:
                 return
             if left_out := each.take_left_out():
                 self._log.warning("%d more lines %s were left out", left_out, kind)
-        self._log.log(level, text, *args, exc_info=error)
+        self._log.log(level, text, *args, exc_info=error, extra=ids)

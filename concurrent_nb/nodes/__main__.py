@@ -1,9 +1,9 @@
-"""Start one node for an owner: `python -m concurrent_nb.nodes master CONFIG NAME` or `... slave CONFIG [FD]`.
+"""Start one node for an owner: `python -m concurrent_nb.nodes FORMAT master CONFIG NAME` or `FORMAT slave CONFIG [FD]`.
 
-CONFIG is JSON. Standard input is the lease: the node ends at its end of file. A slave reads the path of the connection
-file from the first line of it, so that it can start before the master is ready. A master writes that path to standard
-output. A slave writes to the descriptor FD how far its start has come, a line each, and closes it when it has joined or
-ends. `Cluster` uses this; users start nodes with `concurrent-nb`.
+FORMAT is that of the log, text or json. CONFIG is JSON. Standard input is the lease: the node ends at its end of file.
+A slave reads the path of the connection file from the first line of it, so that it can start before the master is
+ready. A master writes that path to standard output. A slave writes to the descriptor FD how far its start has come, a
+line each, and closes it when it has joined or ends. `Cluster` uses this; users start nodes with `concurrent-nb`.
 """
 
 import json
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, InitializerFailed
-from concurrent_nb.nodes.common.exit_codes import NOT_INITIALIZED, REFUSED
+from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
+from concurrent_nb.nodes.common.log_format import write_logs
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReporter
 
 STDIN = 0
@@ -21,19 +22,24 @@ STDIN = 0
 
 def main(arguments: list[str]) -> None:
     """Run the node of these arguments, until its lease ends."""
-    role, config, *rest = arguments
+    log_format, role, config, *rest = arguments
+    write_logs("json" if log_format == "json" else "text", role)
     try:
-        run(role, config, *rest)
+        is_drained = run(role, config, *rest)
     except ConcurrentError as error:
-        sys.stderr.write(f"the {role} ends: {error}\n")
+        if log_format == "json":
+            logging.getLogger("concurrent_nb.nodes").error("the %s ends: %s", role, error)
+        else:
+            sys.stderr.write(f"the {role} ends: {error}\n")
         if isinstance(error, InitializerFailed):
             sys.exit(NOT_INITIALIZED)
         sys.exit(REFUSED if isinstance(error, ConfigurationError) else 1)
+    if is_drained:
+        sys.exit(DRAINED)
 
 
-def run(role: str, config: str, *rest: str) -> None:
-    """Run a master or a slave."""
-    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s")
+def run(role: str, config: str, *rest: str) -> bool:
+    """Run a master or a slave. Returns whether it is a slave that was drained."""
     if role == "master":
         from concurrent_nb.nodes.master.process import run_master  # here, because a slave needs no Tornado
 
@@ -42,16 +48,16 @@ def run(role: str, config: str, *rest: str) -> None:
             sys.stdout.flush()
 
         run_master(json.loads(config), rest[0], write_path, lease=STDIN)
-    else:
-        from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
+        return False
+    from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
 
-        reporter = StartReporter(int(rest[0]) if rest else None)
+    reporter = StartReporter(int(rest[0]) if rest else None)
 
-        def where() -> Path:
-            reporter.reached(CONFIGURED)
-            return read_first_line()
+    def where() -> Path:
+        reporter.reached(CONFIGURED)
+        return read_first_line()
 
-        run_slave(json.loads(config), where, lease=STDIN, ready=lambda name: reporter.reached(JOINED))
+    return run_slave(json.loads(config), where, lease=STDIN, ready=lambda name: reporter.reached(JOINED))
 
 
 def read_first_line() -> Path:

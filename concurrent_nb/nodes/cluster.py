@@ -36,7 +36,8 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.application.node import ApplicationNode
-from concurrent_nb.nodes.common.exit_codes import NOT_INITIALIZED, REFUSED
+from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
+from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
 from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.nodes.common.sections import check_sections
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReport
@@ -96,6 +97,7 @@ class Cluster:
         max_tasks_per_worker: tasks that a worker process runs before a new one replaces it; None: no limit. A chunk
             that was asked for (`chunksize`, `batch`) counts as one task, and tasks in threads are not counted.
         log: file to which the nodes' logs are appended; None: a temporary file.
+        log_format: "text", or "json" for one JSON object per line.
 
     Raises:
         ConfigurationError: an argument has a value that is not allowed, or `config` a section that does not exist; at
@@ -114,6 +116,7 @@ class Cluster:
         initargs: tuple[Any, ...] = (),
         max_tasks_per_worker: int | None = None,
         log: Path | str | None = None,
+        log_format: LogFormat = "text",
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
@@ -145,7 +148,10 @@ class Cluster:
         self._epoch = 0  # of the master
         self._failure: ClusterStartFailed | None = None  # why no slave is started any more
         self._at_exit: Any = None
+        if log_format not in LOG_FORMATS:
+            raise ConfigurationError(f"log_format is {log_format!r}, it must be one of {', '.join(LOG_FORMATS)}")
         self._log_path = log
+        self._log_format = log_format
         self._log: Any = None
 
     # -------------------------------------------------------------------------------------------------- start and end
@@ -409,7 +415,7 @@ class Cluster:
                 inherited += (self._initializer.fileno(),)
                 environment[INITIALIZER_VARIABLE] = str(self._initializer.fileno())
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, json.dumps(config), *arguments],
+            [sys.executable, "-P", "-m", "concurrent_nb.nodes", self._log_format, role, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
             stderr=self._log,
@@ -450,7 +456,7 @@ class Cluster:
             assert self._master is not None
             slave.process.wait()
             with self._scaling_lock:
-                if slave.is_leaving:
+                if slave.is_leaving or slave.process.returncode == DRAINED:  # `drain_slave` of the control channel
                     _close_pipes(slave.process)
                     slave.report.close()
                     self._slaves.remove(slave)

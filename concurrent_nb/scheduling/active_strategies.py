@@ -4,7 +4,7 @@ A strategy costs time whenever a slave changes, so one that no open job uses is 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
@@ -40,6 +40,18 @@ class ActiveStrategies:
     def all_default(self) -> bool:
         """Return whether all open jobs use the cluster's strategy."""
         return not self._own
+
+    def replace_default(self, default: Strategy, jobs: Iterable[JobRecord], slaves: Collection[SlaveState]) -> None:
+        """Use another strategy for the cluster; it and those that open jobs name are informed of the slaves."""
+        self.default = default
+        self.all = (default,)
+        self._own.clear()
+        self._jobs.clear()
+        self.prefetching_owners.clear()
+        for slave in slaves:
+            default.changed(slave)
+        for job in jobs:
+            self.opened(job, slaves)
 
     def opened(self, job: JobRecord, slaves: Iterable[SlaveState]) -> None:
         """Use the strategy that a new job names, one of `names`; a new strategy is informed of the slaves."""

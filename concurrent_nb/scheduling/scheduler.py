@@ -76,7 +76,7 @@ class Scheduler:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
         self._state = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
         self._shared_until_s = 0.0
-        lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
+        lifecycle = self._lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
         self._jobs = ClientEventHandler(self._state, lifecycle)
         self._slaves = SlaveEventHandler(self._state, lifecycle, grace_s=grace_s)
         self._placement = Placement(self._state, lifecycle, move_after_s=rebalance_after_s)
@@ -180,6 +180,28 @@ class Scheduler:
             self._placement.move(now)
             self._balance.rebalance(now)
         return state.outbox.flush()
+
+    @property
+    def deaths_allowed(self) -> int:
+        """A task is quarantined with this many deaths; those that it has already count."""
+        return self._lifecycle.deaths_allowed
+
+    @deaths_allowed.setter
+    def deaths_allowed(self, deaths: int) -> None:
+        self._lifecycle.deaths_allowed = deaths
+
+    @property
+    def results_kept_bytes(self) -> int:
+        """The limit of an owner's unacknowledged results."""
+        return self._state.results_kept_bytes
+
+    @results_kept_bytes.setter
+    def results_kept_bytes(self, size_bytes: int) -> None:
+        self._state.limit_kept_bytes(size_bytes)
+
+    def use_strategy(self, strategy: Strategy) -> None:
+        """Place tasks by another strategy from the next `handle` on, except those of jobs that name their own."""
+        self._state.strategies.replace_default(strategy, self._state.jobs.values(), self._state.slaves.values())
 
     def tick(self, now: float) -> list[Instruction]:
         """Do what is due by now."""

@@ -71,7 +71,7 @@ class SchedulerState:
         self.paused: set[str] = (
             set()
         )  #: owners with too many unacknowledged results: no more of their tasks are assigned
-        self._results_kept_bytes = results_kept_bytes
+        self.results_kept_bytes = results_kept_bytes
         self.locations = ObjectLocations()
         self.waiting = TaskQueue()  #: tasks that take one slot each
         self.multi_slot = TaskQueue()  #: tasks that take several slots of one slave
@@ -159,7 +159,7 @@ class SchedulerState:
     def keep_bytes(self, owner: str, size_bytes: int) -> None:
         """Count outcomes that their owner has not acknowledged. Above the limit, pause the owner."""
         kept = self.kept_bytes[owner] = self.kept_bytes.get(owner, 0) + size_bytes
-        if kept > self._results_kept_bytes and owner not in self.paused:
+        if kept > self.results_kept_bytes and owner not in self.paused:
             self._pause(owner)
 
     def release_kept_bytes(self, owner: str, size_bytes: int) -> None:
@@ -169,11 +169,23 @@ class SchedulerState:
             self.kept_bytes[owner] = kept
         else:
             del self.kept_bytes[owner]
-        if owner in self.paused and kept <= self._results_kept_bytes // 2:
-            self.paused.discard(owner)
-            for queue in self.queues:
-                queue.resume(owner)
-            self.placement_due = True
+        if owner in self.paused and kept <= self.results_kept_bytes // 2:
+            self._resume(owner)
+
+    def limit_kept_bytes(self, size_bytes: int) -> None:
+        """Set the limit of unacknowledged results; pause and resume owners accordingly."""
+        self.results_kept_bytes = size_bytes
+        for owner, kept in self.kept_bytes.items():
+            if kept > size_bytes and owner not in self.paused:
+                self._pause(owner)
+            elif kept <= size_bytes // 2 and owner in self.paused:
+                self._resume(owner)
+
+    def _resume(self, owner: str) -> None:
+        self.paused.discard(owner)
+        for queue in self.queues:
+            queue.resume(owner)
+        self.placement_due = True
 
     def _pause(self, owner: str) -> None:
         """Assign no more tasks of an owner, and recall those that have not started."""

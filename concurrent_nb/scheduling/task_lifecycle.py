@@ -36,7 +36,7 @@ class TaskLifecycle:
         if deaths_allowed < 1:
             raise ConfigurationError(f"deaths_allowed is {deaths_allowed}, it must be at least 1")
         self._state = state
-        self._deaths_allowed = deaths_allowed
+        self.deaths_allowed = deaths_allowed
 
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
@@ -121,7 +121,7 @@ class TaskLifecycle:
         if not slave_lost:
             self._add_event("worker died", f"a worker of slave {slave} died with task {task.name}: {how}", task, slave)
         task.lost_slaves += slave_lost
-        count, allowed = len(task.deaths), self._deaths_allowed
+        count, allowed = len(task.deaths), self.deaths_allowed
         # A task that cannot run alone, because it waits for others, is quarantined in the end, too.
         if count < allowed or (in_company and count < allowed * COMPANY_FACTOR):
             task.suspect = task.suspect or (task.lost_slaves > 0 and count >= allowed - 1)

@@ -5,9 +5,9 @@ seconds of the master's clock. Slaves report durations, so a wrong clock on one 
 """
 
 import struct
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -29,6 +29,12 @@ _BLOCK: Final = 1000
 #: log), worker; seconds until the end from its acceptance, its assignment and the end of its run, seconds of CPU time;
 #: peak memory in KiB, attempt, status. Each field is at a multiple of its size, so that `TaskColumns` can read it
 _RECORD: Final = struct.Struct("=ddqQQIIIIffffIHBx")
+#: the number of the job in a record, and where it is
+_JOB: Final = struct.Struct("=I")
+_JOB_AT: Final = 40
+_STARTS: Final = range(_JOB_AT, _BLOCK * _RECORD.size, _RECORD.size)
+#: jobs whose number of dropped tasks is kept
+_DROPPED_JOBS: Final = 1000
 _KIB: Final = 1024
 _U16_MAX: Final = 2**16 - 1
 _U32_MAX: Final = 2**32 - 1
@@ -62,15 +68,23 @@ class TaskTimes(Struct, frozen=True, gc=False):
         return self.finished_s - self.started_s
 
 
+class JobLabel(NamedTuple):
+    """What the log keeps of a job."""
+
+    name: str
+    owner: str  #: the principal whose job it is
+
+
 class _Block:
     """The records of a thousand tasks, and what the numbers in them stand for."""
 
-    __slots__ = ("end", "function_names", "functions", "jobs", "records", "slaves")
+    __slots__ = ("end", "function_names", "functions", "jobs", "labels", "records", "slaves")
 
     def __init__(self) -> None:
         self.records = bytearray(_BLOCK * _RECORD.size)
         self.end = 0  #: of the last record, in bytes
         self.jobs: dict[bytes, int] = {}
+        self.labels: list[JobLabel] = []
         self.functions: dict[bytes, int] = {}  #: by digest
         self.function_names: list[str] = []
         self.slaves: dict[str, int] = {}
@@ -101,10 +115,17 @@ class TaskLog:
         self._block = _Block()  # the newest
         self._blocks = deque([self._block], maxlen=max(2, -(-kept // _BLOCK)))
         self._dropped = 0  # blocks
+        #: by job, how many of its tasks are not kept any more; of the jobs that had tasks last
+        self._dropped_tasks: OrderedDict[bytes, tuple[int, JobLabel]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many tasks have ended since the start, those that are not kept any more included."""
         return (self._dropped + len(self._blocks) - 1) * _BLOCK + self._block.end // _RECORD.size
+
+    @property
+    def kept(self) -> int:
+        """The most tasks that are kept."""
+        return (self._blocks.maxlen or 0) * _BLOCK
 
     @property
     def first(self) -> int:
@@ -149,7 +170,7 @@ class TaskLog:
             task.index & _I64_MAX,
             in_bytes,
             out_bytes,
-            jobs[job] if job in jobs else jobs.setdefault(job, len(jobs)),
+            jobs[job] if job in jobs else self._add_job(task),
             functions[function] if function in functions else self._add_function(function),
             slaves[slave] if slave in slaves else slaves.setdefault(slave, len(slaves)),
             outcome.worker & _U32_MAX,
@@ -192,6 +213,55 @@ class TaskLog:
             yield TaskColumns(self._blocks[number // _BLOCK - self._dropped], first, last)
             number += last - first
 
+    def label_of(self, job: bytes) -> JobLabel | None:
+        """Return what is kept of a job that has tasks in the log, or had some lately; None of any other."""
+        for block in reversed(self._blocks):
+            if (at := block.jobs.get(job)) is not None:
+                return block.labels[at]
+        return self._dropped_tasks[job][1] if job in self._dropped_tasks else None
+
+    def read_of(self, job: bytes | None, owner: str | None, since: int = 0) -> Iterator[TaskTimes]:
+        """Yield as `read` does, but only the tasks of a job, or of an owner's jobs. None stands for all.
+
+        Blocks without such tasks cost nothing.
+        """
+        end, number = len(self), max(since, self.first)
+        while number < end:
+            block = self._blocks[number // _BLOCK - self._dropped]
+            last = min(end, (number // _BLOCK + 1) * _BLOCK)
+            numbers = block.jobs.items() if job is None else [(job, block.jobs[job])] if job in block.jobs else ()
+            wanted = {at for _, at in numbers if owner in (None, block.labels[at].owner)}
+            if len(wanted) == len(block.jobs):
+                yield from _decode(block, number, last)
+            elif wanted:
+                records = block.records
+                for current in range(number, last):
+                    if _JOB.unpack_from(records, current % _BLOCK * _RECORD.size + _JOB_AT)[0] in wanted:
+                        yield from _decode(block, current, current + 1)
+            number = last
+
+    def count_dropped(self, job: bytes | None, owner: str | None) -> int:
+        """Return how many such tasks are not kept any more, as far as is known: not those of long forgotten jobs."""
+        if job is not None:
+            count, label = self._dropped_tasks.get(job, (0, None))
+            return count if label is not None and owner in (None, label.owner) else 0
+        if owner is None:
+            return self.first
+        return sum(count for count, label in self._dropped_tasks.values() if label.owner == owner)
+
+    def _add_job(self, task: "TaskRecord") -> int:
+        block = self._block
+        block.labels.append(JobLabel(task.job.name, task.job.owner))
+        return block.jobs.setdefault(task.job.id, len(block.jobs))
+
+    def _count_dropped(self, block: _Block) -> None:
+        jobs, dropped = list(block.jobs), self._dropped_tasks
+        for at, count in Counter(_JOB.unpack_from(block.records, start)[0] for start in _STARTS).items():
+            before, _ = dropped.pop(jobs[at], (0, None))
+            dropped[jobs[at]] = before + count, block.labels[at]
+        while len(dropped) > _DROPPED_JOBS:
+            dropped.popitem(last=False)
+
     def _add_function(self, digest: bytes) -> int:
         block = self._block
         block.function_names.append(self.name_of(digest))
@@ -200,6 +270,7 @@ class TaskLog:
     def _next_block(self) -> _Block:
         if len(self._blocks) == self._blocks.maxlen:
             self._dropped += 1
+            self._count_dropped(self._blocks[0])
         self._block = _Block()
         self._blocks.append(self._block)
         return self._block

@@ -40,6 +40,9 @@ CORES_MAX: Final = 4096
 #: most system hosts of a slave; they do not count in its slots and its credit
 HOSTS_MAX: Final = 8
 
+#: levels of logs, the most detailed first
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Cores = Annotated[int, msgspec.Meta(ge=0, le=CORES_MAX)]
 
@@ -329,6 +332,16 @@ class RestartWorkers(Message, tag=24, frozen=True):
     stop: bool  #: running tasks are stopped and returned; else they end first
 
 
+class Drain(Message, tag=27, frozen=True):
+    """Return all tasks that have not started, accept no more, and leave when those that run have ended."""
+
+
+class SetLogLevel(Message, tag=28, frozen=True):
+    """Log what is at least as severe as this from now on."""
+
+    level: LogLevel
+
+
 # --------------------------------------------------------------------------------------------- slave to master
 
 
@@ -405,6 +418,8 @@ ToSlave = (
     | DropFunctions
     | OpenKernel
     | RestartWorkers
+    | Drain
+    | SetLogLevel
     | Segment
     | Content
     | Part
@@ -427,6 +442,8 @@ AnyMessage = (
     | DropFunctions
     | OpenKernel
     | RestartWorkers
+    | Drain
+    | SetLogLevel
     | Returned
     | Capacity
     | KernelOpened

@@ -142,6 +142,8 @@ class ClientThread:
         self._pid = os.getpid()
         self.present: Presenter | None = None  #: called with each exception before its future ends; never raises
         self.setup_ran: Callable[[SetupRan], None] | None = None  #: called with the result of each setup; never raises
+        #: called with the job of a task that neither this application nor the end of its job has cancelled
+        self.cancelled_elsewhere: Callable[[ClientJob[TaskHandle]], None] | None = None
         self.present_display: Callable[[Display], None] | None = None  #: shows displays that no job collects
         self.statistics = StatisticRegistry()  #: what the tasks of this application have measured
         #: called with what a task has measured; never raises
@@ -482,6 +484,9 @@ class ClientThread:
                 self._decoders.pop((future.job_id, future.index, stream), None)
         if status is Status.CANCELLED:
             future.end_cancelled()
+            entry = ended.entry
+            if self.cancelled_elsewhere is not None and not (entry.cancelled or entry.job.is_over):
+                self.cancelled_elsewhere(entry.job)
         else:
             future.set_outcome(*answer_of(ended, self._take), self.present)
 

@@ -15,17 +15,19 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, overload
 
 from msgspec import Struct
 
-from concurrent_nb.errors import ConcurrentError
+from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.common.trace_file import TraceSummary, write_trace
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.runtime.notes import (
     Display,
@@ -141,6 +143,7 @@ class Job(Generic[T]):
         self.hit: TaskFuture[T] | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture[T] | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
+        self.ask: Callable[..., Any] | None = None  #: calls a method of the master; None for a job without a cluster
         self.label: Callable[[int], str] | None = None  #: describes the arguments of a task, as in "k = 3"
         self._canceller = canceller
         self._cancel_requested = False  # by `cancel`, not by cancelling tasks
@@ -336,6 +339,24 @@ class Job(Generic[T]):
         `no_times`. A notebook shows it as a table.
         """
         return self._read_stats()
+
+    def trace(self, path: Path | str) -> TraceSummary:
+        """Write when and where its tasks ran to a file that Perfetto (https://ui.perfetto.dev) opens.
+
+        It has the tasks that have ended so far and are among the last 100,000 of the cluster: those that travelled
+        together (`batch`) are one, and tasks that a task system has pushed are not in it. The result describes it.
+
+        Args:
+            path: of the file, in Chrome's trace event format. It is replaced if it exists.
+
+        Raises:
+            ConfigurationError: the file cannot be written, or the job has run without a cluster.
+            MasterUnreachable: the master does not answer.
+        """
+        ask = self.ask
+        if ask is None:
+            raise ConfigurationError(f"{self._title} has no trace, because it runs without a cluster")
+        return write_trace(path, lambda since: ask("trace", job=self.id.hex(), since=since))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a job cannot be sent: call its results() first and use those")

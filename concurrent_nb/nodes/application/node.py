@@ -49,6 +49,7 @@ from concurrent_nb.nodes.application.task_options import (
 from concurrent_nb.nodes.application.task_packer import TaskPacker
 from concurrent_nb.nodes.application.worker_setups import EverywhereCall, WorkerSetups
 from concurrent_nb.nodes.common.registration import Membership, register
+from concurrent_nb.nodes.common.trace_file import TraceSummary, write_trace
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup
@@ -65,6 +66,7 @@ R = TypeVar("R")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
+J = TypeVar("J", bound=Job[Any])
 
 log = foreign.Log(__name__)
 
@@ -146,6 +148,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._canceller = self._client_thread.cancel  # one for all futures
         self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
         self._client_thread.setup_ran = self._setups.ran
+        self._client_thread.cancelled_elsewhere = self._renew_cancelled_job
         self._packer = TaskPacker(store, self._setups)
         self._systems = SystemPusher(where, self.name, self._packer, self._client_thread, callbacks)
         self._at_exit = finish_at_exit(self)
@@ -270,9 +273,7 @@ class ApplicationNode(concurrent.futures.Executor):
             name=name or "tasks", stop_on_error=stop_on_error, timeout_s=timeout_s, retries=retries, prints=True
         )
         record = options.new_record()
-        job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
-        self._jobs.add(job)
-        job._ask_statistics = self._client_thread.ask_statistics
+        job = self._started(Job[R](record.id, record.name, self._canceller, prints=True, is_open=True))
         PushedTasks(
             self.name,
             self._packer.new_loader(),
@@ -638,13 +639,9 @@ class ApplicationNode(concurrent.futures.Executor):
         )
         calls = checked_calls(calls)
         if (size := self._batch_size(batch)) is not None:
-            batched: Job[R] = BatchedJob(self._packer, self._client_thread, function, calls, size, options).start()
-            self._jobs.add(batched)
-            return batched
+            return self._started(BatchedJob(self._packer, self._client_thread, function, calls, size, options).start())
         record = options.new_record()
-        job: Job[R] = Job(record.id, record.name, self._canceller, watched, prints)
-        self._jobs.add(job)
-        job._ask_statistics = self._client_thread.ask_statistics
+        job: Job[R] = self._started(Job(record.id, record.name, self._canceller, watched, prints))
         self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
         self._client_thread.close_job(record)
         return job
@@ -681,9 +678,7 @@ class ApplicationNode(concurrent.futures.Executor):
             strategy=strategy,
             needs=needs,
         )
-        run = self._systems.start_cell(function, options)
-        self._jobs.add(run)
-        return run
+        return self._started(self._systems.start_cell(function, options))
 
     def push_tasksystem(
         self,
@@ -732,9 +727,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         name = name or type(system).__name__
         options = job_options(name=name, timeout_s=timeout_s, watched=watched, prints=prints)
-        run = self._systems.push(system, options)
-        self._jobs.add(run)
-        return run
+        return self._started(self._systems.push(system, options))
 
     def status(self) -> dict[str, Any]:
         """Return the cluster's slaves, clients and task counts, and this user's jobs.
@@ -757,7 +750,30 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         return ClusterStats.from_answer(self._client_thread.ask_statistics(None), self._client_thread.statistics.read())
 
+    def trace(self, path: Path | str) -> TraceSummary:
+        """Write when and where the last tasks of this user ran to a file that Perfetto opens; see `Job.trace`.
+
+        It has the tasks of all jobs that were begun with the same key, those of `submit` and `map` included.
+        """
+        return write_trace(path, lambda since: self._ask("trace", since=since))
+
     # --------------------------------------------------------------------------------------------------------- inside
+
+    def _ask(self, method: str, **params: object) -> Any:
+        """Call a method of the control channel as this application."""
+        return self._client_thread.member.ask(method, **params)
+
+    def _started(self, job: J) -> J:
+        """Return a job of this application, which can ask the master about itself."""
+        job.ask = self._ask
+        job._ask_statistics = self._client_thread.ask_statistics
+        self._jobs.add(job)
+        return job
+
+    def _renew_cancelled_job(self, job: ClientJob[TaskHandle]) -> None:
+        """Begin another job of submits if the present one was cancelled over the control channel, with what follows."""
+        if job is self._submit_job:
+            self._renew_submit_job()
 
     def _next_submit_index(self) -> tuple[ClientJob[TaskHandle], int]:
         index = next(self._indexes)

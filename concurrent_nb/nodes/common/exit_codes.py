@@ -6,3 +6,5 @@ from typing import Final
 REFUSED: Final = 2
 #: the initializer of a slave's workers has failed
 NOT_INITIALIZED: Final = 3
+#: a slave was asked to leave, and its running tasks have ended
+DRAINED: Final = 4

@@ -86,6 +86,10 @@ class Membership:
         assert isinstance(answer, dict)
         return answer
 
+    def ask(self, method: str, **params: object) -> Any:
+        """Call a method of the control channel as the principal of this session. Raises MasterUnreachable."""
+        return self.control.call(method, **params, **self._credentials)
+
     def leave(self) -> None:
         """Unregister, if the master can be reached, and close the link."""
         # If the master has ended, or was started anew, the membership is over anyway.

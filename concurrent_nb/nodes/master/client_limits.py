@@ -24,9 +24,9 @@ BUFFER_BYTES: Final = 150
 _HEADER: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limits:
-    """The limits of a master, which are items of MasterNode."""
+    """The limits of a master, which are items of MasterNode. Those of a running master may change."""
 
     clients: int = 1000
     not_joined: int = 64  #: sessions of one role that have registered and not joined yet

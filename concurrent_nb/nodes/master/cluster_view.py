@@ -13,6 +13,8 @@ from concurrent_nb.telemetry.feed_state import RUNNING_MAX, ClusterView, Running
 
 #: most jobs of one owner, and of all, that have not ended and are listed: the newest
 JOBS_OF_OWNER_MAX, JOBS_MAX = 1000, 5000
+#: most jobs that have ended and are listed
+ENDED_MAX: Final = 200
 #: most running tasks of one slave that are listed
 RUNNING_OF_SLAVE_MAX: Final = 100
 
@@ -22,11 +24,9 @@ def view_of(peers: Mapping[SessionId, Peer], scheduler: Scheduler) -> ClusterVie
     joined = [peer for peer in peers.values() if peer.joined]
     slaves = {peer.name: _describe_slave(peer, scheduler) for peer in joined if peer.role == "slave"}
     assigned, running = _count_assigned(scheduler)
-    listed = _listed(scheduler)
-    jobs = {
-        job.id.hex(): _describe_job(peers, job, assigned[job.id]) for job in (*scheduler.ended_jobs.values(), *listed)
-    }
-    owners = {job.id.hex(): job.owner for job in (*scheduler.ended_jobs.values(), *listed)}
+    listed = [*scheduler.ended_jobs.values()][-ENDED_MAX:] + _listed(scheduler)
+    jobs = {job.id.hex(): _describe_job(peers, job, assigned[job.id]) for job in listed}
+    owners = {job.id.hex(): job.owner for job in listed}
     on_slaves = sum(assigned.values())
     kept = sum(len(job.tasks) for job in scheduler.jobs.values()) - scheduler.waiting - on_slaves
     totals = {

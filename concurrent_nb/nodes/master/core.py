@@ -12,6 +12,7 @@ of the envelope that were not handled yet are dropped. Instructions are executed
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from hmac import compare_digest
 from math import inf
 from typing import Any, Final, cast
@@ -29,9 +30,10 @@ from concurrent_nb.nodes.master.cluster_view import view_of
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
-from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer
+from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer, ids_of
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.status import describe
+from concurrent_nb.nodes.master.task_pages import TaskPage, page_of
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
@@ -39,6 +41,7 @@ from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import ObjectSize
 from concurrent_nb.telemetry.feed_state import ClusterView
 from concurrent_nb.wire import messages as m
@@ -107,7 +110,7 @@ class MasterCore:
         self.scheduler = scheduler
         self._liveness = liveness
         self.peers: dict[SessionId, Peer] = {}
-        self.limits = limits
+        self.limits = limits = replace(limits)  # of its own, because it may change
         self._usages: dict[bytes, Usage] = {}  # by key
         self._joined: Counter[str] = Counter()  # sessions that have joined, by role
         self._not_joined: dict[str, dict[SessionId, Peer]] = {"client": {}, "slave": {}}  # by role, the oldest first
@@ -121,6 +124,7 @@ class MasterCore:
         self._check_after_s = CHECK_S  # and the interval after that
         self._scheduler_due = 0.0
         self._restarts = 0  # number of the last RestartWorkers
+        self._log_level: m.LogLevel | None = None  # of slaves, if it was set
         self.kernels = KernelRequests()
         self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
         scheduler.task_log.name_of = self._name_of
@@ -226,7 +230,7 @@ class MasterCore:
         self.peers[peer.session_id] = not_joined[peer.session_id] = peer
         peer.usage = self._usages.setdefault(peer.key, Usage())
         peer.usage.sessions += 1
-        self._log.info(peer.role, now, "%s %r has registered", peer.role, peer.name)
+        self._log.info(peer.role, now, "%s %r has registered", peer.role, peer.name, ids=ids_of(peer))
 
     def _check_clients(self, replaces: SessionId | None) -> None:
         """Raise LimitExceeded if there are too many clients for one more, unless it replaces another."""
@@ -258,7 +262,7 @@ class MasterCore:
             del self._usages[peer.key]
             self._functions.forget_key(peer.key)
         self._byes.append((session_id, peer.session.bye(reason)))
-        self._log.info(peer.role, now, "%s %r has gone: %s", peer.role, peer.name, reason)
+        self._log.info(peer.role, now, "%s %r has gone: %s", peer.role, peer.name, reason, ids=ids_of(peer))
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.joined:
@@ -293,13 +297,93 @@ class MasterCore:
 
         Raises ConfigurationError, which lists the slaves, if there is none of that name.
         """
-        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.joined}
-        if slave not in slaves:
-            there = ", ".join(sorted(slaves)) or "none"
-            raise ConfigurationError(f"there is no slave {slave[:100]!r}; the slaves are: {there}")
-        message = self.kernels.ask(slaves[slave].session_id, slave, now)
-        self._dispatch.send(slaves[slave].session_id, message)
+        session_id = self._slave_named(slave).session_id
+        message = self.kernels.ask(session_id, slave, now)
+        self._dispatch.send(session_id, message)
         return message.request
+
+    def _slave_named(self, name: str) -> Peer:
+        """Return a slave that has joined. Raises ConfigurationError, which lists the slaves, if there is none."""
+        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.joined}
+        if name not in slaves:
+            there = ", ".join(sorted(slaves)) or "none"
+            raise ConfigurationError(f"there is no slave {name[:100]!r}; the slaves are: {there}")
+        return slaves[name]
+
+    def drain_slave(self, name: str, now: float) -> int:
+        """Assign nothing to a slave any more; it ends when its running tasks have ended. Returns how many tasks it has.
+
+        Those that have not started run elsewhere. Raises ConfigurationError if there is no slave of that name.
+        """
+        peer = self._slave_named(name)
+        slave = self.scheduler.slaves.get(peer.session_id)
+        if not peer.is_draining:
+            peer.is_draining, peer.slots = True, 0
+            self._dispatch.send(peer.session_id, m.Drain())
+            self._events.append(e.SlaveResized(peer.session_id, 0, 0))
+            self._decide(now)
+        return 0 if slave is None else len(slave.tasks)
+
+    def cancel(self, job_id: JobId, indexes: Sequence[int] | None, owner: str | None, now: float) -> int:
+        """Cancel tasks of a job, or with `indexes` None all, those that still come included.
+
+        Args:
+            job_id: the job.
+            indexes: of its tasks.
+            owner: whose job it must be; None for an admin.
+            now: the time.
+
+        Returns how many tasks are being cancelled. Raises ConfigurationError if there is no such job, or task without
+        an outcome, or if the job is another's, which looks the same.
+        """
+        job = self.scheduler.jobs.get(job_id)
+        if job is None or owner not in (None, job.owner):
+            raise ConfigurationError(
+                f"there is no job {job_id.hex()} that this caller may cancel: it has ended and its results are taken, "
+                "it is another user's, or it never was; `concurrent-nb jobs` lists the jobs"
+            )
+        tasks = job.tasks.values() if indexes is None else [job.tasks[at] for at in indexes if at in job.tasks]
+        open_tasks = [task for task in tasks if task.outcome is None]
+        if indexes is not None and not open_tasks:
+            raise ConfigurationError(
+                f"job {job_id.hex()} has no task {', '.join(map(str, indexes))} at the master that has not ended"
+            )
+        self._events.append(e.CancelRequested(None, job_id, indexes))
+        self._decide(now)
+        return len(open_tasks)
+
+    def owner_of(self, session_id: SessionId) -> str | None:
+        """Return the principal of an application's session; None if there is no such session."""
+        peer = self.peers.get(session_id)
+        return peer.key.decode() if peer is not None and peer.role == "client" else None
+
+    def read_tasks(self, job_id: JobId | None, since: int, owner: str | None) -> TaskPage:
+        """Return records of the task log from number `since` on: those of a job, or with None of all jobs.
+
+        With `owner`, only of jobs of this principal. Raises ConfigurationError for a job that is another's, or unknown.
+        """
+        names = {peer.key.decode(): peer.name for peer in self.peers.values() if peer.role == "client"}
+        return page_of(self.scheduler.task_log, self.scheduler.jobs, job_id, owner, since, names)
+
+    def use_strategy(self, strategy: Strategy, now: float) -> None:
+        """Place tasks by another strategy from now on, except those of jobs that name their own."""
+        self.scheduler.use_strategy(strategy)
+        self._decide(now)
+
+    def keep_results_for(self, kept_s: float) -> None:
+        """Set for how many seconds the results of applications whose connection has broken are kept."""
+        self._kept_s = kept_s
+        for peer in self.peers.values():
+            if peer.role == "client" and peer.joined and peer.comes_back:
+                self._liveness.keep(peer.session_id, kept_s)
+
+    def set_log_level(self, level: m.LogLevel) -> int:
+        """Have all slaves, later ones too, log what is at least as severe. Returns how many slaves there are."""
+        self._log_level = level
+        slaves = [peer for peer in self.peers.values() if peer.role == "slave" and peer.joined]
+        for peer in slaves:
+            self._dispatch.send(peer.session_id, m.SetLogLevel(level))
+        return len(slaves)
 
     def restart_workers(self, *, stop: bool) -> int:
         """Have all slaves replace their workers. Returns how many those are; `status` reports the progress.
@@ -342,14 +426,16 @@ class MasterCore:
         try:
             self._handle(peer, frames, now)
         except ProtocolError as error:
-            self._log.warning(key, now, "%s %r has violated the protocol: %s", peer.role, peer.name, error)
+            text = "%s %r has violated the protocol: %s"
+            self._log.warning(key, now, text, peer.role, peer.name, error, ids=ids_of(peer))
             self._end_session(peer, f"protocol error: {error}", now)
         except LimitExceeded as error:
-            self._log.warning(key, now, "%s %r is over a limit: %s", peer.role, peer.name, error)
+            text = "%s %r is over a limit: %s"
+            self._log.warning(key, now, text, peer.role, peer.name, error, ids=ids_of(peer))
             self._end_session(peer, f"{m.OVER_LIMIT}{error}", now)
         except Exception as error:  # noqa: BLE001  (a bulkhead: what one peer sends must not end another)
             text = "an envelope of %s %r could not be handled, so its session ends"
-            self._log.warning(key, now, text, peer.role, peer.name, error=error)
+            self._log.warning(key, now, text, peer.role, peer.name, error=error, ids=ids_of(peer))
             self._end_session(
                 peer, f"the master could not handle what it sent ({type(error).__name__}: {error})"[:500], now
             )
@@ -400,6 +486,8 @@ class MasterCore:
             self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
             text = f"slave {peer.name} has joined with {peer.slots} slots"
             self.scheduler.event_log.add(now, "slave joined", text, slave=peer.name)
+            if self._log_level is not None:
+                peer.session.send(m.SetLogLevel(self._log_level))
             return
         # From now on silence does not lose it; and it takes over the jobs of its former session.
         self._liveness.keep(peer.session_id, self._kept_s if peer.comes_back else None)
@@ -433,7 +521,7 @@ class MasterCore:
             self._refuse_function(peer, message.digest, too_large(name, size, self.limits.size_bytes))
         elif (here := self._memory.translated(peer.memory, message.sizes, buffers[0])) is None:
             why = f"{name} lies in shared memory that the master cannot open. {peer.memory.open_error}".rstrip()
-            self._log.warning(peer.key, now, "%s of %r is refused: %s", name, peer.name, why)
+            self._log.warning(peer.key, now, "%s of %r is refused: %s", name, peer.name, why, ids=ids_of(peer))
             self._refuse_function(peer, message.digest, why)
         else:
             sizes, own = here
@@ -559,6 +647,8 @@ class MasterCore:
     def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
         if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
             raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
+        if peer.is_draining:
+            return  # it had not got the Drain yet, or confirms it
         peer.slots = message.slots
         self._peer_events.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
 
@@ -685,7 +775,7 @@ class MasterCore:
                 envelopes = [] if peer.is_silent and peer.role == "client" else peer.session.flush(now)
             except Exception as error:  # noqa: BLE001  (a bulkhead: the other peers must get their envelopes)
                 text = "nothing can be sent to %s %r, so its session ends"
-                self._log.warning(peer.key, now, text, peer.role, peer.name, error=error)
+                self._log.warning(peer.key, now, text, peer.role, peer.name, error=error, ids=ids_of(peer))
                 self.remove(session_id, f"the master could not send it something: {error}"[:500], now)
                 continue
             if not envelopes and now - peer.sent_s >= self._interval_s:

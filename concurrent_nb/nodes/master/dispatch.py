@@ -207,7 +207,8 @@ class Dispatch:
                 sizes, own = outgoing(item.sizes, own)
             except Exception as error:  # noqa: BLE001  (as in `_assign`)
                 task = task_name(deliver.job, item.index)
-                self._log.warning(client.key, now, "the result of task %s is lost: %s", task, error)
+                ids = {"task": task, "job": deliver.job.hex(), "client": client.name}
+                self._log.warning(client.key, now, "the result of task %s is lost: %s", task, error, ids=ids)
                 item, own = lost_result(item, str(error)), ()
             else:
                 if sizes is not item.sizes:

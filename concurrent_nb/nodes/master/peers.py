@@ -54,9 +54,15 @@ class Peer:
     is_full: bool = False  #: a slave gets no tasks until it has acknowledged more of what was copied for it
     refused: dict[bytes, str] = field(default_factory=dict)  #: refused functions, with the reason
     done: int = 0  #: number of outcomes that it has sent or got
+    is_draining: bool = False  #: a slave gets no more tasks, and leaves when its running ones have ended
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
     info: NodeInfo = UNKNOWN_NODE
     since: float = 0.0  #: when it registered
     load: m.HostLoad | None = None  #: last report of a slave on the load of its host
     sent_s: float = 0.0  #: when the last envelope was sent to it
     next_due_s: float = inf  #: when to flush it at the latest
+
+
+def ids_of(peer: Peer) -> dict[str, str]:
+    """Return what a line of the log about a peer is about; its role is the name of the member."""
+    return {peer.role: peer.name}

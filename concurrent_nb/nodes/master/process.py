@@ -23,7 +23,7 @@ from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatI
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError
 from concurrent_nb.foreign import describe
-from concurrent_nb.ids import ID_BYTES, JobId, SessionId, new_session_id
+from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.common import descriptors
 from concurrent_nb.nodes.common.kernel_access import connection_info
 from concurrent_nb.nodes.common.memory_return import trim_periodically
@@ -34,6 +34,7 @@ from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.cluster_statistics import SAMPLE_TASKS
 from concurrent_nb.nodes.master.cluster_statistics import sample as take_sample
+from concurrent_nb.nodes.master.control_methods import ControlMethods, job_of, session_of
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.kernel_requests import Answer
 from concurrent_nb.nodes.master.live_feed import LiveFeed
@@ -184,7 +185,7 @@ class Master:
         self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s)
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
-        dispatcher = Dispatcher(Registry(self))
+        dispatcher = Dispatcher(Registry(self, ControlMethods(self.name, self._core, self.config, self._ask)))
         limits = ConnectionLimits()
         limits = limits._replace(
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
@@ -567,25 +568,6 @@ async def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
     while os.getppid() == parent:
         await asyncio.sleep(PARENT_CHECK_S)
     stop()
-
-
-def session_of(text: str) -> SessionId:
-    """Return a session id from its hexadecimal text; an empty id, which no session has, if the text is not one."""
-    try:
-        return SessionId(bytes.fromhex(text))
-    except ValueError:
-        return SessionId(b"")
-
-
-def job_of(text: str) -> JobId:
-    """Return the id of a job from its hexadecimal text. Raises ConfigurationError if the text is not one."""
-    try:
-        job = bytes.fromhex(text)
-    except ValueError:
-        job = b""
-    if len(job) != ID_BYTES:
-        raise ConfigurationError(f"the id of a job has {2 * ID_BYTES} hexadecimal digits, {text[:100]!r} is none")
-    return JobId(job)
 
 
 def check_key(text: str) -> bytes:

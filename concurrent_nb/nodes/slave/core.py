@@ -15,6 +15,7 @@ import msgspec
 from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import task_name
+from concurrent_nb.nodes.common.log_format import PACKAGE_LOGGER
 from concurrent_nb.nodes.common.shared_memory_link import (
     AnnouncedSegments,
     NullSegmentReader,
@@ -157,6 +158,7 @@ class SlaveCore:
         self._restart = 0  # number of the master's request to restart workers, until all are
         self._outdated_sent = -1  # the number that was last reported for it
         self.degraded = ""  #: why the pool cannot run tasks any more
+        self.drain_requested = False  #: the master has asked this slave to leave when its running tasks have ended
         self.kernel_requests: list[int] = []  #: requests for the slave's kernel without an answer
 
     @property
@@ -195,6 +197,10 @@ class SlaveCore:
             elif type(message) is m.RestartWorkers:
                 self._pool.restart_workers(now, stop=message.stop)
                 self._restart, self._outdated_sent = message.request, -1
+            elif type(message) is m.Drain:
+                self.drain_requested = True
+            elif type(message) is m.SetLogLevel:
+                logging.getLogger(PACKAGE_LOGGER).setLevel(message.level)
             elif type(message) is m.OpenKernel:
                 self.kernel_requests.append(message.request)
 

@@ -107,6 +107,9 @@ class SlaveLoop:
         if core.closed_by_master is not None:
             log.warning("the master ended the session: %s", core.closed_by_master)
             return Verdict.END if core.closed_by_master == CLUSTER_STOPPED else Verdict.REJOIN
+        if core.drain_requested and not self.is_draining:
+            log.info("the master has asked this slave to leave when its running tasks have ended")
+            self.drain(now)
         self._turn_pool(ready, now)
         if pool.usable_slots != self._slots and not self.is_draining:
             self._slots = pool.usable_slots

@@ -132,6 +132,11 @@ class Slave:
             if self._kernel is not None:
                 self._kernel.close()
 
+    @property
+    def is_drained(self) -> bool:
+        """Return whether this slave was asked to leave when its running tasks have ended."""
+        return self._draining
+
     def stop(self) -> None:
         """End `run` soon. For signal handlers and other threads."""
         self._stopping = True
@@ -264,6 +269,7 @@ class Slave:
             if self._draining and not loop.is_draining:
                 loop.drain(now)
             verdict = loop.turn(ready, monitor_fd in ready and link.disturbed(), now)
+            self._draining = self._draining or loop.is_draining
             if verdict is not Verdict.STAY and verdict is not Verdict.ASK:
                 return verdict
             if self._kernel is not None or core.kernel_requests:
@@ -345,8 +351,8 @@ def run_slave(
     name: str = "",
     lease: int | None = None,
     ready: Callable[[str], None] = lambda name: None,
-) -> None:
-    """Run a slave in this process until its cluster is stopped.
+) -> bool:
+    """Run a slave in this process until its cluster is stopped. Returns whether it was drained before that.
 
     Args:
         overrides: configuration that takes precedence over the files.
@@ -361,3 +367,4 @@ def run_slave(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: slave.stop())
     slave.run(ready)
+    return slave.is_drained
