@@ -4,9 +4,10 @@ The scheduler adds each final outcome; statistics, traces and the live feed read
 seconds of the master's clock. Slaves report durations, so a wrong clock on one host shifts nothing.
 """
 
+import itertools
 import struct
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -35,6 +36,8 @@ _JOB_AT: Final = 40
 _STARTS: Final = range(_JOB_AT, _BLOCK * _RECORD.size, _RECORD.size)
 #: jobs whose number of dropped tasks is kept
 _DROPPED_JOBS: Final = 1000
+#: a longer run time is not a measurement, in seconds
+_LONGEST_S: Final = 1e8
 _KIB: Final = 1024
 _U16_MAX: Final = 2**16 - 1
 _U32_MAX: Final = 2**32 - 1
@@ -66,6 +69,16 @@ class TaskTimes(Struct, frozen=True, gc=False):
     def elapsed_s(self) -> float:
         """Seconds that the worker spent on it, with unpickling and pickling."""
         return self.finished_s - self.started_s
+
+
+class Used(NamedTuple):
+    """What one task has used."""
+
+    status: int  #: `Status`
+    run_s: float  #: that the worker spent on it, as its slave reports it
+    cpu_s: float
+    in_bytes: int
+    out_bytes: int
 
 
 class JobLabel(NamedTuple):
@@ -212,6 +225,22 @@ class TaskLog:
             last = min(first + end - number, _BLOCK)
             yield TaskColumns(self._blocks[number // _BLOCK - self._dropped], first, last)
             number += last - first
+
+    def records(self, since: int) -> tuple[int, list[memoryview]]:
+        """Return the records from number `since` on, for `used`, and the number of the first one."""
+        number = max(since, self.first)
+        start = number // _BLOCK - self._dropped
+        views = [memoryview(block.records)[: block.end] for block in itertools.islice(self._blocks, start, None)]
+        if views:
+            views[0] = views[0][number % _BLOCK * _RECORD.size :]
+        return number, views
+
+    @staticmethod
+    def used(records: Iterable[memoryview]) -> Iterator[Used]:
+        """Yield what tasks have used. May be called in any thread, as records do not change."""
+        for view in records:
+            for _, run_s, _, in_bytes, out_bytes, _, _, _, _, _, _, _, cpu_s, _, _, status in _RECORD.iter_unpack(view):
+                yield Used(status, run_s if 0 <= run_s <= _LONGEST_S else 0.0, cpu_s, in_bytes, out_bytes)
 
     def label_of(self, job: bytes) -> JobLabel | None:
         """Return what is kept of a job that has tasks in the log, or had some lately; None of any other."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import hmac
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::\d{1,5})?", re.IGNORECASE)
 _BEARER: Final = re.compile(r"Bearer +([!-~]{1,256})", re.IGNORECASE)
+#: roles that may read the metrics
+METRICS_ROLES: Final = ("admin", "client")
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -52,6 +54,7 @@ class ServerContext:
     watches: "Watches | None" = None  #: the live feed; None if there is none
     readers_of_role_max: int = 1  #: most connections of one role to the feed
     readers: "dict[FeedConnection, None]" = field(default_factory=dict)  #: open connections to the feed
+    metrics: Callable[[], Awaitable[tuple[str, bytes]]] | None = None  #: returns content type and text of the metrics
     running: set[IOStream] = field(default_factory=set)  #: connections with a running call
     idle: asyncio.Event = field(default_factory=asyncio.Event)  #: set while there are no running calls
 
@@ -186,6 +189,34 @@ class CallHandler(Guarded):
             return 415, ProtocolError("calls are not compressed")
         remote_host = plain_host(str(self.request.remote_ip))
         self._caller = Caller(role=role, local_host=self._local_host, remote_host=remote_host)
+        return None
+
+
+class MetricsHandler(Guarded):
+    """GET /metrics: the metrics for Prometheus; needs a token of role admin or client."""
+
+    verb = "GET"
+
+    async def get(self) -> None:
+        assert self._context.metrics is not None
+        with self._context.working(self._stream):
+            content_type, text = await self._context.metrics()
+            self.set_header("Content-Type", content_type)
+            sent = self.finish(text)
+            done, _ = await asyncio.wait([sent], timeout=self._context.answer_s)
+            if not done:  # as in `CallHandler`
+                self._stream.close()
+
+    def _not_allowed(self) -> tuple[int, ConcurrentError] | None:
+        if self._context.metrics is None:
+            return 404, ProtocolError("this server has no metrics")
+        role = self._context.role_of(",".join(self.request.headers.get_list("Authorization")))
+        if role is None:
+            self.set_header("WWW-Authenticate", "Bearer")
+            return 401, AccessRefused("metrics need a token of the cluster's present connection file")
+        self._context.on_authenticated(self._stream, role)
+        if role not in METRICS_ROLES:
+            return 403, AccessRefused(f"metrics need a token of role {' or '.join(METRICS_ROLES)}, not {role}")
         return None
 
 

@@ -1,5 +1,5 @@
-"""Serves the control channel: POST /api/1 for calls, GET /feed for those who watch, and GET /ping, without a token, to
-check that a master is here.
+"""Serves the control channel: POST /api/1 for calls, GET /feed for those who watch, GET /metrics for Prometheus, and
+GET /ping, without a token, to check that a master is here.
 
 The master starts it on its asyncio loop with a dispatcher. Before it reads a body, the server checks address, Host,
 Origin and token, and it limits sizes and times; the dispatcher checks what a role may call. The server never serves
@@ -12,7 +12,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
@@ -25,7 +25,14 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport.addresses import advertised, bind, is_loopback, resolve
-from concurrent_nb.transport.control_handlers import CallHandler, Dispatches, PingHandler, ServerContext, UnknownHandler
+from concurrent_nb.transport.control_handlers import (
+    CallHandler,
+    Dispatches,
+    MetricsHandler,
+    PingHandler,
+    ServerContext,
+    UnknownHandler,
+)
 from concurrent_nb.transport.feed_handler import FEED_PATH, GOING_AWAY, FeedHandler, Watches
 from concurrent_nb.transport.keys import TOKEN
 from concurrent_nb.transport.tls import TlsMaterial, server_context
@@ -58,6 +65,7 @@ class ConnectionLimits(NamedTuple):
 
 
 _LIMITS: Final = ConnectionLimits()
+METRICS_PATH: Final = "/metrics"
 #: errno values if there is no descriptor or no memory for a connection
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: connections that are accepted in one turn of the loop
@@ -79,6 +87,7 @@ class ControlServer:
         limits: ConnectionLimits = _LIMITS,
         watches: Watches | None = None,
         role_of_cookie: Callable[[str], str | None] | None = None,
+        metrics: Callable[[], Awaitable[tuple[str, bytes]]] | None = None,
     ) -> None:
         """Create a server; `start` binds it.
 
@@ -89,6 +98,7 @@ class ControlServer:
             names: further host names that clients may use in the Host header.
             watches: the live feed, at GET /feed; None if there is none.
             role_of_cookie: returns the role of a page's session from the text of a Cookie header, for the feed.
+            metrics: returns content type and text of `GET /metrics`; None to have none.
 
         Raises ConfigurationError for invalid tokens.
         """
@@ -106,6 +116,7 @@ class ControlServer:
             limits.answer_s,
             role_of_cookie=role_of_cookie,
             watches=watches,
+            metrics=metrics,
             readers_of_role_max=limits.readers_of_role,
         )
         self._server: _Server | None = None
@@ -157,6 +168,7 @@ class ControlServer:
             (jsonrpc.API_PATH, CallHandler, context),
             (jsonrpc.PING_PATH, PingHandler, context),
             (FEED_PATH, FeedHandler, context),
+            (METRICS_PATH, MetricsHandler, context),
         ]
         return Application(
             rules, default_handler_class=UnknownHandler, default_handler_args=context, log_function=_log_request

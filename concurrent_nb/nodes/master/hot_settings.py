@@ -59,7 +59,7 @@ class HotSettings:
         return {
             f"{section}.{name}": {
                 "value": self._value(name),
-                "default": trait.default(),
+                "default": self._named(name, trait.default()),
                 "help": trait.help,
                 "hot": name in self._apply,
                 "note": FIXED.get(name, "it can only be raised" if name in GROWING else ""),
@@ -106,7 +106,11 @@ class HotSettings:
 
     def _value(self, name: str) -> Any:
         """Return the value of an item as it is configured: of a component, its name."""
-        value = getattr(self._settings, name)
-        if isinstance(type(self._settings).class_traits()[name], ExtensionPointItem):
-            return value.short_name or type(value).__name__
-        return value
+        return self._named(name, getattr(self._settings, name))
+
+    def _named(self, item: str, value: Any) -> Any:
+        trait = type(self._settings).class_traits()[item]
+        if not isinstance(trait, ExtensionPointItem):
+            return value
+        component = self._settings.manager.choose(trait.interface, value, item) if isinstance(value, str) else value
+        return component.short_name or type(component).__name__

@@ -39,6 +39,7 @@ from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.kernel_requests import Answer
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.nodes.master.loop import MasterLoop
+from concurrent_nb.nodes.master.metrics_source import MetricsSource
 from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
 from concurrent_nb.object_store import segments
@@ -191,8 +192,16 @@ class Master:
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
             readers_of_role=descriptors.share_of_limit(1 / 8, limits.readers_of_role),
         )
+        metrics = MetricsSource(self._core, self._ask, self._whole_status)
         server = ControlServer(
-            dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits, watches=self._feed
+            dispatcher,
+            tokens,
+            addresses,
+            self.config.control_port,
+            tls,
+            limits=limits,
+            watches=self._feed,
+            metrics=metrics.scrape,
         )
         self._thread.start()
         path = None
@@ -284,7 +293,12 @@ class Master:
             is_own = self._core.is_session(asker, "client", secret)
             return self._core.status(now, asker if is_own else None, sees_all=sees_all)
 
-        status = await self._ask(describe_cluster)
+        return self._with_place(await self._ask(describe_cluster))
+
+    async def _whole_status(self) -> dict[str, Any]:
+        return self._with_place(await self._ask(lambda now: self._core.status(now, sees_all=True)))
+
+    def _with_place(self, status: dict[str, Any]) -> dict[str, Any]:
         where = {"host": socket.gethostname(), "pid": os.getpid()}
         uptime_s, feed = monotonic() - self._began, self._feed.describe()
         return {"name": self.name, **where, "uptime_s": uptime_s, **status, "feed": feed}
