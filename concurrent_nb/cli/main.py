@@ -1,12 +1,13 @@
 """`concurrent-nb master | slave | start | status | kernel | run | restart | stop`: clusters from a shell.
 
+The commands that inspect and steer a running cluster are in `cluster_commands`.
+
 The configuration items are the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` on the command line is `c.SlaveNode.workers = 8` in the file.
 """
 
 import argparse
 import json
-import logging
 import os
 import re
 import signal
@@ -18,13 +19,15 @@ from typing import Any, Final
 
 from concurrent_nb import __version__
 from concurrent_nb.cli import daemon
+from concurrent_nb.cli.cluster_commands import ERASE, add_commands
 from concurrent_nb.cli.config_options import read_items, seconds, whole_number
+from concurrent_nb.cli.control import control_of
 from concurrent_nb.cli.status import describe
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.nodes.common.log_format import LOG_FORMATS, write_logs
 from concurrent_nb.nodes.common.sections import OF_MASTER, OF_SLAVE, check_sections
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
-from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
 
 #: short options for configuration items
@@ -37,8 +40,6 @@ SHORT: Final = {
 #: printed when a node is ready
 IS_RUNNING: Final = "cluster {} is running"
 HAS_JOINED: Final = "has joined cluster"
-#: escape sequences that move to the top of the terminal and erase it
-ERASE: Final = "\x1b[H\x1b[J"
 
 EPILOG: Final = """\
 examples:
@@ -47,6 +48,9 @@ examples:
   concurrent-nb start --name lab --daemon         start a cluster in the background, with its log in a file
   concurrent-nb slave --connect demo              add a slave (elsewhere: the path of a copy of the connection file)
   concurrent-nb status demo                       show slaves, applications and jobs; see also --watch and --json
+  concurrent-nb top demo                          slaves and jobs with rates, until Ctrl-C
+  concurrent-nb trace demo                        when and where tasks ran, as a file for https://ui.perfetto.dev
+  concurrent-nb cancel demo JOB                   cancel a job; see also jobs, slaves, drain and config
   concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client
   concurrent-nb run mandelbrot --factor 8         run a sample on a cluster that is started for it
 
@@ -63,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         items = read_items(rest)
     except ConfigurationError as error:
         parser.error(str(error))
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    write_logs(getattr(options, "log_format", "text"))
     options.words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options, items))
@@ -129,6 +133,12 @@ def command_line() -> argparse.ArgumentParser:
         each.add_argument(
             "--log", type=Path, metavar="FILE", help="log file of --daemon (default: beside the connection files)"
         )
+        each.add_argument(
+            "--log-format",
+            choices=LOG_FORMATS,
+            default="text",
+            help="json: one JSON object per line, with the ids of what it is about (default: %(default)s)",
+        )
     status = command(
         "status", _status, "Show the slaves, applications and jobs of a cluster; without a name, list the clusters."
     )
@@ -142,6 +152,7 @@ def command_line() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="repeat every SECONDS until Ctrl-C (default: 2)",
     )
+    add_commands(command)
     kernel = command("kernel", _kernel, "Open a Jupyter kernel in a slave, and print how to attach to it.")
     kernel.add_argument("slave", help="name of the slave, as `concurrent-nb status` lists it")
     kernel.add_argument(
@@ -200,7 +211,8 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopped.set())
-    with Cluster(name=options.name, config=_with_options(options, items), log=options.log) as cluster:
+    config, log_format = _with_options(options, items), options.log_format
+    with Cluster(name=options.name, config=config, log=options.log, log_format=log_format) as cluster:
         while not stopped.is_set() and not cluster.wait_for_slave(0.2):
             continue
         if not stopped.is_set():
@@ -288,7 +300,8 @@ def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     def ready(name: str) -> None:
         print(f"slave {name} {HAS_JOINED} {info.name}", flush=True)
 
-    run_slave(_with_options(options, items), lambda: path, options.name, ready=ready)
+    if run_slave(_with_options(options, items), lambda: path, options.name, ready=ready):
+        print(f"the slave has left cluster {info.name}, as it was asked to", flush=True)
     return 0
 
 
@@ -315,7 +328,7 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
         else:
             print("\n".join(names) if names else "no cluster is running: there is no connection file")
         return 0
-    with _control(options.name) as control:
+    with control_of(options.name) as control:
         while True:
             status = control.call("status")
             # With --watch, JSON is one object per line.
@@ -332,7 +345,7 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     if items:
         raise ConfigurationError(f"stop takes no configuration items, but {', '.join(items)} was given")
-    with _control(options.name) as control:
+    with control_of(options.name) as control:
         control.call("stop_cluster")
     print(f"cluster {options.name} is stopping")
     return 0
@@ -373,12 +386,6 @@ def _run(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.cli.run import run  # here: it imports the samples and the application
 
     return run(options.name, options.arguments)
-
-
-def _control(name: str) -> ControlClient:
-    info = connection_file.read(name)
-    token = info.tokens.get("admin") or next(iter(info.tokens.values()))
-    return ControlClient(info.endpoints, token, info.certificate_pem)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 Labels are names of slaves, states and statuses only: a label for each job or task would grow without a limit.
 """
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -15,10 +13,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.tasks.task_log import Used
+from concurrent_nb.telemetry.task_totals import BUCKETS_S, TaskTotals
 
-#: upper bounds of the buckets of run times, in seconds
-BUCKETS_S: Final = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
 #: most slaves that have labels
 SLAVES_MAX: Final = 500
 CONTENT_TYPE: Final[str] = CONTENT_TYPE_LATEST
@@ -32,52 +28,6 @@ _OF_SLAVES: Final = (
     ("memory_total_bytes", "memory_total_bytes", "Memory of the slave's host."),
 )
 _PREFIX: Final = "concurrent_nb_"
-
-
-class TaskTotals:
-    """Counters over the tasks that have ended, as far as they were added."""
-
-    def __init__(self) -> None:
-        self.following = 0  #: number of the next record to add
-        self.missed = 0  #: records that were dropped before they could be added
-        self._by_status: Counter[int] = Counter()
-        self._by_bucket = [0] * (len(BUCKETS_S) + 1)
-        self._run_s = self._cpu_s = 0.0
-        self._in_bytes = self._out_bytes = 0
-
-    def add(self, first: int, tasks: Iterable[Used]) -> None:
-        """Add tasks, of which `first` is the number of the first one."""
-        self.missed += max(0, first - self.following)
-        self.following = first
-        for task in tasks:
-            self.following += 1
-            self._by_status[task.status] += 1
-            self._by_bucket[bisect_left(BUCKETS_S, task.run_s)] += 1
-            self._run_s += task.run_s
-            self._cpu_s += task.cpu_s
-            self._in_bytes += task.in_bytes
-            self._out_bytes += task.out_bytes
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics."""
-        by_status = CounterMetricFamily(f"{_PREFIX}tasks_ended", "Tasks that have ended, by status.", labels=["status"])
-        for status in Status:
-            by_status.add_metric([status.name.lower()], self._by_status[status])
-        yield by_status
-        run = HistogramMetricFamily(f"{_PREFIX}task_run_seconds", "Seconds that workers have spent on a task.")
-        count, buckets = 0, []
-        for bound, number in zip([*map(str, BUCKETS_S), "+Inf"], self._by_bucket, strict=True):
-            count += number
-            buckets.append((bound, count))
-        run.add_metric([], buckets, self._run_s)
-        yield run
-        for name, text, value in (
-            ("task_cpu_seconds", "CPU time of tasks, of those that took a millisecond or more.", self._cpu_s),
-            ("task_argument_bytes", "Bytes of the arguments of tasks that have ended.", self._in_bytes),
-            ("task_result_bytes", "Bytes of the results of tasks.", self._out_bytes),
-            ("task_records_missed", "Ended tasks that no other metric counts: too many since a scrape.", self.missed),
-        ):
-            yield CounterMetricFamily(f"{_PREFIX}{name}", text, value=value)
 
 
 class _Snapshot(Collector):
@@ -105,8 +55,29 @@ class _Snapshot(Collector):
         for state in ("waiting", "assigned", "kept"):
             by_state.add_metric([state], tasks[state])
         yield by_state
-        yield from self._totals.collect()
+        yield from _of_tasks(self._totals)
         yield from _of_slaves(status["slaves"][:SLAVES_MAX])
+
+
+def _of_tasks(totals: TaskTotals) -> Iterator[Metric]:
+    by_status = CounterMetricFamily(f"{_PREFIX}tasks_ended", "Tasks that have ended, by status.", labels=["status"])
+    for status in Status:
+        by_status.add_metric([status.name.lower()], totals.by_status[status])
+    yield by_status
+    run = HistogramMetricFamily(f"{_PREFIX}task_run_seconds", "Seconds that workers have spent on a task.")
+    count, buckets = 0, []
+    for bound, number in zip([*map(str, BUCKETS_S), "+Inf"], totals.by_bucket, strict=True):
+        count += number
+        buckets.append((bound, count))
+    run.add_metric([], buckets, totals.run_s)
+    yield run
+    for name, text, value in (
+        ("task_cpu_seconds", "CPU time of tasks, of those that took a millisecond or more.", totals.cpu_s),
+        ("task_argument_bytes", "Bytes of the arguments of tasks that have ended.", totals.in_bytes),
+        ("task_result_bytes", "Bytes of the results of tasks.", totals.out_bytes),
+        ("task_records_missed", "Ended tasks that no other metric counts: too many since a scrape.", totals.missed),
+    ):
+        yield CounterMetricFamily(f"{_PREFIX}{name}", text, value=value)
 
 
 def _of_slaves(slaves: list[Mapping[str, Any]]) -> Iterator[Metric]:

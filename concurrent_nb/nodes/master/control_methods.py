@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from concurrent_nb.components.core import Component
 from concurrent_nb.errors import AccessRefused, ConfigurationError
@@ -15,18 +15,12 @@ from concurrent_nb.ids import ID_BYTES, JobId, SessionId
 from concurrent_nb.nodes.common.log_format import PACKAGE_LOGGER
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.master.hot_settings import HotSettings
+from concurrent_nb.nodes.master.questions import Asks
 from concurrent_nb.rpc import Caller, remote
 from concurrent_nb.wire import messages as m
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Asks(Protocol):
-    """Returns the answer of the compute thread to a question, which it calls with the time."""
-
-    async def __call__(self, question: Callable[[float], T], /) -> T:
-        """Return what the question returns, or raise what it raises."""
 
 
 class ControlMethods:

@@ -1,16 +1,15 @@
-"""Answers a scrape of `/metrics`: gathers the facts from the core's thread, and has them written as text.
+"""Totals of the tasks that have ended, and the metrics of the master: what is only counted once somebody asks.
 
-`prometheus_client` is imported by the first scrape: a master that nobody scrapes neither loads it nor counts anything.
+`prometheus_client` is imported by the first scrape: a master that nobody scrapes does not load it.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from concurrent_nb.nodes.master.control_methods import Asks
 from concurrent_nb.nodes.master.core import MasterCore
-
-if TYPE_CHECKING:
-    from concurrent_nb.telemetry.metrics import TaskTotals
+from concurrent_nb.nodes.master.questions import Asks
+from concurrent_nb.rpc import remote
+from concurrent_nb.telemetry.task_totals import TaskTotals
 
 
 class MetricsSource:
@@ -26,16 +25,27 @@ class MetricsSource:
         self._core = core
         self._ask = ask
         self._status = status
-        self._totals: TaskTotals | None = None
+        self._totals = TaskTotals()
 
     async def scrape(self) -> tuple[str, bytes]:
-        """Return content type and text."""
+        """Return content type and text of `/metrics`."""
         from concurrent_nb.telemetry import metrics  # here, because most masters are never scraped
 
-        if self._totals is None:
-            self._totals = metrics.TaskTotals()
+        await self._update()
+        return metrics.CONTENT_TYPE, metrics.metrics_text(await self._status(), self._totals)
+
+    @remote(roles=["admin", "client"])
+    async def totals(self) -> dict[str, Any]:
+        """Return sums over all tasks of the cluster that have ended: tasks by status, seconds, bytes.
+
+        They count what the log of the last 100,000 tasks has, and from the first call on all tasks. `missed` is the
+        number of those that were too many between two calls.
+        """
+        await self._update()
+        return self._totals.as_json()
+
+    async def _update(self) -> None:
         totals, log = self._totals, self._core.scheduler.task_log
         first, records = await self._ask(lambda now: log.records(totals.following))
-        if first >= totals.following:  # two scrapes at the same time: the other one has added them
+        if first >= totals.following:  # another call, at the same time, may have added them
             totals.add(first, log.used(records))
-        return metrics.CONTENT_TYPE, metrics.metrics_text(await self._status(), totals)

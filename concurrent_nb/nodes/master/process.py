@@ -186,13 +186,14 @@ class Master:
         self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s)
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
-        dispatcher = Dispatcher(Registry(self, ControlMethods(self.name, self._core, self.config, self._ask)))
+        metrics = MetricsSource(self._core, self._ask, self._whole_status)
+        methods = ControlMethods(self.name, self._core, self.config, self._ask)
+        dispatcher = Dispatcher(Registry(self, methods, metrics))
         limits = ConnectionLimits()
         limits = limits._replace(
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
             readers_of_role=descriptors.share_of_limit(1 / 8, limits.readers_of_role),
         )
-        metrics = MetricsSource(self._core, self._ask, self._whole_status)
         server = ControlServer(
             dispatcher,
             tokens,
