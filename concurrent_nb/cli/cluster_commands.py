@@ -15,9 +15,10 @@ from concurrent_nb.cli.cluster_tables import config_table, job_table, slave_tabl
 from concurrent_nb.cli.config_options import seconds, whole_number
 from concurrent_nb.cli.control import control_of
 from concurrent_nb.cli.table import shown, style_of
-from concurrent_nb.cli.top import Sample, rates_between, top_lines
+from concurrent_nb.cli.top import Reading, rates_between, top_lines
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.common.trace_file import write_trace
+from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.wire.messages import LogLevel
 
 #: escape sequences that move to the top of the terminal and erase it
@@ -142,8 +143,7 @@ def _trace(options: argparse.Namespace, items: Items) -> int:
         job = ""
         if options.job is not None:
             is_whole = len(options.job) == 32 and set(options.job) <= set("0123456789abcdef")
-            # The log also has tasks of jobs that are over, which the status does not list any more.
-            job = options.job if is_whole else find_job(control.call("status")["jobs"], options.job)["id"]
+            job = options.job if is_whole else find_job(_traced_jobs(control), options.job)["id"]
         cluster = Path(options.name).stem.removeprefix("concurrent_nb-")
         path = options.output or Path(f"trace-{cluster}.json")
         summary = write_trace(path, lambda since: control.call("trace", job=job, since=since))
@@ -153,6 +153,18 @@ def _trace(options: argparse.Namespace, items: Items) -> int:
     else:
         print(summary)
     return 0
+
+
+def _traced_jobs(control: ControlClient) -> list[dict[str, Any]]:
+    """Return the jobs that the master has, and those that are over and have tasks in its log."""
+    jobs = {job["id"]: job for job in control.call("status")["jobs"]}
+    since: int | None = 0
+    while since is not None:
+        page = control.call("trace", since=since)
+        for job, label in page["jobs"].items():
+            jobs.setdefault(job, {"id": job, "name": label["name"], "state": "ended"})
+        since = page["next"]
+    return list(jobs.values())
 
 
 def _config(options: argparse.Namespace, items: Items) -> int:
@@ -197,19 +209,19 @@ def _describe_item(name: str, item: Mapping[str, Any]) -> list[str]:
 
 def _top(options: argparse.Namespace, items: Items) -> int:
     _refuse_items(options, items)
-    before: Sample | None = None
+    before: Reading | None = None
     with control_of(options.name) as control:
         while True:
             status, totals = control.call("status"), control.call("totals")
-            sample = Sample(time.monotonic(), status, totals)
-            rates = rates_between(before, sample)
+            reading = Reading(time.monotonic(), status, totals)
+            rates = rates_between(before, reading)
             if options.json:
                 print(json.dumps({"rates": rates.as_json(), "totals": totals, "status": status}), flush=True)
             else:
                 style = style_of(sys.stdout)
                 erase = ERASE if style.width is not None else ""
-                print(erase + "\n".join(top_lines(sample, rates, style)), flush=True)
-            before = sample
+                print(erase + "\n".join(top_lines(reading, rates, style)), flush=True)
+            before = reading
             time.sleep(options.interval)
 
 

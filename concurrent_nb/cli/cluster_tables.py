@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from concurrent_nb.cli.status import write_span
-from concurrent_nb.cli.table import Cell, Colour, Column, Style, table
+from concurrent_nb.cli.table import Colour, Column, Style, TableCell, table
 from concurrent_nb.shipping.serialization.sizes import format_bytes
 
 _STATES: Final[dict[str, Colour]] = {
@@ -51,9 +51,9 @@ def slave_table(
     rows = []
     for slave in slaves:
         used, total = slave["memory_used_bytes"], slave["memory_total_bytes"]
-        row: list[Cell | str] = [
+        row: list[TableCell | str] = [
             slave["name"],
-            Cell(slave["state"], _STATES.get(slave["state"], "")),
+            TableCell(slave["state"], _STATES.get(slave["state"], "")),
             slave["host"],
             str(slave["cores"] or "?"),
             f"{slave['slots']:,}",
@@ -75,10 +75,10 @@ def job_table(jobs: Sequence[Mapping[str, Any]], style: Style, rates: Mapping[st
     columns = _JOB if rates is None else (*_JOB[:3], _RATE, *_JOB[3:])
     rows = []
     for job in jobs:
-        row: list[Cell | str] = [
+        row: list[TableCell | str] = [
             job["id"][:8],
             job["name"] or "-",
-            Cell(job["state"], _STATES.get(job["state"], "")),
+            TableCell(job["state"], _STATES.get(job["state"], "")),
             f"{job['done']:,}",
             f"{job['tasks']:,}",
             f"{job['assigned']:,}",
@@ -103,7 +103,7 @@ def config_table(settings: Mapping[str, Mapping[str, Any]], style: Style) -> lis
     for name, item in settings.items():
         may = "no" if not item["hot"] else "raised only" if item["note"] else "yes"
         colour: Colour = "bold" if item["value"] != item["default"] else ""
-        rows.append([Cell(name, colour), Cell(write_value(item["value"]), colour), may, item["help"]])
+        rows.append([TableCell(name, colour), TableCell(write_value(item["value"]), colour), may, item["help"]])
     return table(columns, rows, style)
 
 

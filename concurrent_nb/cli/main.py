@@ -28,6 +28,7 @@ from concurrent_nb.nodes.common.log_format import LOG_FORMATS, write_logs
 from concurrent_nb.nodes.common.sections import OF_MASTER, OF_SLAVE, check_sections
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
 
 #: short options for configuration items

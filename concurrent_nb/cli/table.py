@@ -28,7 +28,7 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """A text with a colour."""
 
     text: str
@@ -86,7 +86,7 @@ def coloured(text: str, colour: Colour, style: Style) -> str:
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if colour and style.colours else text
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], style: Style) -> list[str]:
+def table(columns: Sequence[Column], rows: Sequence[Sequence[TableCell | str]], style: Style) -> list[str]:
     """Return the lines of a table with a line of titles."""
     cells = [[_cell(cell) for cell in row] for row in rows]
     wanted = [
@@ -94,12 +94,12 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], style
     ]
     used = _columns_that_fit(columns, wanted, style.width)
     widths = _widths({at: wanted[at] for at in used}, {at for at in used if columns[at].shrinks}, style.width)
-    titles = [Cell(column.title, "dim") for column in columns]
+    titles = [TableCell(column.title, "dim") for column in columns]
     return [_line(row, columns, widths, style) for row in (titles, *cells)]
 
 
-def _cell(cell: Cell | str) -> Cell:
-    return Cell(shown(cell)) if isinstance(cell, str) else Cell(shown(cell.text), cell.colour)
+def _cell(cell: TableCell | str) -> TableCell:
+    return TableCell(shown(cell)) if isinstance(cell, str) else TableCell(shown(cell.text), cell.colour)
 
 
 def _columns_that_fit(columns: Sequence[Column], wanted: Sequence[int], width: int | None) -> list[int]:
@@ -126,7 +126,7 @@ def _widths(wanted: dict[int, int], shrinking: set[int], width: int | None) -> d
     return widths
 
 
-def _line(row: Sequence[Cell], columns: Sequence[Column], widths: dict[int, int], style: Style) -> str:
+def _line(row: Sequence[TableCell], columns: Sequence[Column], widths: dict[int, int], style: Style) -> str:
     parts: list[str] = []
     last = max(widths, default=0)
     for at, width in widths.items():

@@ -1,4 +1,4 @@
-"""What `concurrent-nb top` shows: the cluster with rates, from two samples. Pure."""
+"""What `concurrent-nb top` shows: the cluster with rates, from two readings. Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from concurrent_nb.cli.cluster_tables import job_table, slave_table, write_rate
 from concurrent_nb.cli.status import write_span
-from concurrent_nb.cli.table import Style, coloured, shown
+from concurrent_nb.cli.table import Style, coloured, shortened, shown
 from concurrent_nb.outcome import SUCCESSES
 from concurrent_nb.shipping.serialization.sizes import format_bytes
 
@@ -14,7 +14,7 @@ _GOOD = frozenset(status.name.lower() for status in SUCCESSES)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Reading:
     """What the master has answered at a time."""
 
     at_s: float  #: by a clock of the asker
@@ -24,7 +24,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What has happened per second between two samples; None before the second one, and if a master is new."""
+    """What has happened per second between two readings; None before the second one, and if a master is new."""
 
     tasks: float | None = None
     failures: float | None = None
@@ -47,8 +47,8 @@ class Rates:
         }
 
 
-def rates_between(before: Sample | None, now: Sample) -> Rates:
-    """Return the rates between two samples of one master."""
+def rates_between(before: Reading | None, now: Reading) -> Rates:
+    """Return the rates between two readings of one master."""
     if before is None or before.status["epoch"] != now.status["epoch"] or now.at_s <= before.at_s:
         return Rates()
     passed_s = now.at_s - before.at_s
@@ -75,18 +75,20 @@ def rates_between(before: Sample | None, now: Sample) -> Rates:
     )
 
 
-def top_lines(sample: Sample, rates: Rates, style: Style) -> list[str]:
+def top_lines(reading: Reading, rates: Rates, style: Style) -> list[str]:
     """Return the lines of a screen."""
-    status = sample.status
+    status = reading.status
     slaves, tasks = status["slaves"], status["tasks"]
     slots, busy = sum(slave["slots"] for slave in slaves), sum(slave["busy"] for slave in slaves)
+    facts = f"up {write_span(status['uptime_s'])}, {busy:,} of {slots:,} workers busy, {tasks['waiting']:,} tasks wait"
+    speeds = [f"{write_rate(rates.tasks)} tasks/s", f"{write_rate(rates.cpu)} cores used"]
+    speeds += [f"{_bytes(rates.in_bytes)}/s of arguments", f"{_bytes(rates.out_bytes)}/s of results"]
+    if rates.failures:
+        speeds.append(f"{write_rate(rates.failures)}/s failed or cancelled")
     lines = [
-        coloured(f"cluster {shown(status['name'])}", "bold", style)
-        + f"  up {write_span(status['uptime_s'])}, {busy:,} of {slots:,} workers busy, {tasks['waiting']:,} tasks wait",
-        f"{write_rate(rates.tasks)} tasks/s"
-        + (coloured(f" ({write_rate(rates.failures)}/s failed or cancelled)", "red", style) if rates.failures else "")
-        + f", {_bytes(rates.in_bytes)}/s of arguments, {_bytes(rates.out_bytes)}/s of results, "
-        f"{write_rate(rates.cpu)} cores used",
+        coloured(_line(f"cluster {shown(status['name'])}", style), "bold", style),
+        _line(facts, style),
+        coloured(_line(", ".join(speeds), style), "red" if rates.failures else "", style),
         "",
         *slave_table(slaves, style, rates.slaves or {}),
     ]
@@ -95,6 +97,10 @@ def top_lines(sample: Sample, rates: Rates, style: Style) -> list[str]:
     if others := status["other_jobs"] + status["more_jobs"]:
         lines.append(f"and {others:,} more job{'s' * (others != 1)}")
     return lines
+
+
+def _line(text: str, style: Style) -> str:
+    return text if style.width is None else shortened(text, style.width)
 
 
 def _bytes(per_s: float | None) -> str:

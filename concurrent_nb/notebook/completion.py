@@ -65,6 +65,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], cluster:
         "kernel": SlaveNames(cluster),
         "cancel": lambda: _job_names(cluster),
         "show": lambda: _job_names(cluster),
+        "trace": lambda: _job_names(cluster),
     }
 
     @context_matcher(identifier=MATCHER)  # type: ignore[untyped-decorator]

@@ -19,8 +19,9 @@ from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
 from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.notebook.cell_output import show
-from concurrent_nb.notebook.live.text import seconds_text
+from concurrent_nb.notebook.live.text import line_of, seconds_text
 from concurrent_nb.notebook.results import plural
+from concurrent_nb.notebook.tables import ProgressCell, Table
 from concurrent_nb.shipping.cells.captured_names import Captured
 from concurrent_nb.shipping.serialization.sizes import format_bytes
 from concurrent_nb.transport import connection_file
@@ -28,6 +29,10 @@ from concurrent_nb.workers.slave_side.machine import cores
 
 log = logging.getLogger(__name__)
 
+_SLAVE_COLUMNS: Final = (
+    "Slave", "State", "Host", ">Workers", ">Busy", ">In flight", ">Done", ">Load", ">Memory", ">Up",
+)  # fmt: skip
+_JOB_COLUMNS: Final = ["State", "Name", ">Done", ">Failed", ">Cancelled", ">Time", "Id"]
 NO_CLUSTER: Final = "no cluster: the next task starts one; see also %concurrent start and %concurrent connect"
 #: maximum number of jobs of a notebook that `%concurrent jobs` lists
 JOBS_KEPT: Final = 20
@@ -173,15 +178,18 @@ class CurrentCluster:
             lines.append(f"sent with the last cell: {', '.join(names)}")
         return "\n".join(lines)
 
-    def slaves(self) -> str:
-        """Return a line for each slave. Starts no cluster."""
+    def slaves(self) -> Table | str:
+        """Return a table with a line of text for each slave, or why there is none. Starts no cluster."""
         self._wait_until_started()
         if self._app is None and self._configured:
             self.connect(self._configured)
         if self._app is None:
             return NO_CLUSTER
-        lines = _describe(self._status_of(self._app))[:-1]
-        return "\n".join(lines) if lines else "no slave has joined yet"
+        status = self._status_of(self._app)
+        lines = _describe(status)[:-1]
+        if not lines:
+            return "no slave has joined yet"
+        return Table("slaves", _SLAVE_COLUMNS, [_slave_cells(each) for each in status["slaves"]], "\n".join(lines))
 
     def cell_begins(self) -> None:
         """Note which tasks earlier cells have left running."""
@@ -208,30 +216,44 @@ class CurrentCluster:
         opened = [] if self._app is None or self._is_gone else self._app.open_jobs()
         return [*sorted((job for job in opened if job.id not in known), key=lambda job: -job.elapsed_s), *self.jobs]
 
-    def list_jobs(self) -> str:
-        """Return a line for each job: running ones first, then the latest first; then the jobs of others."""
+    def list_jobs(self) -> Table | str:
+        """Return a table with a line for each job: running ones first, then the latest first; then the jobs of others.
+
+        If there is none, return a line for the user.
+        """
         others = self._others()
         submits = len(self._open_submits())
         newest_first = self._all_jobs()[::-1]
         if not newest_first and not others and not submits:
             return "this notebook has started no job"
-        rows = [_job_row(job) for job in sorted(newest_first, key=lambda job: job.done())]
+        own = sorted(newest_first, key=lambda job: job.done())
+        rows = [_job_row(job) for job in own]
+        cells = [_job_cells(job) for job in own]
         if submits:
             rows.insert(0, ["running", "(submits)", f"{plural(submits, 'task')} not done", "", ""])
-        rows += [
-            [
-                job["state"],
-                job["name"],
-                f"{job['done']:,} of {job['tasks']:,} done",
-                seconds_text(job["age_s"]),
-                job["id"][:8],
-            ]
-            for job in others
-        ]
+            cells.insert(0, ["running", "(submits)", f"{plural(submits, 'task')} not done", "", "", "", ""])
+        mine = len(rows)
+        for job in others:
+            name, age = line_of(job["name"]), seconds_text(job["age_s"])
+            rows.append([job["state"], name, f"{job['done']:,} of {job['tasks']:,} done", age, job["id"][:8]])
+            cells.append([job["state"], name, ProgressCell(job["done"], job["tasks"]), "", "", age, job["id"][:8]])
+        columns = _JOB_COLUMNS
         if others:
-            owners = ["this notebook"] * (len(rows) - len(others)) + [job["client"] or "?" for job in others]
+            owners = ["this notebook"] * mine + [line_of(job["client"] or "?") for job in others]
             rows = [[*row, owner] for row, owner in zip(rows, owners, strict=True)]
-        return "\n".join(aligned(rows, right=(3,)))
+            cells = [[*row, owner] for row, owner in zip(cells, owners, strict=True)]
+            columns = [*columns, "Application"]
+        return Table("jobs", columns, cells, "\n".join(aligned(rows, right=(3,))))
+
+    def trace(self, job: Job[Any] | None, path: str | None) -> str:
+        """Write when and where the tasks of a job, or of all, ran to a file; return a line for the user."""
+        self._wait_until_started()
+        if self._app is None:
+            raise ConfigurationError("%concurrent trace: no cluster, so no task has run")
+        if job is None:
+            return str(self._app.trace(path or "trace.json"))
+        name = "".join(each if each.isalnum() or each in "-_" else "-" for each in job.name)[:60] or job.id.hex()[:8]
+        return str(job.trace(path or f"trace-{name}.json"))
 
     def _others(self) -> list[dict[str, Any]]:
         """Return the jobs of others on this cluster that this application may see."""
@@ -254,13 +276,16 @@ class CurrentCluster:
         runs = "is still running" if len(others) == 1 else "are still running"
         return f"{plural(len(others), 'job')} of {', '.join(owners)} {runs} here ({named})"
 
-    def job(self, which: str | None) -> Job[Any]:
-        """Return the latest job of this notebook with this name or beginning of an id; None: the latest job."""
+    def job(self, which: str | None, command: str = "show") -> Job[Any]:
+        """Return the latest job of this notebook with this name or beginning of an id; None: the latest job.
+
+        Raises ConfigurationError, for the command that needs it.
+        """
         for known in (*self.jobs,)[::-1]:
             if which is None or which in (known.name, known.id.hex()[: len(which)]):
                 return known
         what = "this notebook has started no job" if which is None else f"no job {which!r}: see %concurrent jobs"
-        raise ConfigurationError(f"%concurrent show: {what}")
+        raise ConfigurationError(f"%concurrent {command}: {what}")
 
     def cancel(self, which: str | None, job: Job | None = None) -> str:
         """Cancel a job of this notebook, by name or the beginning of its id, or all; return a line for the user.
@@ -412,13 +437,37 @@ def _answers(app: ApplicationNode) -> bool:
     return True
 
 
+def _slave_cells(slave: dict[str, Any]) -> list[str | ProgressCell]:
+    used, total = slave.get("memory_used_bytes"), slave.get("memory_total_bytes")
+    load, up_s = slave.get("load"), slave.get("uptime_s")
+    return [
+        line_of(slave["name"]),
+        slave["state"],
+        line_of(slave.get("host") or ""),
+        f"{slave['slots']:,}",
+        f"{slave.get('busy', 0):,}",
+        f"{slave['in_flight']:,}",
+        f"{slave['done']:,}",
+        "" if load is None else f"{load:.1f}",
+        f"{format_bytes(used)} of {format_bytes(total)}" if used is not None and total else "",
+        "" if up_s is None else seconds_text(up_s),
+    ]
+
+
+def _job_cells(job: Job) -> list[str | ProgressCell]:
+    state, name, _, age, job_id = _job_row(job)
+    counts = job.counts()
+    ended = [f"{number:,}" if number else "" for number in (counts.failed, counts.cancelled)]
+    return [state, name, ProgressCell(counts.done, counts.total), *ended, age, job_id]
+
+
 def _job_row(job: Job) -> list[str]:
     counts = job.counts()
     ended = {"failed": counts.failed, "cancelled": counts.cancelled}
     others = "".join(f", {number:,} {way}" for way, number in ended.items() if number)
     done = f"{counts.done:,}" if counts.done == counts.total else f"{counts.done:,} of {counts.total:,}"
     state = "running" if counts.waiting + counts.running or job.is_open else "ended"
-    return [state, job.name, f"{done} done{others}", seconds_text(job.elapsed_s), job.id.hex()[:8]]
+    return [state, line_of(job.name), f"{done} done{others}", seconds_text(job.elapsed_s), job.id.hex()[:8]]
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
@@ -442,7 +491,7 @@ def _describe(status: dict[str, Any]) -> list[str]:
     slaves = status.get("slaves", [])
     tasks = status.get("tasks", {})
     lines = [
-        f"  slave {slave['name']}: {plural(slave['slots'], 'worker')}, {slave['state']}, "
+        f"  slave {line_of(slave['name'])}: {plural(slave['slots'], 'worker')}, {slave['state']}, "
         f"{slave['in_flight']} in flight, {slave['done']} done"
         for slave in slaves
     ]

@@ -30,6 +30,7 @@ from concurrent_nb.notebook.live import view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
 from concurrent_nb.notebook.magic_options import documented, explained, takes
 from concurrent_nb.notebook.results import captured_text
+from concurrent_nb.notebook.tables import Table
 from concurrent_nb.notebook.tracebacks import errors_shown_plainly, present, show_as, syntax_error, trim
 from concurrent_nb.shipping.cells.cell_code import Cell, parse_cell, parse_for, parse_until
 from concurrent_nb.shipping.cells.cell_task import CellTask, cell_task
@@ -47,6 +48,8 @@ _HELP: Final = """\
 %concurrent jobs                                list the jobs of this notebook and of others on the cluster
 %concurrent cancel [JOB]                        cancel a job, by name, id or variable; without JOB, all of this notebook
 %concurrent show [JOB]                          show the view of a job again; without JOB, of the last one
+%concurrent trace [JOB] [FILE]                  write when and where the tasks of a job, or of all, ran to a file for
+                                                https://ui.perfetto.dev (default: trace.json)
 %concurrent scale N                             change the number of workers to N
 %concurrent restart [--now]                     replace all workers when their tasks have ended; --now: stop the tasks
                                                 and run them again
@@ -60,7 +63,8 @@ _COMMANDS_OF_OPTIONS: Final = {
     "name": "start",
     "now": "restart",
     "force": "stop",
-    "where": "connect, kernel, cancel, show or scale",
+    "where": "connect, kernel, cancel, show, trace or scale",
+    "file": "trace",
 }
 
 
@@ -123,9 +127,10 @@ class ConcurrentMagics(Magics):
         "where",
         nargs="?",
         metavar="argument",
-        help="connect: name or connection file of the cluster; cancel, show: the job; scale: the number of workers;"
-        " kernel: the slave",
+        help="connect: name or connection file of the cluster; cancel, show, trace: the job; scale: the number of"
+        " workers; kernel: the slave",
     )
+    @takes("file", nargs="?", metavar="file", help="trace: the file to write, which may also follow without a job")
     @takes(
         "--workers",
         type=magic_options.workers,
@@ -151,7 +156,7 @@ class ConcurrentMagics(Magics):
             return
         for name, command in _COMMANDS_OF_OPTIONS.items():
             if getattr(options, name) is not None and options.command not in re.split(", | or ", command):
-                shown = f"`{options.where}`" if name == "where" else f"--{name}"
+                shown = f"`{getattr(options, name)}`" if name in ("where", "file") else f"--{name}"
                 raise ConfigurationError(f"%concurrent {options.command} takes no {shown}, only {command} does")
         if options.command == "start":
             print(self.cluster.start(options.workers, options.name))
@@ -174,9 +179,15 @@ class ConcurrentMagics(Magics):
         elif options.command == "restart":
             print(self.cluster.restart(now=bool(options.now)))
         elif options.command == "jobs":
-            print(self.cluster.list_jobs())
+            _show(self.cluster.list_jobs())
         elif options.command == "slaves":
-            print(self.cluster.slaves())
+            _show(self.cluster.slaves())
+        elif options.command == "trace":
+            which, path = options.where, options.file
+            if path is None and which is not None and which.endswith(".json"):
+                which, path = None, which
+            job = None if which is None else self._job_of(which) or self.cluster.job(which, "trace")
+            print(self.cluster.trace(job, path))
         elif options.command == "stop":
             if not options.force and (work := self.cluster.work_of_others()):
                 self._confirm_stop(work)
@@ -360,3 +371,7 @@ class ConcurrentMagics(Magics):
     def _shell(self) -> InteractiveShell:
         assert self.shell is not None
         return self.shell
+
+
+def _show(listed: Table | str) -> None:
+    listed.show() if isinstance(listed, Table) else print(listed)

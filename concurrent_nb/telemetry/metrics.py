@@ -30,7 +30,7 @@ _OF_SLAVES: Final = (
 _PREFIX: Final = "concurrent_nb_"
 
 
-class _Snapshot(Collector):
+class _MasterCollector(Collector):
     """The metrics of one status."""
 
     def __init__(self, status: Mapping[str, Any], totals: TaskTotals) -> None:
@@ -96,6 +96,6 @@ def _of_slaves(slaves: list[Mapping[str, Any]]) -> Iterator[Metric]:
 def metrics_text(status: Mapping[str, Any], totals: TaskTotals) -> bytes:
     """Return the metrics of a master's status, of all tasks that were added, and of this process."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(status, totals))
+    registry.register(_MasterCollector(status, totals))
     ProcessCollector(registry=registry)
     return generate_latest(registry)

@@ -45,10 +45,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _JsonHandler(logging.StreamHandler):  # type: ignore[type-arg]  # it has no type argument at run time
+    """Writes JSON to standard error. A class of its own, as tasks take over the format of plain handlers."""
+
+
 def write_logs(log_format: LogFormat, node: str = "") -> None:
     """Write this process's warnings and errors to standard error; `node` is named in each line, unless it is ""."""
-    handler = logging.StreamHandler()
+    if log_format == "json":
+        handler: logging.Handler = _JsonHandler()
+        handler.setFormatter(JsonFormatter(node))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        return
     named = f"{node} " if node else ""
-    text = logging.Formatter(f"%(asctime)s {named}%(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter(node) if log_format == "json" else text)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {named}%(levelname)s %(name)s: %(message)s")

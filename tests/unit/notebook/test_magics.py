@@ -649,7 +649,7 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
     ("line", "message"),
     [
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect, kernel, cancel, show or scale does"),
+        ("start now", "start takes no `now`, only connect, kernel, cancel, show, trace or scale does"),
         ("connect", "connect needs the name of the cluster"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),
