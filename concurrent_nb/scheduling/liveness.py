@@ -94,6 +94,10 @@ class Liveness:
         """
         if (record := self._nodes.get(node)) is not None:
             record.kept_s = self._unreachable_after_s if for_s is None else for_s
+            if (
+                record.suspected and record.unreachable_s is not None
+            ):  # it is to be checked at the time that held before
+                self._checks.set(node, record.unreachable_s + record.kept_s)
 
     def forget(self, node: SessionId) -> None:
         """Stop watching a node, without a verdict."""

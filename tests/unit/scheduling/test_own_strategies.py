@@ -5,6 +5,7 @@ import pytest
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.scheduling.scheduler import SHARED_S
 from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
+from concurrent_nb.scheduling.strategies.stealing import StealingStrategy
 from tests.unit.scheduling.bench import JOB, OTHER_JOB, YOU, Bench
 from tests.unit.scheduling.client_events import acknowledged, closed, opened, submitted
 from tests.unit.scheduling.instructions import assigned, withdrawn
@@ -121,3 +122,27 @@ def test_jobs_of_one_owner_may_have_what_strategies_they_like() -> None:
     bench(opened(), opened(job=OTHER_JOB, strategy="stealing"))
     bench(submitted([0], job=JOB), submitted(range(20), job=OTHER_JOB))
     assert load(bench, "a") == 21
+
+
+def test_another_strategy_of_the_cluster_places_tasks_from_now_on() -> None:
+    bench = Bench()
+    bench(joined("a", credit=100), joined("b", credit=100), opened(), submitted(range(50)))
+    before = load(bench, "a") + load(bench, "b")
+    assert before < 50
+    bench.scheduler.use_strategy(StealingStrategy())
+    bench()
+    assert load(bench, "a") + load(bench, "b") == 50
+    assert names_in_use(bench) == ["stealing"]
+
+
+def test_a_job_keeps_its_strategy_when_that_of_the_cluster_changes() -> None:
+    bench = Bench()
+    bench(joined("a", credit=100), opened(strategy="stealing"), opened(job=OTHER_JOB, strategy="push_best"))
+    bench.scheduler.use_strategy(PushBestStrategy())
+    assert names_in_use(bench) == ["push_best", "stealing"]
+    bench(submitted(range(50)))
+    assert load(bench, "a") == 50
+    bench.scheduler.use_strategy(StealingStrategy())
+    assert names_in_use(bench) == ["stealing", "push_best"]
+    bench(closed(job=OTHER_JOB))
+    assert names_in_use(bench) == ["stealing"]

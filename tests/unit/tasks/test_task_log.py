@@ -126,3 +126,69 @@ def test_columns_have_what_single_tasks_have() -> None:
             assert [value for block in columns for value in getattr(block, name)] == [getattr(t, name) for t in tasks]
         for name, value in (("accepted_ago_s", 2.0), ("assigned_ago_s", 1.0), ("reported_ago_s", 0.5)):
             assert all(set(getattr(block, name)) == {value} for block in columns)
+
+
+YOURS = JobRecord(JobId(b"y" * 16), "you", "yours")
+
+
+def mixed_log(count: int, kept: int = 2000) -> TaskLog:
+    """Return a log in which every tenth task is of another owner."""
+    log = TaskLog(kept=kept)
+    for index in range(count):
+        task = record(index)
+        task.job = YOURS if index % 10 == 0 else JOB
+        log.add(task, outcome(index), "east")
+    return log
+
+
+def test_the_tasks_of_a_job_or_of_an_owner_are_read_alone() -> None:
+    log = mixed_log(1500)
+    assert [times.number for times in log.read_of(YOURS.id, None)] == list(range(0, 1500, 10))
+    assert [times.number for times in log.read_of(YOURS.id, "you", 1005)] == list(range(1010, 1500, 10))
+    assert list(log.read_of(YOURS.id, "owner")) == []
+    assert [times.number for times in log.read_of(None, "owner", 1491)] == list(range(1491, 1500))
+    assert len(list(log.read_of(None, None))) == 1500
+    assert list(log.read_of(b"x" * 16, None)) == []
+
+
+def test_what_was_dropped_is_counted_by_job() -> None:
+    log = mixed_log(4500)
+    assert log.first == 3000
+    assert log.count_dropped(None, None) == 3000
+    assert log.count_dropped(YOURS.id, "you") == log.count_dropped(None, "you") == 300
+    assert log.count_dropped(YOURS.id, "owner") == 0
+    assert log.count_dropped(JOB.id, None) == 2700
+    assert log.count_dropped(b"x" * 16, None) == 0
+
+
+def test_a_job_is_known_as_long_as_its_tasks_or_their_number() -> None:
+    log = mixed_log(10)
+    assert log.label_of(YOURS.id) == ("yours", "you")
+    assert log.label_of(b"x" * 16) is None
+    for index in range(4000):
+        log.add(record(index), outcome(index), "east")
+    assert not list(log.read_of(YOURS.id, None))
+    assert log.label_of(YOURS.id) == ("yours", "you")
+
+
+def test_records_may_be_decoded_later_and_elsewhere() -> None:
+    log = TaskLog(kept=2000)
+    for index in range(1003):
+        log.add(record(index), outcome(index, cpu_us=1000), "east")
+    first, records = log.records(1)
+    log.add(record(1003), outcome(1003), "east")
+    used = list(log.used(records))
+    assert (first, len(used)) == (1, 1002)
+    assert (used[-1].status, used[-1].run_s, used[-1].in_bytes, used[-1].out_bytes) == (Status.OK, 3.0, 4, 5)
+    assert used[0].cpu_s == pytest.approx(0.001)
+    assert list(log.used(log.records(1004)[1])) == []
+    for index in range(3000):
+        log.add(record(index), outcome(index), "east")
+    assert log.records(5)[0] == log.first == 3000
+
+
+@pytest.mark.parametrize("elapsed_s", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_run_time_that_cannot_be_counts_as_none(elapsed_s: float) -> None:
+    log = TaskLog()
+    log.add(record(), outcome(elapsed_s=elapsed_s), "east")
+    assert [task.run_s for task in log.used(log.records(0)[1])] == [0.0]

@@ -1,0 +1,172 @@
+"""Who may call which method, and what a client has to prove."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+
+from concurrent_nb.components.core import ComponentManager
+from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes.master.control_methods import ControlMethods
+from concurrent_nb.nodes.master.metrics_source import MetricsSource
+from concurrent_nb.nodes.master.process import MasterSettings
+from concurrent_nb.nodes.master.strategy_components import BUILT_IN
+from concurrent_nb.rpc import Caller, Dispatcher, Registry
+from concurrent_nb.wire import messages as m
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function
+
+T = TypeVar("T")
+
+#: roles that may call each method, with parameters that are valid for an admin
+METHODS: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "cancel_job": ({"admin", "client"}, {"job": JOB.hex()}),
+    "cancel_task": ({"admin", "client"}, {"job": JOB.hex(), "index": 9}),
+    "drain_slave": ({"admin"}, {"slave": "east"}),
+    "trace": ({"admin", "client"}, {"job": JOB.hex()}),
+    "config": ({"admin"}, {}),
+    "set_config": ({"admin"}, {"item": "MasterNode.clients", "value": 10}),
+    "set_log_level": ({"admin"}, {"level": "WARNING"}),
+    "totals": ({"admin", "client"}, {}),
+}
+#: those for which a client must have a session
+OF_OWNERS = ("cancel_job", "cancel_task", "trace")
+
+
+class Control:
+    """The control channel of a master on a bench."""
+
+    def __init__(self) -> None:
+        self.bench = bench = Bench()
+        for session, secret in ((ALICE, "alice's secret"), (BOB, "bob's secret")):
+            bench.core.add_client(session, KEYS[session], "somebody", 0.0, secret=secret)
+            bench.ends[session] = bench.ends.get(session) or _end()
+            bench.send(session)
+        bench.slave(EAST)
+        tasks = [m.TaskFrame(index, 0, b"arguments") for index in range(10)]
+        bench.send(
+            ALICE, m.OpenJob(JOB, "job", False, False), function(), m.Submit(JOB, function().digest, None, 0, tasks)
+        )
+        manager = ComponentManager()
+        manager.load([MasterSettings, *BUILT_IN])
+        methods = ControlMethods("lab", bench.core, manager.get(MasterSettings), self.ask)
+        self.dispatcher = Dispatcher(Registry(methods, MetricsSource(bench.core, self.ask, self.status)))
+
+    async def ask(self, question: Callable[[float], T], /) -> T:
+        return question(self.bench.now)
+
+    async def status(self) -> dict[str, Any]:
+        return self.bench.core.status(self.bench.now, sees_all=True)
+
+    def call(self, role: str, method: str, **params: Any) -> dict[str, Any]:
+        """Return the result, or the error."""
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        answer = asyncio.run(self.dispatcher.dispatch(body, Caller(role, "127.0.0.1", "127.0.0.1")))
+        told: dict[str, Any] = json.loads(answer or b"")
+        return told
+
+
+def _end() -> Any:
+    from concurrent_nb.wire.session import Session
+
+    return Session(7, "to_client")
+
+
+@pytest.fixture
+def control() -> Control:
+    return Control()
+
+
+def credentials(session: SessionId, secret: str) -> dict[str, str]:
+    return {"session": session.hex(), "secret": secret}
+
+
+def error_of(answer: dict[str, Any]) -> tuple[str, str]:
+    return answer["error"]["data"]["type"], answer["error"]["message"]
+
+
+def test_these_are_all_methods(control: Control) -> None:
+    assert {*control.dispatcher.registry.names()} - {"api"} == METHODS.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_admin_may_call_each(control: Control, method: str) -> None:
+    assert "result" in control.call("admin", method, **METHODS[method][1])
+
+
+@pytest.mark.parametrize("role", ["client", "slave", "", "root"])
+@pytest.mark.parametrize("method", METHODS)
+def test_other_roles_are_refused(control: Control, method: str, role: str) -> None:
+    roles, params = METHODS[method]
+    if role in roles:
+        return
+    kind, text = error_of(control.call(role, method, **params))
+    assert kind == "AccessRefused"
+    assert f"{method} needs a token of role" in text
+
+
+@pytest.mark.parametrize("method", OF_OWNERS)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        credentials(ALICE, ""),
+        credentials(ALICE, "bob's secret"),
+        credentials(EAST, ""),
+        {"session": "no hexadecimal", "secret": "alice's secret"},
+        {"session": ALICE.hex().upper() + "00", "secret": "alice's secret"},
+    ],
+)
+def test_a_client_must_prove_its_session(control: Control, method: str, given: dict[str, str]) -> None:
+    kind, text = error_of(control.call("client", method, **METHODS[method][1], **given))
+    assert kind == "AccessRefused"
+    assert "session of its own" in text
+
+
+@pytest.mark.parametrize("method", OF_OWNERS)
+def test_a_client_may_do_it_with_its_own_job_only(control: Control, method: str) -> None:
+    params = METHODS[method][1]
+    kind, text = error_of(control.call("client", method, **params, **credentials(BOB, "bob's secret")))
+    assert kind == "ConfigurationError"
+    assert JOB.hex() in text
+    assert "result" in control.call("client", method, **params, **credentials(ALICE, "alice's secret"))
+
+
+@pytest.mark.parametrize("job", ["x", "", "ab", JOB.hex() + "00", "\x00" * 32, "é" * 32])
+@pytest.mark.parametrize("method", ["cancel_job", "trace"])
+def test_an_id_that_is_none_is_named(control: Control, method: str, job: str) -> None:
+    if method == "trace" and not job:
+        return  # all jobs
+    kind, text = error_of(control.call("admin", method, job=job))
+    assert kind == "ConfigurationError"
+    assert "is not the id of a job, which has 32 hexadecimal digits" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("set_log_level", {"level": "LOUD"}),
+        ("cancel_task", {"job": JOB.hex(), "index": "first"}),
+        ("trace", {"job": JOB.hex(), "since": 1.5}),
+        ("set_config", {"item": "MasterNode.clients", "value": {"a": 1}}),
+        ("drain_slave", {"slave": None}),
+    ],
+)
+def test_arguments_of_another_type_are_refused(control: Control, method: str, params: dict[str, Any]) -> None:
+    assert control.call("admin", method, **params)["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize("since", [-5, 10**18])
+def test_a_page_from_a_number_that_is_none(control: Control, since: int) -> None:
+    assert control.call("admin", "trace", since=since)["result"]["tasks"] == []
+
+
+def test_totals_count_each_task_once(control: Control) -> None:
+    bench = control.bench
+    frames = [m.OutcomeFrame(index, 1, 0, 0.5, 42, b"value") for index in range(2)]
+    bench.send(EAST, m.Outcomes(JOB, "east", frames[:1]))
+    assert control.call("client", "totals")["result"]["ended"]["ok"] == 1
+    bench.send(EAST, m.Outcomes(JOB, "east", frames[1:]))
+    totals = control.call("admin", "totals")["result"]
+    assert (totals["ended"]["ok"], totals["run_s"], totals["out_bytes"]) == (2, 1.0, 10)
