@@ -27,7 +27,7 @@ from concurrent_nb.errors import (
     TooLarge,
 )
 from concurrent_nb.notebook import current_cluster as current_cluster
-from concurrent_nb.notebook import hints
+from concurrent_nb.notebook import hints, tables
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.local_job import LocalJob
 from concurrent_nb.notebook.magics import ConcurrentMagics
@@ -425,6 +425,52 @@ def test_jobs_of_others_are_listed(
     assert others.split()[:2] == ["running", "fits"]
     assert "7 of 1,200 done" in others
     assert others.endswith("application-7")
+
+
+def test_jobs_and_slaves_are_tables(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook.task('--name "<b>" --for "n in (1, 0)" --on-error keep', "1 / n")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS}, raising=False)
+    shown: list[tables.Table] = []
+    monkeypatch.setattr(tables.Table, "show", lambda self: shown.append(self))
+    notebook.run("%concurrent jobs")
+    notebook.run("%concurrent slaves")
+    jobs, slaves = shown
+    assert jobs.columns == ["State", "Name", ">Done", ">Failed", ">Cancelled", ">Time", "Id", "Application"]
+    assert jobs.rows[0][:5] == ["ended", "<b>", tables.ProgressCell(1, 2), "1", ""]
+    assert jobs.rows[1][1:3] == ["fits", tables.ProgressCell(7, 1200)]
+    assert "&lt;b&gt;" in jobs.html()
+    assert jobs.text.count("\n") == 1
+    assert slaves.rows == [["one", "active", "", "2", "0", "0", "5", "", "", ""]]
+    assert slaves.text == "  slave one: 2 workers, active, 0 in flight, 5 done"
+
+
+def test_a_trace_is_of_a_job_or_of_all(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.run("%concurrent trace", fails=ConfigurationError)
+    notebook.task('--name "the job"', "1")
+    traced: list[tuple[str, str]] = []
+
+    def trace(of: Any, path: str) -> str:
+        traced.append((of.name if isinstance(of, Job) else "", path))
+        return "wrote"
+
+    monkeypatch.setattr(Job, "trace", trace)
+    monkeypatch.setattr(FakeApplication, "trace", trace, raising=False)
+    for line in ("", "all.json", '"the job"', '"the job" one.json'):
+        notebook.run(f"%concurrent trace {line}")
+    assert traced == [("", "trace.json"), ("", "all.json"), ("the job", "trace-the-job.json"), ("the job", "one.json")]
+    assert "wrote" in capsys.readouterr().out
+    error = notebook.run("%concurrent trace nothing", fails=ConfigurationError)
+    assert "%concurrent trace: no job 'nothing'" in str(error)
+    error = notebook.run("%concurrent status a b", fails=ConfigurationError)
+    assert "takes no" in str(error)
+
+
+def test_a_job_that_ran_here_has_no_trace(notebook: Notebook) -> None:
+    notebook.task("--no-block --out job", "1")
+    error = notebook.run("job.trace('trace.json')", fails=ConfigurationError)
+    assert "has no trace, because it runs without a cluster" in str(error)
 
 
 def test_a_cluster_on_which_others_work_is_not_stopped_without_a_question(

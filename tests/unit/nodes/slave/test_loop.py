@@ -1,5 +1,6 @@
 """Turns of a slave: what it does with its session. The core is the real one, link, workers and time are the test's."""
 
+import logging
 from collections.abc import Mapping
 
 import pytest
@@ -152,6 +153,32 @@ def test_a_drained_slave_leaves_when_nothing_runs_and_the_master_has_all(bench: 
     assert bench.turn(0.3) is Verdict.STAY  # the master has not acknowledged anything
     bench.master_sends()
     assert bench.turn(0.4) is Verdict.LEAVE
+
+
+def test_a_slave_drains_when_the_master_asks_for_it(bench: Bench) -> None:
+    bench.workers.unfinished = 1
+    bench.master_sends(m.Drain())
+    assert bench.turn(0.1) is Verdict.STAY
+    assert bench.loop.is_draining
+    assert bench.workers.drained_at == [START_S + 0.1]
+    bench.master_sends(m.Drain())  # it is asked once more
+    assert bench.turn(0.2) is Verdict.STAY
+    assert bench.workers.drained_at == [START_S + 0.1]
+    assert bench.taken_by_master() == [m.Capacity(0, 0)]
+    bench.workers.unfinished = 0
+    bench.master_sends()
+    assert bench.turn(0.3) is Verdict.LEAVE
+
+
+def test_the_master_sets_the_level_of_logs(bench: Bench) -> None:
+    logger = logging.getLogger("concurrent_nb")
+    before = logger.level
+    try:
+        bench.master_sends(m.SetLogLevel("DEBUG"))
+        bench.turn(0.1)
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(before)
 
 
 def test_a_slave_that_cannot_keep_workers_alive_leaves(bench: Bench) -> None:
