@@ -27,7 +27,7 @@ from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_handle import TaskHandle
-from concurrent_nb.nodes.common.trace_file import TraceSummary, write_trace
+from concurrent_nb.nodes.common.trace_file import TraceSummary
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.runtime.notes import (
     Display,
@@ -45,6 +45,8 @@ from concurrent_nb.telemetry.statistic_registry import StatisticRegistry
 
 if TYPE_CHECKING:
     import asyncio
+
+    from concurrent_nb.nodes.application.master_calls import MasterCalls
 
 #: instructions in which `*job` asks a job for its iterator
 _UNPACKING: Final = frozenset({"CALL_FUNCTION_EX", "LIST_EXTEND", "SET_UPDATE"})
@@ -143,7 +145,7 @@ class Job(Generic[T]):
         self.hit: TaskFuture[T] | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture[T] | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
-        self.ask: Callable[..., Any] | None = None  #: calls a method of the master; None for a job without a cluster
+        self.ask: MasterCalls | None = None  #: calls methods of the master; None for a job without a cluster
         self.label: Callable[[int], str] | None = None  #: describes the arguments of a task, as in "k = 3"
         self._canceller = canceller
         self._cancel_requested = False  # by `cancel`, not by cancelling tasks
@@ -353,10 +355,9 @@ class Job(Generic[T]):
             ConfigurationError: the file cannot be written, or the job has run without a cluster.
             MasterUnreachable: the master does not answer.
         """
-        ask = self.ask
-        if ask is None:
+        if self.ask is None:
             raise ConfigurationError(f"{self._title} has no trace, because it runs without a cluster")
-        return write_trace(path, lambda since: ask("trace", job=self.id.hex(), since=since))
+        return self.ask.write_trace(path, self.id.hex())
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a job cannot be sent: call its results() first and use those")

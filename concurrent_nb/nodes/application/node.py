@@ -32,6 +32,7 @@ from concurrent_nb.nodes.application.exit_hook import finish_at_exit
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.map_call import MapCall
+from concurrent_nb.nodes.application.master_calls import MasterCalls
 from concurrent_nb.nodes.application.pushed_systems import SystemPusher
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
@@ -49,7 +50,7 @@ from concurrent_nb.nodes.application.task_options import (
 from concurrent_nb.nodes.application.task_packer import TaskPacker
 from concurrent_nb.nodes.application.worker_setups import EverywhereCall, WorkerSetups
 from concurrent_nb.nodes.common.registration import Membership, register
-from concurrent_nb.nodes.common.trace_file import TraceSummary, write_trace
+from concurrent_nb.nodes.common.trace_file import TraceSummary
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup
@@ -146,6 +147,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._cluster_name = where.stem.removeprefix("concurrent_nb-")
         self._client_thread = ClientThread(join, self._cluster_name, self.name, store, master_gone, callbacks.close)
         self._canceller = self._client_thread.cancel  # one for all futures
+        self._ask = MasterCalls(self._client_thread)
         self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
         self._client_thread.setup_ran = self._setups.ran
         self._client_thread.cancelled_elsewhere = self._renew_cancelled_job
@@ -755,13 +757,9 @@ class ApplicationNode(concurrent.futures.Executor):
 
         It has the tasks of all jobs that were begun with the same key, those of `submit` and `map` included.
         """
-        return write_trace(path, lambda since: self._ask("trace", since=since))
+        return self._ask.write_trace(path)
 
     # --------------------------------------------------------------------------------------------------------- inside
-
-    def _ask(self, method: str, **params: object) -> Any:
-        """Call a method of the control channel as this application."""
-        return self._client_thread.member.ask(method, **params)
 
     def _started(self, job: J) -> J:
         """Return a job of this application, which can ask the master about itself."""
