@@ -130,7 +130,7 @@ class BatchedJob:
         # The cluster does not stop a job at an error: a batch has one of many tasks'.
         self.record = replace(options, stop_on_error=False).new_record()
         self.job = Job(self.record.id, options.name, self.cancel, options.watched, options.prints)
-        self.job._ask_statistics, self.job._is_batched = client_thread.ask_statistics, True
+        self.job._is_batched = True
         self.secret = os.urandom(8).hex()
         self._client_thread = client_thread
         self._function = packer.function_payload(function, spawns=True)

@@ -55,7 +55,6 @@ class SystemPusher:
             raise ConfigurationError(f"a task system is an ITaskSystem, {not_an_object_of(ITaskSystem, system)}")
         record = options.new_record()
         run = SystemRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints)
-        run._ask_statistics = self._client_thread.ask_statistics
         self._begin(run, record, system, options.limits)
         return run
 
@@ -68,7 +67,6 @@ class SystemPusher:
             self._callbacks.call(self._push_returned, run, system, limits)  # pickling a system runs the user's code
 
         run = CellRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints, push_system)
-        run._ask_statistics = self._client_thread.ask_statistics
         self._client_thread.post(self._packer.job_entries(run, record, function, [()], options))
         self._client_thread.close_job(record)
         return run
