@@ -26,6 +26,9 @@ ENDED_S: Final = 600.0
 #: most running tasks that are listed
 RUNNING_MAX: Final = 500
 
+#: mean of the run times of tasks above which each is checked, in seconds
+LONGEST_S: Final = 1e6
+
 #: an entity as it is sent
 Entity = dict[str, Any]
 
@@ -75,7 +78,7 @@ class _Table:
         """Take the present entities. Returns whether anything has changed."""
         before, has_changed = self.entities, False
         for key, entity in entities.items():
-            if before.get(key) != entity:
+            if (known := before.get(key)) is not entity and known != entity:
                 before[key], self.changed[key], has_changed = entity, seq, True
                 if key in owners:
                     self.owners[key] = owners[key]
@@ -112,6 +115,7 @@ class FeedState:
     def __init__(self, epoch: int, name: str, began_s: float, seq: int = 0) -> None:
         self.epoch = epoch
         self.seq = seq  #: number of the last tick that has changed something
+        self.ended: dict[str, Entity] = {}  #: jobs that have ended; a view may have the same objects again
         self._name = name
         self._began_s = began_s
         self._now = began_s
@@ -149,6 +153,7 @@ class FeedState:
         shown = {key: self._complete(key, job) for key, job in view.jobs.items() if _is_shown(job, now)}
         has_changed |= self._jobs.update(shown, view.owners, seq, now)
         has_changed |= self._slaves.update(view.slaves, {}, seq, now)
+        self.ended = {key: self._jobs.entities[key] for key, job in shown.items() if job["ended_s"] is not None}
         self._sums = {key: sums for key, sums in self._sums.items() if key in shown}
         totals = {**view.totals, "in_bytes": self._in_bytes, "out_bytes": self._out_bytes}
         counts = Counter(view.owners[key] for key, job in shown.items() if job["ended_s"] is None)
@@ -166,6 +171,8 @@ class FeedState:
 
     def _complete(self, key: str, job: Entity) -> Entity:
         """Return a job with what its tasks add up to."""
+        if self.ended.get(key) is job:
+            return job
         in_bytes, out_bytes, run_s = self._sums.get(key, (0, 0, 0.0))
         before = self._jobs.entities.get(key)
         if job["client"] is None and job["ended_s"] is not None and before is not None:
@@ -210,9 +217,9 @@ class FeedState:
         self._in_bytes += sum(in_bytes)
         self._out_bytes += sum(out_bytes)
         seconds = columns.elapsed_s.tolist()
-        limits = columns.assigned_ago_s.tolist()
-        # A slave may report any time; one that is no number makes the first comparison fail.
-        if not (sum(seconds) <= sum(limits) and min(seconds) >= 0):
+        # A slave may report any time. One that is no number makes the comparison fail.
+        if not 0 <= sum(seconds) <= LONGEST_S * len(seconds):
+            limits = columns.assigned_ago_s.tolist()
             seconds = [time if 0 <= time <= limit else limit for time, limit in zip(seconds, limits, strict=True)]
         if len(columns.jobs) == 1:
             self._add_to(columns.jobs[0], sum(in_bytes), sum(out_bytes), sum(seconds))

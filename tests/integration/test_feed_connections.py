@@ -311,7 +311,7 @@ def test_a_bad_tick_ends_the_connections_and_not_the_feed(
         reader.call("watch")
         reader.answer()
         snapshot = reader.message()["params"]
-        monkeypatch.setattr(serving.bench.core, "view", lambda: 1 / 0)
+        monkeypatch.setattr(serving.bench.core, "view", lambda *_: 1 / 0)
         assert reader.close_code() == 1011
     monkeypatch.undo()
     assert "the live feed has failed" in caplog.text

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Final
 
-from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.nodes.master.status import load_of
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task_record import JobRecord
-from concurrent_nb.telemetry.feed_state import RUNNING_MAX, ClusterView, RunningTask
+from concurrent_nb.telemetry.feed_state import ENDED_S, RUNNING_MAX, ClusterView, RunningTask
 
 #: most jobs of one owner, and of all, that have not ended and are listed: the newest
 JOBS_OF_OWNER_MAX, JOBS_MAX = 1000, 5000
@@ -17,16 +18,37 @@ JOBS_OF_OWNER_MAX, JOBS_MAX = 1000, 5000
 ENDED_MAX: Final = 200
 #: most running tasks of one slave that are listed
 RUNNING_OF_SLAVE_MAX: Final = 100
+_JOB_OF: Final = attrgetter("job")
 
 
-def view_of(peers: Mapping[SessionId, Peer], scheduler: Scheduler) -> ClusterView:
-    """Return what readers of the feed may see; they get the parts that are theirs."""
+def view_of(
+    peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, ended: Mapping[str, dict[str, Any]]
+) -> ClusterView:
+    """Return what readers of the feed may see; they get the parts that are theirs.
+
+    Args:
+        peers: the registered nodes.
+        scheduler: the scheduler.
+        now: the time, in seconds.
+        ended: jobs that have ended, as the feed has them: they are not described again.
+    """
     joined = [peer for peer in peers.values() if peer.joined]
     slaves = {peer.name: _describe_slave(peer, scheduler) for peer in joined if peer.role == "slave"}
     assigned, running = _count_assigned(scheduler)
-    listed = [*scheduler.ended_jobs.values()][-ENDED_MAX:] + _listed(scheduler)
-    jobs = {job.id.hex(): _describe_job(peers, job, assigned[job.id]) for job in listed}
-    owners = {job.id.hex(): job.owner for job in listed}
+    jobs: dict[str, dict[str, Any]] = {}
+    owners: dict[str, str] = {}
+    for job in [*scheduler.ended_jobs.values()][-ENDED_MAX:]:
+        ended_s, key = job.forgotten_s, job.id.hex()
+        if ended_s is not None and now - ended_s <= ENDED_S:
+            known = ended.get(key)
+            if known is None or known["ended_s"] != ended_s:  # a job may be opened again, and end again
+                known = _describe_job(peers, job, 0)
+            jobs[key] = known
+            owners[key] = job.owner
+    listed = _listed(scheduler)
+    for job in listed:
+        key = job.id.hex()
+        jobs[key], owners[key] = _describe_job(peers, job, assigned[job]), job.owner
     on_slaves = sum(assigned.values())
     kept = sum(len(job.tasks) for job in scheduler.jobs.values()) - scheduler.waiting - on_slaves
     totals = {
@@ -78,15 +100,17 @@ def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int
     }
 
 
-def _count_assigned(scheduler: Scheduler) -> tuple[Counter[JobId], list[RunningTask]]:
+def _count_assigned(scheduler: Scheduler) -> tuple[Counter[JobRecord], list[RunningTask]]:
     """Return the number of assigned tasks of each job, and the tasks that were reported to run."""
-    assigned: Counter[JobId] = Counter()
+    assigned: Counter[JobRecord] = Counter()
     running: list[RunningTask] = []
+    busy = [job for job in scheduler.jobs.values() if job.finished < job.accepted]
+    if len(busy) == 1:  # as at most times: all tasks are its own, and need not be looked at
+        assigned[busy[0]] = sum(len(slave.tasks) for slave in scheduler.slaves.values())
     for slave in scheduler.slaves.values():
-        assigned.update([task.job.id for task in slave.tasks])
-        if not slave.started:
-            continue
-        most = min(len(running) + RUNNING_OF_SLAVE_MAX, RUNNING_MAX)
+        if len(busy) > 1:
+            assigned.update(map(_JOB_OF, slave.tasks))
+        most = min(len(running) + min(RUNNING_OF_SLAVE_MAX, slave.started), RUNNING_MAX)
         for task in slave.tasks:
             if len(running) >= most:
                 break

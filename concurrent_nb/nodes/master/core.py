@@ -11,7 +11,7 @@ of the envelope that were not handled yet are dropped. Instructions are executed
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hmac import compare_digest
 from math import inf
@@ -809,9 +809,9 @@ class MasterCore:
             due = min(due, self._next_check_s)
         return min(due, self.kernels.next_deadline())
 
-    def view(self) -> ClusterView:
-        """Return the state of the cluster for its live feed."""
-        return view_of(self.peers, self.scheduler)
+    def view(self, now: float, ended: Mapping[str, dict[str, Any]]) -> ClusterView:
+        """Return the state of the cluster for its live feed; `ended`: jobs that have ended, as the feed has them."""
+        return view_of(self.peers, self.scheduler, now, ended)
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
         """Return the state of the cluster, for people and for the control channel, in seconds and bytes.

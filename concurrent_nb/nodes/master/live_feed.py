@@ -115,8 +115,9 @@ class LiveFeed:
     def _update(self, now: float) -> None:
         """Take the state of the cluster; in the compute thread."""
         began_s = time.thread_time()
-        scheduler, watched = self._core.scheduler, set(self._readers.values())
-        self._state.update(self._core.view(), scheduler.task_log, scheduler.event_log, now, watched)
+        scheduler, state, watched = self._core.scheduler, self._state, set(self._readers.values())
+        view = self._core.view(now, state.ended)
+        state.update(view, scheduler.task_log, scheduler.event_log, now, watched)
         self._cost_s = time.thread_time() - began_s
 
     async def _serve(self) -> None:

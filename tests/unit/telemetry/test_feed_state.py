@@ -187,7 +187,7 @@ def test_a_slave_cannot_spoil_the_sums(elapsed_s: float) -> None:
     cluster.task(1, elapsed_s=elapsed_s)
     cluster.task(1)
     cluster.tick()
-    assert 1.0 <= cluster.fresh(ADMIN)["jobs"][key]["run_s"] <= 4.0
+    assert 0.0 <= cluster.fresh(ADMIN)["jobs"][key]["run_s"] <= 4.0
 
 
 def test_the_jobs_of_others_are_counted() -> None:

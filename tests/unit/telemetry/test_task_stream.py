@@ -7,7 +7,7 @@ import pytest
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.telemetry import task_stream
-from concurrent_nb.telemetry.task_stream import DELTA_MARKS, MARK
+from concurrent_nb.telemetry.task_stream import DELTA_MARKS, MARK, TICK_MARKS
 from tests.unit.telemetry.made_up_cluster import ADMIN, MadeUpCluster, Reader
 
 
@@ -47,7 +47,7 @@ def test_a_slave_cannot_report_a_run_outside_the_time_that_it_had_the_task(elaps
     assert waited_s == started_s - 96.0
 
 
-@pytest.mark.parametrize("count", [1, 1999, 2000, 2001, 3999, 4001, 25_000])
+@pytest.mark.parametrize("count", [1, 499, 500, 501, 999, 1001, 25_000])
 def test_a_delta_is_an_even_sample_of_the_tasks_since_then(count: int) -> None:
     cluster, reader = watched()
     for number in range(count):
@@ -55,7 +55,7 @@ def test_a_delta_is_an_even_sample_of_the_tasks_since_then(count: int) -> None:
     cluster.tick()
     delta = cluster.read(reader)
     marks = marks_of(delta)
-    assert DELTA_MARKS / 2 < len(marks) <= DELTA_MARKS or len(marks) == count
+    assert TICK_MARKS / 2 < len(marks) <= TICK_MARKS or len(marks) == count
     assert (delta["stream"]["first"], delta["stream"]["skipped"]) == (0, count - len(marks))
     assert {mark[0] for mark in marks} <= {0, 1, 2}
 
@@ -83,13 +83,13 @@ def test_numbers_have_no_gaps_whatever_the_pace() -> None:
 
 def test_a_snapshot_has_the_last_marks_and_not_more_than_ten_thousand() -> None:
     cluster, _ = watched()
-    for _ in range(20):
+    for _ in range(22):
         for _ in range(1500):
             cluster.task(1)
         cluster.tick()
         stream = cluster.fresh(ADMIN)["stream"]
         count = len(stream["marks"]) // MARK.size
-        assert count == min(len(cluster.log), 9000)
+        assert count == min(len(cluster.log) // 3, 10_000)
         assert stream["first"] + count + stream["skipped"] == len(cluster.log)
 
 

@@ -5,6 +5,7 @@ import msgspec
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.master import cluster_view
 from concurrent_nb.outcome import Status
+from concurrent_nb.telemetry.feed_state import ENDED_S, ClusterView
 from concurrent_nb.wire import messages as m
 from tests.unit.nodes.master.bench import ALICE, EAST, JOB, Bench, function
 
@@ -32,6 +33,10 @@ def end(bench: Bench, *statuses: Status, first: int = 0) -> None:
     bench.send(EAST, m.Outcomes(JOB, "", items))
 
 
+def view(bench: Bench, after_s: float = 0.0) -> ClusterView:
+    return bench.core.view(bench.now + after_s, {})
+
+
 def kinds(bench: Bench) -> list[str]:
     return [event.kind for event in bench.core.scheduler.event_log.kept]
 
@@ -39,24 +44,24 @@ def kinds(bench: Bench) -> list[str]:
 def test_a_job_counts_its_tasks_when_they_end() -> None:
     bench = with_job()
     end(bench, Status.OK, Status.ERROR)
-    view = bench.core.view()
-    job = view.jobs[JOB.hex()]
+    shown = view(bench)
+    job = shown.jobs[JOB.hex()]
     assert (job["tasks"], job["done"], job["failed"], job["cancelled"]) == (5, 2, 1, 0)
     assert (job["state"], job["notebook"], job["cell"], job["ended_s"]) == ("running", "a.ipynb", "5f9a", None)
     assert job["client"] == "somebody"
-    assert (view.totals["done"], view.totals["failed"], view.totals["kept"]) == (2, 1, 2)
+    assert (shown.totals["done"], shown.totals["failed"], shown.totals["kept"]) == (2, 1, 2)
     bench.send(ALICE, m.Cancel(JOB, [4]))
     bench.sent_to(EAST)
     end(bench, Status.CANCELLED, first=4)
-    assert bench.core.view().jobs[JOB.hex()]["cancelled"] == 1
+    assert view(bench).jobs[JOB.hex()]["cancelled"] == 1
 
 
 def test_late_and_repeated_outcomes_do_not_count() -> None:
     bench = with_job()
     end(bench, Status.OK, Status.OK)
     end(bench, Status.OK, Status.OK)
-    assert bench.core.view().jobs[JOB.hex()]["done"] == 2
-    assert bench.core.view().totals["done"] == 2
+    assert view(bench).jobs[JOB.hex()]["done"] == 2
+    assert view(bench).totals["done"] == 2
 
 
 def test_a_job_that_has_ended_stays_for_a_while() -> None:
@@ -67,20 +72,22 @@ def test_a_job_that_has_ended_stays_for_a_while() -> None:
     bench.sent_to(ALICE)
     bench.send(ALICE)  # which acknowledges the outcome
     assert JobId(JOB) not in bench.core.scheduler.jobs
-    view = bench.core.view()
-    job = view.jobs[JOB.hex()]
+    shown = view(bench)
+    job = shown.jobs[JOB.hex()]
     assert (job["state"], job["ended_s"], job["done"]) == ("ended", 2.0, 1)
-    assert view.owners[JOB.hex()] == "alice's key"
+    assert shown.owners[JOB.hex()] == "alice's key"
+    assert bench.core.view(bench.now, shown.jobs).jobs[JOB.hex()] is job, "it is not described again"
+    assert view(bench, after_s=ENDED_S + 1).jobs == {}
     bench.send(ALICE, m.OpenJob(JOB, "fits again", False, False))
-    assert [each["name"] for each in bench.core.view().jobs.values()] == ["fits again"]
+    assert [each["name"] for each in view(bench).jobs.values()] == ["fits again"]
 
 
 def test_a_task_that_was_reported_to_run_is_listed() -> None:
     bench = with_job()
     bench.now = 3.0
-    assert bench.core.view().running == []
+    assert view(bench).running == []
     bench.send(EAST, m.Started("", [m.TaskRef(JOB, 1, 1)]))
-    assert bench.core.view().running == [("alice's key", JOB.hex(), 1, "east", 3.0)]
+    assert view(bench).running == [("alice's key", JOB.hex(), 1, "east", 3.0)]
 
 
 def test_of_many_jobs_the_newest_are_listed() -> None:
@@ -89,9 +96,9 @@ def test_of_many_jobs_the_newest_are_listed() -> None:
     count = cluster_view.JOBS_OF_OWNER_MAX + 5
     ids = [number.to_bytes(16, "big") for number in range(count)]
     bench.send(ALICE, *[m.OpenJob(job, f"job {number}", False, False) for number, job in enumerate(ids)])
-    view = bench.core.view()
-    assert [job["name"] for job in view.jobs.values()] == [f"job {number}" for number in range(5, count)]
-    assert view.other_jobs == 5
+    shown = view(bench)
+    assert [job["name"] for job in shown.jobs.values()] == [f"job {number}" for number in range(5, count)]
+    assert shown.other_jobs == 5
 
 
 def test_slaves_that_come_and_go_are_events() -> None:
@@ -120,4 +127,4 @@ def test_deaths_of_workers_and_quarantine_are_events() -> None:
         bench.send(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, attempt, Status.DIED, 0.1, 42, b"")]))
         bench.sent_to(EAST)
     assert kinds(bench) == ["slave joined", *["worker died"] * 3, "task quarantined", "job failed"]
-    assert bench.core.view().jobs[JOB.hex()]["failed"] == 1
+    assert view(bench).jobs[JOB.hex()]["failed"] == 1

@@ -45,7 +45,7 @@ def test_a_snapshot_is_as_the_protocol_describes_it() -> None:
     )
     scheduler, admin = bench.core.scheduler, Visibility(sees_all=True, owner="")
     state = FeedState(7, "east", 0.0)
-    state.update(bench.core.view(), scheduler.task_log, scheduler.event_log, bench.now, [admin])
+    state.update(bench.core.view(bench.now, {}), scheduler.task_log, scheduler.event_log, bench.now, [admin])
     message = state.message(None, admin)
     assert message is not None
     snapshot, example = msgspec.json.decode(message)["params"], EXAMPLES["snapshot"]
