@@ -123,7 +123,8 @@ class FeedState:
         self._slaves, self._jobs = _Table(), _Table()
         self._totals: Entity = {}
         self._totals_seq = 0
-        self._job_counts: tuple[int, Counter[str]] = (0, Counter())  # unlisted jobs; jobs that have not ended, by owner
+        self._unlisted = 0  # jobs
+        self._live: Counter[str] = Counter()  # listed jobs that have not ended, by owner
         self._running: dict[str, tuple[int, list[RunningTask]]] = {}  # by owner, with the tick of the last change
         self._events: deque[tuple[int, ClusterEvent]] = deque(maxlen=EVENTS_KEPT)  # with the tick
         self._events_read = 0
@@ -147,19 +148,15 @@ class FeedState:
             now: the time, in seconds, never less than before.
             watched: what the present readers may see.
         """
-        seq, self._now = self.seq + 1, now
+        seq, self._now, live_before = self.seq + 1, now, self._live
         self._cache.clear()
         has_changed = self._read_tasks(view, log, seq, now, {None if v.sees_all else v.owner for v in watched})
-        shown = {key: self._complete(key, job) for key, job in view.jobs.items() if _is_shown(job, now)}
-        has_changed |= self._jobs.update(shown, view.owners, seq, now)
+        has_changed |= self._update_jobs(view, seq, now)
         has_changed |= self._slaves.update(view.slaves, {}, seq, now)
-        self.ended = {key: self._jobs.entities[key] for key, job in shown.items() if job["ended_s"] is not None}
-        self._sums = {key: sums for key, sums in self._sums.items() if key in shown}
         totals = {**view.totals, "in_bytes": self._in_bytes, "out_bytes": self._out_bytes}
-        counts = Counter(view.owners[key] for key, job in shown.items() if job["ended_s"] is None)
-        if totals != self._totals or (view.other_jobs, counts) != self._job_counts:
+        if (totals, view.other_jobs, self._live) != (self._totals, self._unlisted, live_before):
             self._totals, self._totals_seq, has_changed = totals, seq, True
-            self._job_counts = (view.other_jobs, counts)
+            self._unlisted = view.other_jobs
         has_changed |= self._update_running(view.running, seq)
         for event in events.kept:
             if event.number >= self._events_read:
@@ -169,10 +166,26 @@ class FeedState:
             self.seq = seq
         self._forget(now)
 
+    def _update_jobs(self, view: ClusterView, seq: int, now: float) -> bool:
+        """Take the jobs. Returns whether anything has changed."""
+        known, shown, live = self.ended, {}, Counter[str]()
+        ended: dict[str, Entity] = {}
+        for key, job in view.jobs.items():
+            ended_s: float | None = job["ended_s"]
+            if ended_s is None:
+                shown[key] = self._complete(key, job)
+                live[view.owners[key]] += 1
+            elif now - ended_s <= ENDED_S:
+                shown[key] = ended[key] = job if known.get(key) is job else self._complete(key, job)
+        has_changed = self._jobs.update(shown, view.owners, seq, now)
+        if has_changed:
+            self.ended = {key: self._jobs.entities[key] for key in ended}
+            self._sums = {key: sums for key, sums in self._sums.items() if key in shown}
+        self._live = live
+        return has_changed
+
     def _complete(self, key: str, job: Entity) -> Entity:
         """Return a job with what its tasks add up to."""
-        if self.ended.get(key) is job:
-            return job
         in_bytes, out_bytes, run_s = self._sums.get(key, (0, 0, 0.0))
         before = self._jobs.entities.get(key)
         if job["client"] is None and job["ended_s"] is not None and before is not None:
@@ -326,9 +339,8 @@ class FeedState:
         return self._streams[None if visibility.sees_all else visibility.owner]
 
     def _totals_for(self, visibility: Visibility) -> Entity:
-        unlisted, counts = self._job_counts
-        others = 0 if visibility.sees_all else counts.total() - counts[visibility.owner]
-        return {**self._totals, "other_jobs": unlisted + others}
+        others = 0 if visibility.sees_all else self._live.total() - self._live[visibility.owner]
+        return {**self._totals, "other_jobs": self._unlisted + others}
 
     def _jobs_for(self, visibility: Visibility, keys: Iterable[str]) -> Iterator[tuple[str, Entity]]:
         owners, jobs = self._jobs.owners, self._jobs.entities
@@ -340,11 +352,6 @@ class FeedState:
     def _running_for(self, visibility: Visibility) -> list[tuple[str, int, str, float]]:
         visible = [task[1:] for owner, (_, tasks) in self._running.items() if visibility.sees(owner) for task in tasks]
         return visible[:RUNNING_MAX]
-
-
-def _is_shown(job: Entity, now: float) -> bool:
-    ended_s: float | None = job["ended_s"]
-    return ended_s is None or now - ended_s <= ENDED_S
 
 
 def _runs(blocks: Iterable[TaskColumns], owner: str | None, owners: Mapping[str, str]) -> list[Run]:

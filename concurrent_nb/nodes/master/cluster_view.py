@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
 
@@ -111,7 +112,8 @@ def _count_assigned(scheduler: Scheduler) -> tuple[Counter[JobRecord], list[Runn
         if len(busy) > 1:
             assigned.update(map(_JOB_OF, slave.tasks))
         most = min(len(running) + min(RUNNING_OF_SLAVE_MAX, slave.started), RUNNING_MAX)
-        for task in slave.tasks:
+        # Slaves start tasks in the order in which they got them, so those that run are among the first.
+        for task in islice(slave.tasks, 8 * slave.slots + RUNNING_OF_SLAVE_MAX):
             if len(running) >= most:
                 break
             if task.started:

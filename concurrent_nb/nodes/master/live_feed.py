@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 INTERVAL_S, LONGEST_INTERVAL_S = 0.25, 2.0
 #: most of the time of one core that ticks take, until the longest interval is reached
 SHARE: Final = 0.02
+#: most of the processor time of a busy master that they take, until BUSY_INTERVAL_S is reached; a master is busy if it
+#: takes BUSY of a core. A quiet one has time for the feed, and people want to see each change there
+SHARE_OF_BUSY, BUSY, BUSY_INTERVAL_S = 0.025, 0.05, 0.5
 #: seconds after which a reader hears that nothing has changed
 HEARTBEAT_S: Final = 2.0
 #: seconds in which a reader must take what it was sent
@@ -59,6 +62,7 @@ class LiveFeed:
         self._readers: dict[FeedConnection, Visibility] = {}
         self._ticks: asyncio.Task[None] | None = None
         self._cost_s = 0.0  # of processor time, of the current tick
+        self._busy = 0.0  # of one core, during the last tick and the pause after it
         self._spent_s = 0.0  # of processor time, of all ticks so far
 
     async def watch(self, connection: FeedConnection, session: str, secret: str) -> None:
@@ -94,7 +98,7 @@ class LiveFeed:
 
     async def _tick_while_watched(self) -> None:
         while self._readers:
-            began_s = monotonic()
+            began_s, used_s = monotonic(), time.process_time()
             try:
                 await self._ask(self._update)
                 await self._serve()
@@ -102,8 +106,9 @@ class LiveFeed:
                 log.exception("the live feed has failed; it begins anew when its readers come back")
                 self._begin_anew()
             self._spent_s += self._cost_s
-            pause_s = min(max(INTERVAL_S, self._cost_s / SHARE), LONGEST_INTERVAL_S)
+            pause_s = pause_after(self._cost_s, self._busy)
             await asyncio.sleep(max(0.0, began_s + pause_s - monotonic()))
+            self._busy = (time.process_time() - used_s) / (monotonic() - began_s)
 
     def _begin_anew(self) -> None:
         """Drop the state, so that one bad tick does not end the feed for ever."""
@@ -162,3 +167,14 @@ class LiveFeed:
                 held_bytes -= len(connection.frame)
             why = f"nothing was read for {DRAINED_WITHIN_S:.0f} s" if is_overdue else "too many readers are slow"
             connection.close(POLICY_VIOLATION, why)
+
+
+def pause_after(cost_s: float, busy: float) -> float:
+    """Return the seconds from the beginning of a tick to the next one.
+
+    Args:
+        cost_s: the processor time of the tick.
+        busy: the processor time that the master takes, as a share of one core.
+    """
+    pause_s = max(INTERVAL_S, min(cost_s / SHARE, LONGEST_INTERVAL_S))
+    return max(pause_s, min(cost_s / (SHARE_OF_BUSY * busy), BUSY_INTERVAL_S)) if busy > BUSY else pause_s

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 import concurrent_nb.wire
+from concurrent_nb.nodes.master.live_feed import pause_after
 from concurrent_nb.telemetry.feed_state import FeedState, Visibility
 from concurrent_nb.transport.feed_handler import WatchParams
 from concurrent_nb.wire import messages as m
@@ -54,6 +56,24 @@ def test_a_snapshot_is_as_the_protocol_describes_it() -> None:
         assert shape(entity) == shape(described)
     assert len(snapshot["stream"]["marks"]) == 32
     assert shape(snapshot) == shape(example)
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "busy", "pause_s"),
+    [
+        (0.0, 0.0, 0.25),
+        (0.005, 0.0, 0.25),
+        (0.02, 0.0, 1.0),
+        (9.0, 0.0, 2.0),
+        (0.001, 0.4, 0.25),
+        (0.004, 0.4, 0.4),
+        (0.001, 0.15, 0.001 / 0.025 / 0.15),
+        (0.005, 0.15, 0.5),
+        (0.02, 0.9, 1.0),
+    ],
+)
+def test_ticks_are_rarer_when_they_cost_more(cost_s: float, busy: float, pause_s: float) -> None:
+    assert pause_after(cost_s, busy) == pytest.approx(pause_s)
 
 
 def test_the_watch_of_the_protocol_is_accepted() -> None:
