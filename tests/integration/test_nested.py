@@ -64,8 +64,10 @@ def factorial(number: int, how: str = "call") -> int:
         return number * factorial.submit(number - 1).result()
     if how == "map":
         return number * factorial.map([number - 1]).results()[0]
+    if how == "options":
+        return number * factorial.options(retries=1).submit(number - 1).result()
     if how == "task":
-        return number * concurrent_nb.task(factorial.function).submit(number - 1).result()
+        return number * concurrent_nb.task(abs).submit(number - 1).result()
     with concurrent_nb.connect(NAME) as app:
         return number * app.submit(factorial, number - 1, how).result()
 
@@ -81,7 +83,7 @@ def test_a_task_function_in_a_task_is_called_or_submitted_by_the_name_of_the_clu
         app = cluster.application()
         for how in ("call", "connect"):
             assert app.submit(by_value, 4, how).result(PATIENCE_S) == 24
-        for how in ("submit", "map"):
+        for how in ("submit", "map", "options", "task"):
             with pytest.raises(ConfigurationError, match=r"call it, f\(x\), or submit it .*connect\("):
                 app.submit(by_value, 4, how).result(PATIENCE_S)
 

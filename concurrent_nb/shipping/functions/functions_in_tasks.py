@@ -1,7 +1,7 @@
 """A task function as a task gets it: the plain function, because a task has no cluster to submit to.
 
-Its `submit` and `map` raise an error that names the way that works. They are attributes of the function, not methods of
-a wrapper, so that calls of it take no longer and recursion goes as deep as ever.
+Its `submit`, `map` and `options` raise an error that names the way that works. They are attributes of the function, not
+methods of a wrapper, so that calls of it take no longer and recursion goes as deep as ever.
 """
 
 import contextlib
@@ -26,5 +26,5 @@ def restored(function: Any) -> Any:
     is_of_module = module is not None and module.__name__ != "__main__"
     if not (is_of_module and getattr(module, getattr(function, "__name__", ""), None) is function):
         with contextlib.suppress(AttributeError, TypeError):  # some callables have no room for attributes
-            function.submit = function.map = refuse_to_submit
+            function.submit = function.map = function.options = refuse_to_submit
     return function
