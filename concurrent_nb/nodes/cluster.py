@@ -310,7 +310,9 @@ class Cluster:
         return True
 
     def wait_for_slave(self, timeout_s: float | None = None) -> bool:
-        """Wait until a slave has joined, so that tasks run. Return False after `timeout_s` seconds.
+        """Wait until the master has registered a slave, which `status` has a moment later, so that tasks run.
+
+        Return False after `timeout_s` seconds.
 
         Raises ClusterStartFailed if no slave can join, ClusterError if the master has ended.
         """

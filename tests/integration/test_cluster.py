@@ -518,6 +518,15 @@ def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
             cluster.application()
 
 
+def test_a_slave_can_be_awaited() -> None:
+    with Cluster(workers=1) as cluster:
+        assert cluster.wait_for_slave(PATIENCE_S)
+        assert cluster.wait_for_slave(0)
+        eventually(lambda: len(cluster.status()["slaves"]) == 1, "the status has it")
+    with pytest.raises(ClusterError, match="has been closed"):
+        cluster.wait_for_slave(0)
+
+
 def test_a_notebook_that_connects_again_to_its_cluster_stays_connected(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.connection_file is not None
     copy = tmp_path / "concurrent_nb-copy.json"
