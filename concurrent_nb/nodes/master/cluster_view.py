@@ -105,7 +105,7 @@ def _count_assigned(scheduler: Scheduler) -> tuple[Counter[JobRecord], list[Runn
     """Return the number of assigned tasks of each job, and the tasks that were reported to run."""
     assigned: Counter[JobRecord] = Counter()
     running: list[RunningTask] = []
-    busy = [job for job in scheduler.jobs.values() if job.finished < job.accepted]
+    busy = [job for job in scheduler.jobs.values() if job.sums.ended < job.accepted]
     if len(busy) == 1:  # as at most times: all tasks are its own, and need not be looked at
         assigned[busy[0]] = sum(len(slave.tasks) for slave in scheduler.slaves.values())
     for slave in scheduler.slaves.values():
