@@ -1,4 +1,4 @@
-"""`concurrent-nb master | slave | start | status | kernel | run | restart | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | stats | kernel | run | restart | stop`: clusters from a shell.
 
 The commands that inspect and steer a running cluster are in `cluster_commands`.
 
@@ -22,6 +22,7 @@ from concurrent_nb.cli import daemon
 from concurrent_nb.cli.cluster_commands import ERASE, add_commands
 from concurrent_nb.cli.config_options import read_items, seconds, whole_number
 from concurrent_nb.cli.control import control_of
+from concurrent_nb.cli.statistics_text import find_job, statistics_text
 from concurrent_nb.cli.status import describe
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, write_logs
@@ -52,6 +53,7 @@ examples:
   concurrent-nb top demo                          slaves and jobs with rates, until Ctrl-C
   concurrent-nb trace demo                        when and where tasks ran, as a file for https://ui.perfetto.dev
   concurrent-nb cancel demo JOB                   cancel a job; see also jobs, slaves, drain and config
+  concurrent-nb stats demo --job fits             show where the time of a job went
   concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client
   concurrent-nb run mandelbrot --factor 8         run a sample on a cluster that is started for it
 
@@ -154,6 +156,16 @@ def command_line() -> argparse.ArgumentParser:
         help="repeat every SECONDS until Ctrl-C (default: 2)",
     )
     add_commands(command)
+    stats = command(
+        "stats",
+        _stats,
+        "Show the statistics of a cluster, or of one of its jobs: where its time went, and what it used.",
+    )
+    stats.add_argument(
+        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
+    )
+    stats.add_argument("--job", metavar="JOB", help="a job, by name, id or beginning of its id")
+    stats.add_argument("--json", action="store_true", help="print JSON, with all numbers")
     kernel = command("kernel", _kernel, "Open a Jupyter kernel in a slave, and print how to attach to it.")
     kernel.add_argument("slave", help="name of the slave, as `concurrent-nb status` lists it")
     kernel.add_argument(
@@ -341,6 +353,17 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
             if options.watch is None:
                 return 0
             time.sleep(options.watch)
+
+
+def _stats(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    if items:
+        raise ConfigurationError(f"stats takes no configuration items, but {', '.join(items)} was given")
+    with control_of(options.name) as control:
+        answer = control.call("stats")
+        if options.job is not None:
+            answer = control.call("stats", job=find_job(answer, options.job), sample=True)
+    print(json.dumps(answer, indent=2) if options.json else statistics_text(answer))
+    return 0
 
 
 def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:

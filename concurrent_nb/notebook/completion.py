@@ -66,6 +66,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], cluster:
         "cancel": lambda: _job_names(cluster),
         "show": lambda: _job_names(cluster),
         "trace": lambda: _job_names(cluster),
+        "stats": lambda: _job_names(cluster),
     }
 
     @context_matcher(identifier=MATCHER)  # type: ignore[untyped-decorator]
@@ -240,7 +241,7 @@ class SlaveNames:
 
 
 def _job_names(cluster: CurrentCluster) -> list[str]:
-    """Return names for `%concurrent cancel` and `show`: running jobs first, then ended ones, the latest first."""
+    """Return names for `%concurrent cancel`, `show` and `stats`: running jobs first, then the latest first."""
     jobs = [*cluster.jobs]
     jobs.reverse()
     jobs.sort(key=lambda job: job.done())

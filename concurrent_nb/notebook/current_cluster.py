@@ -279,7 +279,7 @@ class CurrentCluster:
     def job(self, which: str | None, command: str = "show") -> Job[Any]:
         """Return the latest job of this notebook with this name or beginning of an id; None: the latest job.
 
-        Raises ConfigurationError, for the command that needs it.
+        Raises ConfigurationError that names the `command` if there is none.
         """
         for known in (*self.jobs,)[::-1]:
             if which is None or which in (known.name, known.id.hex()[: len(which)]):

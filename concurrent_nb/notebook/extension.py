@@ -1,6 +1,7 @@
 """`%load_ext concurrent_nb`: register the magics in a shell, and remove them again."""
 
 import contextlib
+import os
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -9,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb import Job
 from concurrent_nb.nodes.application import progress_bar
+from concurrent_nb.nodes.application.job_origin import ORIGIN
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import view_choice
@@ -17,6 +19,8 @@ from concurrent_nb.notebook.setup_magics import SetupMagics
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.task_functions import use
 
+#: the environment variable in which Jupyter's server passes the notebook's path to its kernel
+NOTEBOOK_VARIABLE: Final = "JPY_SESSION_NAME"
 #: kinds and names of our magics in the shell
 _MAGICS: Final = (
     ("line", "concurrent"),
@@ -27,8 +31,10 @@ _MAGICS: Final = (
 
 
 def _cell_begins(*info: object) -> None:
-    """Detect what %autoreload has changed at the beginning of a cell."""
+    """Detect what %autoreload has changed at the beginning of a cell, and note which cell it is."""
     TRACKER.cell_begins()
+    cell = getattr(info[0], "cell_id", None) if info else None
+    ORIGIN.move_to(os.environ.get(NOTEBOOK_VARIABLE, ""), str(cell)) if cell else ORIGIN.move_to("", "")
 
 
 #: the last reason why no task can be sent that was printed, in a list so that it can be replaced
@@ -40,6 +46,7 @@ def _cell_ended(*result: object) -> None:
     if (reason := TRACKER.note()) and _printed != [reason]:
         print(f"concurrent_nb: {reason}", file=sys.stderr)
     _printed[:] = [reason]
+    ORIGIN.move_to("", "")
 
 
 _LISTENERS: Final = (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ended))

@@ -29,7 +29,7 @@ from concurrent_nb.notebook.defining import define
 from concurrent_nb.notebook.live import view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
 from concurrent_nb.notebook.magic_options import documented, explained, takes
-from concurrent_nb.notebook.results import captured_text
+from concurrent_nb.notebook.results import captured_text, show_statistics
 from concurrent_nb.notebook.tables import Table
 from concurrent_nb.notebook.tracebacks import errors_shown_plainly, present, show_as, syntax_error, trim
 from concurrent_nb.shipping.cells.cell_code import Cell, parse_cell, parse_for, parse_until
@@ -50,6 +50,8 @@ _HELP: Final = """\
 %concurrent show [JOB]                          show the view of a job again; without JOB, of the last one
 %concurrent trace [JOB] [FILE]                  write when and where the tasks of a job, or of all, ran to a file for
                                                 https://ui.perfetto.dev (default: trace.json)
+%concurrent stats [JOB]                         show where the time of a job went, and what it used; without JOB, of
+                                                the last one
 %concurrent scale N                             change the number of workers to N
 %concurrent restart [--now]                     replace all workers when their tasks have ended; --now: stop the tasks
                                                 and run them again
@@ -63,7 +65,7 @@ _COMMANDS_OF_OPTIONS: Final = {
     "name": "start",
     "now": "restart",
     "force": "stop",
-    "where": "connect, kernel, cancel, show, trace or scale",
+    "where": "connect, kernel, cancel, show, stats, trace or scale",
     "file": "trace",
 }
 
@@ -127,8 +129,8 @@ class ConcurrentMagics(Magics):
         "where",
         nargs="?",
         metavar="argument",
-        help="connect: name or connection file of the cluster; cancel, show, trace: the job; scale: the number of"
-        " workers; kernel: the slave",
+        help="connect: name or connection file of the cluster; cancel, show, stats, trace: the job; scale: the number"
+        " of workers; kernel: the slave",
     )
     @takes("file", nargs="?", metavar="file", help="trace: the file to write, which may also follow without a job")
     @takes(
@@ -176,6 +178,8 @@ class ConcurrentMagics(Magics):
             print(self.cluster.cancel(options.where, self._job_of(options.where)))
         elif options.command == "show":
             self.views.show(self._job_of(options.where) or self.cluster.job(options.where))
+        elif options.command == "stats":
+            show_statistics(self._job_of(options.where) or self.cluster.job(options.where, "stats"))
         elif options.command == "restart":
             print(self.cluster.restart(now=bool(options.now)))
         elif options.command == "jobs":

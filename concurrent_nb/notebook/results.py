@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from IPython.display import display
+
 from concurrent_nb import ITaskSystem, Job, SystemRun
 from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.cells.captured_names import Captured
@@ -31,6 +33,12 @@ class Outcome:
         if self.ok:
             return f"<{self.index}: {self.value!r}>"
         return f"<{self.index}: cancelled>" if self.cancelled else f"<{self.index}: {self.error!r}>"
+
+
+def show_statistics(job: Job) -> None:
+    """Show the statistics of a job in the current cell: as a table, or as text where there is no page."""
+    stats = job._read_stats()
+    display({"text/plain": repr(stats), "text/html": stats._repr_html_()}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def outcomes_of(job: Job) -> list[Outcome]:

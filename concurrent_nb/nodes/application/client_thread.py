@@ -209,7 +209,10 @@ class ClientThread:
 
         Raises MasterUnreachable if the master does not answer, and what it answers.
         """
-        return self.member.statistics(job)
+        try:
+            return self.member.statistics(job)
+        finally:
+            self.member.control.close()  # the next request comes much later
 
     def close_job(self, record: ClientJob[TaskHandle]) -> None:
         """Close a job: it gets no more tasks."""

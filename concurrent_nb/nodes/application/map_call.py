@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, NotPicklable, TooLarge
-from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.chunking import (
     BACKLOG,
     CHUNK_BYTES,
@@ -36,8 +35,9 @@ from concurrent_nb.nodes.application.chunking import (
 )
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.condition import Condition
-from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
+from concurrent_nb.nodes.application.core import TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_handle import TaskHandle
@@ -116,7 +116,7 @@ class MapCall:
         self._resend: deque[MapChunk] = deque()  # parts to send before what waits
         self._options = options
         self._needs = options.needs_with(self._function)
-        self.record = ClientJob[TaskHandle](new_job_id(), name, strategy=options.strategy)
+        self.record = new_record(name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
         self._cut_count = 0  # items that are in chunks

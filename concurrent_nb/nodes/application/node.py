@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, c
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, NotPicklable, ProtocolError
-from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.batched_job import BatchedJob
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
@@ -31,6 +30,7 @@ from concurrent_nb.nodes.application.core import (
 from concurrent_nb.nodes.application.exit_hook import finish_at_exit
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
+from concurrent_nb.nodes.application.job_origin import ORIGIN, new_record
 from concurrent_nb.nodes.application.map_call import MapCall
 from concurrent_nb.nodes.application.master_calls import MasterCalls
 from concurrent_nb.nodes.application.pushed_systems import SystemPusher
@@ -131,7 +131,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_known_at_s = -math.inf
-        self._submit_job = ClientJob[TaskHandle](new_job_id(), self.name)
+        self._submit_job = new_record(self.name)
         self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()  # that were started here
         # Jobs of submits: former ones of the kind above, and those with options that only a job has.
         self._other_submits: weakref.WeakSet[ClientJob[TaskHandle]] = weakref.WeakSet()
@@ -154,6 +154,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._packer = TaskPacker(store, self._setups)
         self._systems = SystemPusher(where, self.name, self._packer, self._client_thread, callbacks)
         self._at_exit = finish_at_exit(self)
+        ORIGIN.watch(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
 
@@ -464,7 +465,7 @@ class ApplicationNode(concurrent.futures.Executor):
         return frozenset().union(*list(self._setups.names.values()))
 
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
-        record = ClientJob[TaskHandle](new_job_id(), label_of(f"setup {name}"))
+        record = new_record(label_of(f"setup {name}"))
         job = Job(record.id, record.name, self._canceller, prints=True)
         self._client_thread.post(self._packer.setup_entries(job, record, function, count, hold_s))
         self._client_thread.close_job(record)
@@ -573,6 +574,11 @@ class ApplicationNode(concurrent.futures.Executor):
         for job in jobs:
             self._client_thread.cancel(job.id, None)
         return count
+
+    def renew_submits(self) -> None:
+        """Begin a new job for single submits. For front ends: those of a cell are a job of their own."""
+        if not self.is_closed:
+            self._renew_submit_job()
 
     def _fail(self, error: ClusterError) -> None:
         """End all open tasks with `error`, and refuse new ones. For the cluster that can run no more tasks."""
@@ -786,7 +792,7 @@ class ApplicationNode(concurrent.futures.Executor):
         if not options.name and options.strategy is None:
             job, index = self._next_submit_index()
         else:  # a name and a strategy are a job's
-            job, index = ClientJob[TaskHandle](new_job_id(), options.name or self.name, strategy=options.strategy), 0
+            job, index = new_record(options.name or self.name, strategy=options.strategy), 0
             self._other_submits.add(job)
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, options)
@@ -818,7 +824,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _renew_submit_job(self) -> ClientJob[TaskHandle]:
         with self._lock:
-            old, self._submit_job = self._submit_job, ClientJob[TaskHandle](new_job_id(), self.name)
+            old, self._submit_job = self._submit_job, new_record(self.name)
             self._packer.function_bytes = 0
             self._other_submits.add(old)
         self._client_thread.close_job(old)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from concurrent_nb.errors import ConfigurationError, NotPicklable
-from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import ClientJob, TaskLimits
+from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, not_an_object_of
@@ -64,21 +64,27 @@ class SystemPusher:
         limits = TaskLimits(options.limits.timeout_s)
 
         def push_system(run: CellRun, system: ITaskSystem) -> None:
-            self._callbacks.call(self._push_returned, run, system, limits)  # pickling a system runs the user's code
+            again = new_record(run.name)
+            again.notebook, again.cell = record.notebook, record.cell
+            self._callbacks.call(
+                self._push_returned, run, again, system, limits
+            )  # pickling a system runs the user's code
 
         run = CellRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints, push_system)
         self._client_thread.post(self._packer.job_entries(run, record, function, [()], options))
         self._client_thread.close_job(record)
         return run
 
-    def _push_returned(self, run: CellRun, system: ITaskSystem, limits: TaskLimits) -> None:
+    def _push_returned(
+        self, run: CellRun, record: ClientJob[TaskHandle], system: ITaskSystem, limits: TaskLimits
+    ) -> None:
         """Push the system that the task of a job has returned."""
         (future,) = run.futures
         if run.was_cancelled():
             future.end_cancelled()
             return
         try:
-            self._begin(run, ClientJob[TaskHandle](new_job_id(), run.name), system, limits)
+            self._begin(run, record, system, limits)
         except BaseException as error:  # noqa: BLE001  (pickling it runs the user's code; the future has the error)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped

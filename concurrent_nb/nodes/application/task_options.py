@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.wire.messages import CORES_MAX, STRATEGIES, Needs, StrategyName
 
@@ -65,7 +65,7 @@ class JobOptions:
 
     def new_record(self) -> ClientJob[TaskHandle]:
         """Return a job of these options that has no tasks yet."""
-        return ClientJob(new_job_id(), self.name, self.until, self.stop_on_error, self.strategy)
+        return new_record(self.name, until=self.until, stop_on_error=self.stop_on_error, strategy=self.strategy)
 
 
 def job_options(

@@ -67,7 +67,7 @@ def names(cell: str) -> list[str]:
         ("%%concurrent_setup |", "", ["--name", "--no-block", "--show-capture"]),
         ("%%cython_task |", "", ["--openmp", "--needs", "--annotate", "--flags", "--name"]),
         ("%%cython_task --flags -O|", "-O", []),
-        ("%concurrent st|", "st", ["start", "status", "stop"]),
+        ("%concurrent st|", "st", ["start", "status", "stats", "stop"]),
         ("%concurrent start --|", "--", ["--workers", "--name"]),
         ("%concurrent start |", "", ["--workers", "--name"]),
         ("%concurrent start --workers 2 --|", "--", ["--name"]),
@@ -78,8 +78,8 @@ def names(cell: str) -> list[str]:
         ("%concurrent kernel other |", "", []),
         ("%concurrent cancel |", "", ["In[3]", "'long search'"]),
         ("%concurrent cancel In[|", "In[", ["In[3]"]),
-        ("x = 1\n  %concurrent sta|\ny = 2", "sta", ["start", "status"]),
-        ("%%time\n%concurrent sta|", "sta", ["start", "status"]),
+        ("x = 1\n  %concurrent sta|\ny = 2", "sta", ["start", "status", "stats"]),
+        ("%%time\n%concurrent sta|", "sta", ["start", "status", "stats"]),
     ],
 )
 def test_what_fits_and_nothing_else(cell: str, fragment: str, expected: list[str]) -> None:

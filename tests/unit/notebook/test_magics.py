@@ -514,6 +514,22 @@ def test_a_job_is_cancelled_and_shown_by_the_variable_that_has_it(
     notebook.run("%concurrent show nothing", fails=ConfigurationError)
 
 
+def test_stats_shows_a_job_by_variable_name_or_the_last_one(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.run("%concurrent stats", fails=ConfigurationError)
+    source = "import concurrent_nb\nconcurrent_nb.stats.add('rows', n)\nn"
+    notebook.task('--for "n in (1, 3)" --name fits', source)
+    for command in ("%concurrent stats", "%concurrent stats fits", "%concurrent stats _job"):
+        capsys.readouterr()
+        notebook.run(command)
+        shown = capsys.readouterr().out
+        assert "job fits: 2 tasks, 2 done" in shown
+        assert "average 2" in shown
+        assert "no master has the job" in shown
+    notebook.run("%concurrent stats plans", fails=ConfigurationError)
+
+
 def test_batches_are_suggested_for_many_short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     job: Any = LocalJob(abs, [(n,) for n in range(2000)], Printer(True))
     job.wait()
@@ -695,7 +711,7 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
     ("line", "message"),
     [
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect, kernel, cancel, show, trace or scale does"),
+        ("start now", "start takes no `now`, only connect, kernel, cancel, show, stats, trace or scale does"),
         ("connect", "connect needs the name of the cluster"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.shipping.runtime.notes import Display, Note, NoteReader, NoteSink, ProgressReport, Publication
+from concurrent_nb.shipping.runtime.notes import (
+    Display,
+    Note,
+    NoteReader,
+    NoteSink,
+    ProgressReport,
+    Publication,
+    TaskStatistics,
+)
 
 
 class Clock:
@@ -199,6 +207,12 @@ def test_a_figure_is_a_picture(heard: Listener) -> None:
 
 # -------------------------------------------------------------------------------------------------------- the stream
 
+
+def statistics(name: str = "rows", count: int = 1, bins: Any = None) -> bytes:
+    """A record of a statistic, as a task might forge it."""
+    return notes._record(TaskStatistics([(name, (count, 1.0, 1.0, 1.0, bins or {40_000: 1}))]))
+
+
 _said = st.lists(st.builds(ProgressReport, st.none() | st.floats(0, 1), st.text(max_size=20)), max_size=8)
 
 
@@ -218,6 +232,10 @@ def test_a_stream_may_be_cut_anywhere(said: list[ProgressReport], cuts: list[int
         pytest.param(struct.pack("<I", notes.LIMIT_BYTES + 1), id="too long"),
         pytest.param(struct.pack("<I", 3) + b"abc", id="no note"),
         pytest.param(struct.pack("<I", 1) + b"\xc1", id="no msgpack"),
+        pytest.param(statistics("x" * 201), id="the name of a statistic is too long"),
+        pytest.param(statistics(count=0), id="a statistic of nothing"),
+        pytest.param(statistics(bins={10**9: 1}), id="a bin that no number has"),
+        pytest.param(statistics(bins={"x": 1}), id="a bin that is no number"),
     ],
 )
 def test_what_is_no_note_is_refused(data: bytes) -> None:
