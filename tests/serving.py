@@ -19,7 +19,7 @@ import pytest
 from concurrent_nb.errors import AccessRefused, TooLarge, VersionMismatch
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.transport.control_client import ControlClient
-from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer, WebPages
 from concurrent_nb.transport.tls import TlsMaterial
 
 #: role to token
@@ -110,11 +110,14 @@ def serving(
     tls: TlsMaterial | None = None,
     names: Sequence[str] = (),
     limits: ConnectionLimits = LIMITS,
+    pages: WebPages | None = None,
 ) -> Iterator[Serving]:
     """Serve a sample for the time of a `with`."""
     sample = Sample()
     tokens = {token: role for role, token in TOKENS.items()}
-    server = ControlServer(Dispatcher(Registry(sample)), tokens, addresses, tls=tls, names=names, limits=limits)
+    server = ControlServer(
+        Dispatcher(Registry(sample)), tokens, addresses, tls=tls, names=names, limits=limits, pages=pages
+    )
     with looping() as loop:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         try:

@@ -1,7 +1,8 @@
-"""The handlers of the control server: checks before the body, and one handler per path.
+"""The handlers of the control server: checks before the body, and one handler per path; `page_handlers` has the page's.
 
-A request under a foreign host name (DNS rebinding), from a page of another site, or without a token is refused before
-its body is read. Refusals are JSON-RPC errors, so that a client raises them with their class.
+A request under a foreign host name (DNS rebinding), from a page of another site, or without a token or the cookie of a
+web session is refused before its body is read. Refusals are JSON-RPC errors, so that a client raises them with their
+class.
 """
 
 import asyncio
@@ -49,7 +50,8 @@ class ServerContext:
     on_authenticated: Callable[[IOStream, str], object] = lambda stream, role: (
         None
     )  #: called with each connection that sends a valid token, and its role
-    #: returns the role of a page's session from the text of a Cookie header, None without a valid one; None: no pages
+    #: returns the role of the web session whose cookie is in a Cookie header, None if there is none; None: no sessions.
+    #: Browsers send cookies by themselves, so whoever accepts one also requires an Origin header.
     role_of_cookie: Callable[[str], str | None] | None = None
     watches: "Watches | None" = None  #: the live feed; None if there is none
     readers_of_role_max: int = 1  #: most connections of one role to the feed
@@ -116,7 +118,7 @@ class Guarded(RequestHandler):
     def data_received(self, chunk: bytes) -> None:
         """Drop the body of requests that need none."""
 
-    def compute_etag(self) -> None:
+    def compute_etag(self) -> str | None:
         return None
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -139,6 +141,24 @@ class Guarded(RequestHandler):
             return 403, AccessRefused("pages of other sites have no access")
         return None
 
+    @property
+    def _cookies(self) -> str:
+        """The cookies of the request, as in one Cookie header."""
+        return ";".join(self.request.headers.get_list("Cookie"))
+
+    def _role_of_session(self) -> str | None:
+        """Return the role of the request's web session; None if it has none."""
+        return None if self._context.role_of_cookie is None else self._context.role_of_cookie(self._cookies)
+
+    async def _send(self, body: bytes | None) -> None:
+        """Answer; cut off a peer that does not receive the answer, which would stay in memory."""
+        sent = self.finish(body)
+        done, _ = await asyncio.wait([sent], timeout=self._context.answer_s)
+        if not done:
+            self._stream.close()
+        elif not sent.cancelled() and not isinstance(sent.exception(), StreamClosedError):
+            sent.result()
+
     def _other_verb(self) -> tuple[int, ConcurrentError] | None:
         if self.request.method == self.verb:
             return None
@@ -151,7 +171,7 @@ class Guarded(RequestHandler):
 
 
 class CallHandler(Guarded):
-    """POST /api/1: calls; needs a token."""
+    """POST /api/1: calls; needs a token, or the cookie of a web session and an Origin header."""
 
     verb = "POST"
 
@@ -168,16 +188,16 @@ class CallHandler(Guarded):
             if answer is None:
                 self.set_status(204)
                 self.clear_header("Content-Type")
-            sent = self.finish(answer)
-            # A peer that does not receive its answer is cut off, or the answer would stay in memory.
-            done, _ = await asyncio.wait([sent], timeout=self._context.answer_s)
-            if not done:
-                self._stream.close()
-            elif not sent.cancelled() and not isinstance(sent.exception(), StreamClosedError):
-                sent.result()
+            await self._send(answer)
 
     def _not_allowed(self) -> tuple[int, ConcurrentError] | None:
-        role = self._context.role_of(",".join(self.request.headers.get_list("Authorization")))
+        if authorizations := self.request.headers.get_list("Authorization"):
+            role = self._context.role_of(",".join(authorizations))
+        else:
+            role = self._role_of_session()
+            # Browsers send the cookie with requests of other sites too, and this header distinguishes them.
+            if role is not None and "Origin" not in self.request.headers:
+                return 403, AccessRefused("a call with the cookie of a web session needs an Origin header")
         if role is None:
             self.set_header("WWW-Authenticate", "Bearer")
             text = "this master does not know the token: take it from the cluster's present connection file"

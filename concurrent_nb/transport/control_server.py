@@ -3,7 +3,8 @@ GET /ping, without a token, to check that a master is here.
 
 The master starts it on its asyncio loop with a dispatcher. Before it reads a body, the server checks address, Host,
 Origin and token, and it limits sizes and times; the dispatcher checks what a role may call. The server never serves
-plain HTTP beyond this machine, sets no cookie, and refuses pages of other sites.
+plain HTTP beyond this machine, and refuses pages of other sites. With `WebPages` it also serves the cluster's web page
+(`page_handlers`), whose calls have the cookie of a web session instead of a token. It sets no other cookie.
 """
 
 import asyncio
@@ -35,7 +36,10 @@ from concurrent_nb.transport.control_handlers import (
 )
 from concurrent_nb.transport.feed_handler import FEED_PATH, GOING_AWAY, FeedHandler, Watches
 from concurrent_nb.transport.keys import TOKEN
+from concurrent_nb.transport.page_handlers import page_rules
 from concurrent_nb.transport.tls import TlsMaterial, server_context
+from concurrent_nb.transport.web_files import WebFile
+from concurrent_nb.transport.web_sessions import WebSessions
 from concurrent_nb.wire import jsonrpc
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,14 @@ class ConnectionLimits(NamedTuple):
     pause_s: float = 1.0
 
 
+class WebPages(NamedTuple):
+    """What the web page of a cluster needs."""
+
+    name: str  #: of the cluster
+    sessions: WebSessions
+    files: dict[str, WebFile]  #: by their names below /static/
+
+
 _LIMITS: Final = ConnectionLimits()
 METRICS_PATH: Final = "/metrics"
 #: errno values if there is no descriptor or no memory for a connection
@@ -86,8 +98,8 @@ class ControlServer:
         names: Iterable[str] = (),
         limits: ConnectionLimits = _LIMITS,
         watches: Watches | None = None,
-        role_of_cookie: Callable[[str], str | None] | None = None,
         metrics: Callable[[], Awaitable[tuple[str, bytes]]] | None = None,
+        pages: WebPages | None = None,
     ) -> None:
         """Create a server; `start` binds it.
 
@@ -97,8 +109,8 @@ class ControlServer:
             port: 0 for a free one.
             names: further host names that clients may use in the Host header.
             watches: the live feed, at GET /feed; None if there is none.
-            role_of_cookie: returns the role of a page's session from the text of a Cookie header, for the feed.
             metrics: returns content type and text of `GET /metrics`; None to have none.
+            pages: the web page; None: there is none, and cookies give no access.
 
         Raises ConfigurationError for invalid tokens.
         """
@@ -114,11 +126,12 @@ class ControlServer:
             dict(tokens),
             served,
             limits.answer_s,
-            role_of_cookie=role_of_cookie,
+            role_of_cookie=None if pages is None else pages.sessions.role_of,
             watches=watches,
             metrics=metrics,
             readers_of_role_max=limits.readers_of_role,
         )
+        self._pages = pages
         self._server: _Server | None = None
         self._endpoints: list[str] = []
 
@@ -170,6 +183,8 @@ class ControlServer:
             (FEED_PATH, FeedHandler, context),
             (METRICS_PATH, MetricsHandler, context),
         ]
+        if self._pages is not None:
+            rules += page_rules(self._context, *self._pages)
         return Application(
             rules, default_handler_class=UnknownHandler, default_handler_args=context, log_function=_log_request
         )

@@ -56,9 +56,12 @@ from concurrent_nb.transport.addresses import is_loopback, own_addresses
 from concurrent_nb.transport.compute import SILENT_S, ComputeServer
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX
-from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer, WebPages
+from concurrent_nb.transport.page_handlers import LOGIN_PATH
 from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.transport.taken_names import write_untaken
+from concurrent_nb.transport.web_files import read_files
+from concurrent_nb.transport.web_sessions import WebSessions
 from concurrent_nb.wire import messages as m
 
 log = logging.getLogger(__name__)
@@ -70,6 +73,8 @@ ALL_ROLES: Final = list(ROLES)
 LABEL_MAX: Final = 100
 #: free shared memory that is kept for the next contents from applications on other hosts, in bytes
 RESIDENT_BYTES: Final = 32 * 1024 * 1024
+#: the files of the web page
+WEB_FILES: Final = Path(__file__).parents[2] / "web" / "static"
 #: a node checks this often whether its parent process lives
 PARENT_CHECK_S: Final = 1.0
 
@@ -159,6 +164,7 @@ class Master:
                 object_bytes=config.object_bytes,
             ),
         )
+        self._web_sessions = WebSessions()  # used by the main thread
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # callers by request; used by the compute thread
         self._wake = Wakeup()
         self._look_at = 0.0  # when connections are to be checked again
@@ -194,6 +200,7 @@ class Master:
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
             readers_of_role=descriptors.share_of_limit(1 / 8, limits.readers_of_role),
         )
+        pages = WebPages(self.name, self._web_sessions, read_files(WEB_FILES))
         server = ControlServer(
             dispatcher,
             tokens,
@@ -203,6 +210,7 @@ class Master:
             limits=limits,
             watches=self._feed,
             metrics=metrics.scrape,
+            pages=pages,
         )
         self._thread.start()
         path = None
@@ -327,6 +335,14 @@ class Master:
         if log is not None and job_id is not None:  # in a thread, because it takes a while
             answer["sample"] = await asyncio.to_thread(take_sample, log, job_id)
         return answer
+
+    @remote(roles=["admin", "client"])
+    def one_time_link(self, caller: Caller) -> dict[str, str]:
+        """Return the path of a link to the web page, which works once, within a minute.
+
+        The browser that opens it may do for 12 hours what the caller's role may do.
+        """
+        return {"path": f"{LOGIN_PATH}?code={self._web_sessions.new_code(caller.role)}"}
 
     @remote(roles=["admin"])
     def stop_cluster(self) -> bool:
