@@ -70,7 +70,7 @@ test-latest:
 	$(CHECK_PYTHON)
 	@rm -rf $(LATEST_VENV)
 	$(call INSTALL,$(LATEST_VENV),notebook$(comma)test$(comma)tls)
-	$(call KERNELS,$(LATEST_VENV))
+	$(call DATA_FILES,$(LATEST_VENV))
 	$(call TEST_NOTEBOOKS,$(LATEST_VENV))
 	$(LATEST_VENV)/bin/python -m pytest $(PARALLEL)
 
@@ -145,15 +145,17 @@ define TEST_NOTEBOOKS
 	$(1)/bin/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 endef
 
-define KERNELS
+define DATA_FILES
 	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
 	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
+	@mkdir -p $(1)/etc/jupyter/jupyter_server_config.d
+	@cp jupyter_server_config.d/concurrent_nb.json $(1)/etc/jupyter/jupyter_server_config.d/
 endef
 
-$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json)
+$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json)
 	$(CHECK_PYTHON)
 	$(call INSTALL,$(VENV),notebook$(comma)test$(comma)tls$(comma)dev,$(CONSTRAINED))
-	$(call KERNELS,$(VENV))
+	$(call DATA_FILES,$(VENV))
 	@touch $@
 
 $(BENCH_STAMP): pyproject.toml setup.cfg constraints.txt

@@ -116,3 +116,8 @@ def load_ipython_extension(ipython: "InteractiveShell") -> None:
 def unload_ipython_extension(ipython: "InteractiveShell") -> None:
     """Remove the magics, and stop the cluster that they started: `%unload_ext concurrent_nb`."""
     import_module("concurrent_nb.notebook.extension").unload(ipython)
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """Name the module that a Jupyter server loads; this package imports nothing of Jupyter's server."""
+    return [{"module": "concurrent_nb.web.server_extension"}]

@@ -13,7 +13,7 @@ import html
 from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError
-from concurrent_nb.transport.control_handlers import GuardedHandler, ServerContext
+from concurrent_nb.transport.control_handlers import Guarded, ServerContext
 from concurrent_nb.transport.web_files import PAGE, WebFile
 from concurrent_nb.transport.web_sessions import SESSION_S, WebSessions, cookie_name
 
@@ -52,7 +52,7 @@ _PLAIN_PAGE: Final = """\
 """
 
 
-class _WebHandler(GuardedHandler):
+class _WebHandler(Guarded):
     """What all paths of the web page have in common."""
 
     verb = "GET"

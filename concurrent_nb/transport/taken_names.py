@@ -62,7 +62,12 @@ def _running(name: str) -> ConnectionFile | None:
         info = connection_file.read(path)
     except ConcurrentError:
         return None
-    return info if _has_process(info) or _answers(info) else None
+    return info if is_alive(info) else None
+
+
+def is_alive(info: ConnectionFile, timeout_s: float = 5.0) -> bool:
+    """Return whether the master that wrote a connection file exists: its process is here, or it answers in time."""
+    return _has_process(info) or _answers(info, timeout_s)
 
 
 def _has_process(info: ConnectionFile) -> bool:
@@ -77,10 +82,10 @@ def _has_process(info: ConnectionFile) -> bool:
         return False
 
 
-def _answers(info: ConnectionFile) -> bool:
+def _answers(info: ConnectionFile, timeout_s: float) -> bool:
     token = next(iter(info.tokens.values()), "")
     try:
-        with ControlClient(info.endpoints, token, info.certificate_pem) as control:
+        with ControlClient(info.endpoints, token, info.certificate_pem, timeout_s) as control:
             control.call("ping")
     except ConcurrentError:
         return False
