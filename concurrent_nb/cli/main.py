@@ -1,4 +1,4 @@
-"""`concurrent-nb master | slave | start | status | stats | kernel | run | restart | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | stats | dashboard | kernel | run | restart | stop`: from a shell.
 
 The commands that inspect and steer a running cluster are in `cluster_commands`.
 
@@ -54,6 +54,7 @@ examples:
   concurrent-nb trace demo                        when and where tasks ran, as a file for https://ui.perfetto.dev
   concurrent-nb cancel demo JOB                   cancel a job; see also jobs, slaves, drain and config
   concurrent-nb stats demo --job fits             show where the time of a job went
+  concurrent-nb dashboard demo                    open the web page of the cluster in a browser
   concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client
   concurrent-nb run mandelbrot --factor 8         run a sample on a cluster that is started for it
 
@@ -166,6 +167,11 @@ def command_line() -> argparse.ArgumentParser:
     )
     stats.add_argument("--job", metavar="JOB", help="a job, by name, id or beginning of its id")
     stats.add_argument("--json", action="store_true", help="print JSON, with all numbers")
+    dashboard = command("dashboard", _dashboard, "Print a link to the web page of a cluster, and open it in a browser.")
+    dashboard.add_argument(
+        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
+    )
+    dashboard.add_argument("--no-open", action="store_true", help="only print the link")
     kernel = command("kernel", _kernel, "Open a Jupyter kernel in a slave, and print how to attach to it.")
     kernel.add_argument("slave", help="name of the slave, as `concurrent-nb status` lists it")
     kernel.add_argument(
@@ -363,6 +369,15 @@ def _stats(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
         if options.job is not None:
             answer = control.call("stats", job=find_job(answer, options.job), sample=True)
     print(json.dumps(answer, indent=2) if options.json else statistics_text(answer))
+    return 0
+
+
+def _dashboard(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.cli.dashboard import show_dashboard  # here: only this command needs it
+
+    if items:
+        raise ConfigurationError(f"dashboard takes no configuration items, but {', '.join(items)} was given")
+    show_dashboard(connection_file.read(options.name), opens=not options.no_open)
     return 0
 
 

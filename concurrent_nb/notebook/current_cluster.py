@@ -16,6 +16,7 @@ from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.application.futures import Presenter
+from concurrent_nb.nodes.common.dashboard_link import DashboardLink, dashboard_link
 from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
 from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.notebook.cell_output import show
@@ -384,6 +385,13 @@ class CurrentCluster:
         if is_ours:  # else it is the slave's own
             self._kernel_files.add(path)
         return f"opened a kernel in slave {slave}; its connection file is {path}\n{attach_command(path)}"
+
+    def dashboard(self) -> DashboardLink:
+        """Return a link to the cluster's web page, which works once. Starts or connects to the cluster if needed."""
+        self.application()
+        where = self._cluster.connection_file if self._cluster is not None else self._connected_to
+        assert where
+        return dashboard_link(connection_file.read(where))
 
     @property
     def current_application(self) -> ApplicationNode | None:

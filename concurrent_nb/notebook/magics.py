@@ -25,6 +25,7 @@ from concurrent_nb.notebook.cell_names import cell_name
 from concurrent_nb.notebook.cell_options import CellOptions, cell_options
 from concurrent_nb.notebook.cell_runner import CellRunner
 from concurrent_nb.notebook.current_cluster import CurrentCluster
+from concurrent_nb.notebook.dashboard_output import show_dashboard_link
 from concurrent_nb.notebook.defining import define
 from concurrent_nb.notebook.live import view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
@@ -55,6 +56,7 @@ _HELP: Final = """\
 %concurrent scale N                             change the number of workers to N
 %concurrent restart [--now]                     replace all workers when their tasks have ended; --now: stop the tasks
                                                 and run them again
+%concurrent dashboard                           show a link to the web page of the cluster
 %concurrent kernel SLAVE                        open a Jupyter kernel in a slave, to inspect it with `jupyter console`
 %concurrent stop [--force]                      leave the cluster; a cluster that this notebook started is stopped
 %%concurrent_task?                              how to run a cell on the cluster"""
@@ -192,6 +194,8 @@ class ConcurrentMagics(Magics):
                 which, path = None, which
             job = None if which is None else self._job_of(which) or self.cluster.job(which, "trace")
             print(self.cluster.trace(job, path))
+        elif options.command == "dashboard":
+            show_dashboard_link(self.cluster.dashboard())
         elif options.command == "stop":
             if not options.force and (work := self.cluster.work_of_others()):
                 self._confirm_stop(work)

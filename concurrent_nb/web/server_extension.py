@@ -49,6 +49,8 @@ CONNECT_S: Final = 5.0
 #: codes with which the feed is closed: there is no such cluster; its master is lost or refuses
 NO_CLUSTER: Final = 4404
 NO_MASTER: Final = 4502
+#: codes of RFC 6455 that may be sent, unlike those for an end without a close frame
+_SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011})
 #: most bytes of the reason in a close frame
 _REASON_BYTES: Final = 120
 
@@ -231,7 +233,7 @@ class ClusterFeedHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
             return
         finally:
             master.close()
-        if master.close_code is not None and (master.close_code == 1000 or 3000 <= master.close_code < 5000):
+        if master.close_code is not None and (master.close_code in _SENDABLE or 3000 <= master.close_code < 5000):
             return self._close_with(master.close_code, master.close_reason or "")
         self._close_with(NO_MASTER, master.close_reason or "the master has ended, or has closed the feed")
 

@@ -690,3 +690,10 @@ def test_a_job_in_a_cell_is_iterated_over_awaited_and_gathered(notebook: Noteboo
         assert (answer.value, answer.error) == (value, None), cell
     printed = notebook.run("for y in squared.map(range(3)): print(y)")
     assert printed.text == "0\n1\n4\n"
+
+
+def test_the_dashboard_is_a_link(notebook: Notebook) -> None:
+    answer = notebook.run("%concurrent dashboard")
+    assert answer.error is None
+    assert re.match(r"http://127\.0\.0\.1:\d+/login\?code=[\w-]{43}\n", answer.shown[-1]["text/plain"])
+    assert "<a href=" in answer.shown[-1]["text/html"]

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.websocket import WebSocketClosedError
 
 from concurrent_nb import Cluster
 from concurrent_nb.transport import connection_file
-from tests.clusters import eventually
+from tests.clusters import alive, descendants, eventually, shared_cluster
 from tests.jupyter_servers import BASE_URL, TOKEN, FeedOfMaster, JupyterServer, feed_master, jupyter_server
 from tests.work import PATIENCE_S
 
@@ -48,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(workers=1) as running:
+    with shared_cluster(workers=1) as running:
         yield running
 
 
@@ -115,16 +116,19 @@ def test_a_file_that_others_can_read_is_left_out(server: JupyterServer) -> None:
 def test_a_cluster_is_started_called_and_stopped(server: JupyterServer) -> None:
     reply = server.request("POST", CLUSTERS, {"name": "lab-1", "workers": 1})
     log = connection_file.folder_to_write() / "concurrent_nb-lab-1.log"
+    assert reply.status == 201, reply
     try:
-        assert reply.status == 201, reply
         assert (reply.value["is_alive"], reply.value["is_embedded"]) == (True, False)
         again = server.request("POST", CLUSTERS, {"name": "lab-1", "workers": 1})
         assert (again.status, again.value["error"]["data"]["type"]) == (400, "ConfigurationError")
         assert "is running" in again.value["message"]
         eventually(lambda: call(server, "lab-1", "status")["result"]["slaves"], "its slave has joined")
     finally:
+        start = psutil.Process(reply.value["pid"]).ppid()
+        nodes = {start, *descendants(start)}
         assert server.request("DELETE", f"{CLUSTERS}/lab-1").status == 204
         eventually(lambda: "lab-1" not in listed(server), "it has stopped")
+        eventually(lambda: not alive(nodes), "its processes have ended")
         log.unlink(missing_ok=True)
 
 
