@@ -146,10 +146,10 @@ define TEST_NOTEBOOKS
 endef
 
 define DATA_FILES
-	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
-	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
 	@mkdir -p $(1)/etc/jupyter/jupyter_server_config.d
 	@cp jupyter_server_config.d/concurrent_nb.json $(1)/etc/jupyter/jupyter_server_config.d/
+	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
+	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
 endef
 
 $(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json)

@@ -1,4 +1,4 @@
-"""What browsers see: the files of the web page (`static/`), and the Jupyter Server extension that reaches masters.
+"""What people see of a cluster in a browser: the master's web page, and the extension of JupyterLab.
 
-The master serves the page itself (`transport/page_handlers.py`) and imports nothing of this package.
+Both show the panels in `static/`: plain ES modules that need no build.
 """

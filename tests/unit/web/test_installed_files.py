@@ -31,4 +31,4 @@ def test_the_configuration_names_a_package_with_an_extension() -> None:
 
 
 def test_a_wheel_has_the_files_of_the_page() -> None:
-    assert '"web/static/**/*"' in (ROOT / "pyproject.toml").read_text()
+    assert '"web/static/*", "web/static/vendor/*"' in (ROOT / "pyproject.toml").read_text()
