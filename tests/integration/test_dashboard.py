@@ -1,5 +1,7 @@
 """From `concurrent-nb dashboard` to calls of the page, with real masters; and every method refused to all others."""
 
+import asyncio
+import contextlib
 import http.client
 import http.cookies
 import json
@@ -14,10 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from concurrent_nb.nodes.common.dashboard_link import dashboard_link
-from concurrent_nb.transport import connection_file
+from concurrent_nb.rpc import Dispatcher, Registry, remote
+from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.control_server import ControlServer
 from concurrent_nb.transport.tls import make_tls
 from tests.clusters import eventually, run, running
+from tests.serving import looping
 
 
 @pytest.fixture(scope="module")
@@ -125,26 +130,39 @@ def test_a_link_has_the_role_of_the_connection_file(cluster: str) -> None:
         assert ("error" in refused) == (role == "client")
 
 
-def test_a_certificate_is_named_by_its_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Answering:
-        endpoint = "https://192.0.2.1:8000"
+class Linking:
+    """A master that gives links, and does nothing else."""
 
-        def __init__(self, *arguments: Any) -> None: ...
-        def __enter__(self) -> "Answering":
-            return self
+    @remote(roles=["client"])
+    def one_time_link(self, answer: str = f"/login?code={'x' * 43}") -> dict[str, str]:
+        return {"path": answer}
 
-        def __exit__(self, *arguments: Any) -> None: ...
-        def call(self, method: str) -> dict[str, str]:
-            return {"path": f"/login?code={'x' * 43}"}
 
-    monkeypatch.setattr("concurrent_nb.nodes.common.dashboard_link.ControlClient", Answering)
-    pem = make_tls(["192.0.2.1"]).certificate_pem
-    info = ConnectionFile(
-        name="a", endpoints=["https://192.0.2.1:8000"], master_key="", tokens={"client": "x"}, certificate_pem=pem
-    )
-    link = dashboard_link(info)
-    assert link.url == f"https://192.0.2.1:8000/login?code={'x' * 43}"
-    assert re.fullmatch("([0-9A-F]{2}:){31}[0-9A-F]{2}", link.fingerprint)
+@contextlib.contextmanager
+def linking_with_tls() -> Iterator[ConnectionFile]:
+    """Serve links under TLS for the time of a `with`."""
+    tls, token = make_tls(["127.0.0.1"]), keys.fresh_token()
+    server = ControlServer(Dispatcher(Registry(Linking())), {token: "client"}, ["127.0.0.1"], tls=tls)
+    with looping() as loop:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        try:
+            yield ConnectionFile(
+                name="tls",
+                endpoints=server.endpoints,
+                master_key="",
+                tokens={"client": token},
+                certificate_pem=tls.certificate_pem,
+            )
+        finally:
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+
+
+def test_a_certificate_is_named_by_its_fingerprint() -> None:
+    with linking_with_tls() as info:
+        link = dashboard_link(info)
+        assert link.url == f"{info.endpoints[0]}/login?code={'x' * 43}"
+        assert link.url.startswith("https:")
+        assert re.fullmatch("([0-9A-F]{2}:){31}[0-9A-F]{2}", link.fingerprint)
 
 
 # -------------------------------------------------------------------------------------------------------- who may not
