@@ -1,0 +1,40 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { plain } from "../../concurrent_nb/web/static/dom.js";
+import { jobLine, jobState, seenRows } from "../../concurrent_nb/web/static/panels.js";
+
+test("only rows that are seen have elements", () => {
+  assert.deepEqual(seenRows(0, 400, 50, 1000), [0, 12]);
+  assert.deepEqual(seenRows(5000, 400, 50, 1000), [96, 112]);
+  assert.deepEqual(seenRows(49_900, 400, 50, 1000), [994, 1000]);
+  assert.deepEqual(seenRows(90_000, 400, 50, 3), [3, 3]);
+  assert.deepEqual(seenRows(0, 400, 50, 0), [0, 0]);
+});
+
+const job = { state: "running", tasks: 10, done: 4, failed: 1, cancelled: 0, rate: 2, opened_s: 0, ended_s: null };
+
+test("a job in a line", () => {
+  assert.equal(jobLine(/** @type {any} */ (job), 12, plain), "4 of 10 · 1 failed · 2/s · 12.0 s, about 3.0 s left");
+  assert.equal(
+    jobLine(/** @type {any} */ ({ ...job, state: "ended", ended_s: 5, done: 10, failed: 0, cancelled: 6 }), 12, plain),
+    "10 of 10 · 6 cancelled · 5.0 s",
+  );
+});
+
+test("how a job has ended", () => {
+  assert.deepEqual(
+    [
+      job,
+      { ...job, state: "ended" },
+      { ...job, state: "ended", failed: 0 },
+      { ...job, state: "ended", failed: 0, cancelled: 1 },
+    ].map(jobState),
+    ["running", "failed", "done", "cancelled"],
+  );
+});
+
+test("placeholders of texts", () => {
+  assert.equal(plain("%1 of %2", 3, "x"), "3 of x");
+  assert.equal(plain("%3", 1), "%3");
+});
