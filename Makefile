@@ -150,9 +150,10 @@ define DATA_FILES
 	@cp jupyter_server_config.d/concurrent_nb.json $(1)/etc/jupyter/jupyter_server_config.d/
 	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
 	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
+	@$(1)/bin/python .ci/link_lab_extension.py
 endef
 
-$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json)
+$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json) .ci/link_lab_extension.py
 	$(CHECK_PYTHON)
 	$(call INSTALL,$(VENV),notebook$(comma)test$(comma)tls$(comma)dev,$(CONSTRAINED))
 	$(call DATA_FILES,$(VENV))

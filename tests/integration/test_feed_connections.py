@@ -72,8 +72,8 @@ def serving() -> Iterator[ServingFeed]:
         ["127.0.0.1"],
         limits=LIMITS,
         watches=feed,
-        role_of_cookie=role_of_cookie,
     )
+    server._context.role_of_cookie = role_of_cookie
     with looping() as loop:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         running = ServingFeed(server, sample, loop)

@@ -17,7 +17,7 @@ export function visible(value, most = 200) {
   if (isLong) text = text.slice(0, /[\ud800-\udbff]/.test(text[most - 1]) ? most - 1 : most);
   text = text.replace(HIDDEN, (mark) => {
     const code = mark.charCodeAt(0);
-    if (code < 0x20) return { 9: "\t", 10: "\n", 13: "\r" }[code] ?? `\x${code.toString(16).padStart(2, "0")}`;
+    if (code < 0x20) return { 9: "\\t", 10: "\\n", 13: "\\r" }[code] ?? `\\x${code.toString(16).padStart(2, "0")}`;
     return `<U+${code.toString(16).toUpperCase().padStart(4, "0")}>`;
   });
   return isLong ? `${text}\u2026` : text;

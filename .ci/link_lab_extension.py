@@ -1,0 +1,37 @@
+"""Link the Lab extension of this checkout into the environment of the Python that runs this.
+
+An editable install leaves data files out. Links show a changed file at the next reload of the page.
+"""
+
+import configparser
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXTENSION = "share/jupyter/labextensions/concurrent-nb"
+
+
+def listed() -> dict[str, list[Path]]:
+    """Return the files of the extension by the folder below the environment that a wheel puts them into."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    found = {}
+    for folder, patterns in config["options.data_files"].items():
+        if folder.startswith(EXTENSION):
+            names = [pattern.strip() for pattern in patterns.replace("\n", ",").split(",") if pattern.strip()]
+            found[folder] = [path for name in names for path in sorted(ROOT.glob(name)) if path.is_file()]
+    return found
+
+
+def link(prefix: Path) -> None:
+    """Replace what is there by links."""
+    shutil.rmtree(prefix / EXTENSION, ignore_errors=True)
+    for folder, paths in listed().items():
+        (prefix / folder).mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            (prefix / folder / path.name).symlink_to(path)
+
+
+if __name__ == "__main__":
+    link(Path(sys.prefix))
