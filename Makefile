@@ -76,6 +76,7 @@ test-latest:
 
 lab: $(STAMP)
 	@$(BIN)/python $(COMPILE)
+	@$(BIN)/python .ci/copy_lab_extension.py
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(AS_ROOT)
 
 lint: $(STAMP)
@@ -150,10 +151,10 @@ define DATA_FILES
 	@cp jupyter_server_config.d/concurrent_nb.json $(1)/etc/jupyter/jupyter_server_config.d/
 	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
 	@$(1)/bin/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
-	@$(1)/bin/python .ci/link_lab_extension.py
+	@$(1)/bin/python .ci/copy_lab_extension.py
 endef
 
-$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json) .ci/link_lab_extension.py
+$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json) .ci/copy_lab_extension.py
 	$(CHECK_PYTHON)
 	$(call INSTALL,$(VENV),notebook$(comma)test$(comma)tls$(comma)dev,$(CONSTRAINED))
 	$(call DATA_FILES,$(VENV))

@@ -48,7 +48,7 @@ export const CHARTS = [
     format: count,
     lines: [
       { label: "waiting", column: "waiting", colour: "#8a8fa0", fill: true },
-      { label: "with slaves", column: "assigned", colour: "#0f7cc4" },
+      { label: "assigned", column: "assigned", colour: "#0f7cc4" },
     ],
   },
   {

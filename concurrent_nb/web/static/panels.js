@@ -182,7 +182,7 @@ export function jobLine(job, now_s, t) {
 }
 
 export class JobsPanel {
-  /** @param {FeedModel} model @param {Options & {most_px?: number}} [options] */
+  /** @param {FeedModel} model @param {Options & {most_px?: number, row_px?: number}} [options] */
   constructor(model, options = {}) {
     this.model = model;
     this.t = options.translate ?? plain;
@@ -192,7 +192,7 @@ export class JobsPanel {
     this.stopping = new Set();
     this.list = new RowList({
       label: this.t("Jobs"),
-      row_px: 64,
+      row_px: options.row_px ?? 64,
       most_px: options.most_px ?? 448,
       key: (/** @type {Job} */ job) => job.id,
       make: (job) => this.#make(job),
@@ -273,7 +273,7 @@ export class JobsPanel {
 }
 
 export class SlavesPanel {
-  /** @param {FeedModel} model @param {Options & {most_px?: number}} [options] */
+  /** @param {FeedModel} model @param {Options & {most_px?: number, row_px?: number}} [options] */
   constructor(model, options = {}) {
     this.model = model;
     this.t = options.translate ?? plain;
@@ -281,7 +281,7 @@ export class SlavesPanel {
     this.actions = options.actions ?? {};
     this.list = new RowList({
       label: this.t("Slaves"),
-      row_px: 52,
+      row_px: options.row_px ?? 52,
       most_px: options.most_px ?? 364,
       key: (/** @type {Slave} */ slave) => slave.name,
       make: (slave) => this.#make(slave),
@@ -362,13 +362,13 @@ function fillSlots(place, slave, t) {
 }
 
 export class EventsPanel {
-  /** @param {FeedModel} model @param {Options & {most_px?: number}} [options] */
+  /** @param {FeedModel} model @param {Options & {most_px?: number, row_px?: number}} [options] */
   constructor(model, options = {}) {
     this.model = model;
     this.t = options.translate ?? plain;
     this.list = new RowList({
       label: this.t("Events"),
-      row_px: 28,
+      row_px: options.row_px ?? 28,
       most_px: options.most_px ?? 280,
       key: (/** @type {import('./feed_model.js').ClusterEvent} */ event) => String(event.number),
       make: () =>
@@ -415,7 +415,7 @@ export class Overview {
       };
     };
     this.tiles = {
-      rate: tile("Tasks per second"),
+      rate: tile("Tasks/s"),
       slots: tile("Busy slots"),
       waiting: tile("Waiting"),
       done: tile("Ended"),
@@ -448,7 +448,7 @@ export class Overview {
       `${count(totals.busy)} / ${count(totals.slots)}`,
       model.slaves.size === 1 ? t("1 slave") : t("%1 slaves", count(model.slaves.size)),
     );
-    set("waiting", count(totals.waiting), t("%1 with slaves", count(totals.assigned)));
+    set("waiting", count(totals.waiting), t("%1 assigned", count(totals.assigned)));
     set(
       "done",
       count(totals.done),
@@ -597,6 +597,7 @@ export class JobDetail {
       },
       () => {
         // A job that the master has forgotten, or that belongs to others: the figures of the feed stay.
+        this.askedAt_ms += 30_000;
       },
     );
   }

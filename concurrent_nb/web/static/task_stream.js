@@ -444,10 +444,16 @@ export class TaskStream {
     this.pixelColours = Uint32Array.from(this.colours, (colour) => pixel(colour));
   }
 
-  /** @param {string} id @returns {string} the colour of the job's function, if the job bears its name */
+  /**
+   * The feed has the job of a running task, not its function: the one that bears the job's name, or has it in its own.
+   * @param {string} id
+   * @returns {string}
+   */
   #colourOfJob(id) {
-    const name = this.model.jobs.get(id)?.name ?? "";
-    const at = this.model.functions.indexOf(name);
+    const { functions, jobs } = this.model;
+    const name = jobs.get(id)?.name ?? "";
+    let at = functions.indexOf(name);
+    if (at < 0 && name) at = functions.findIndex((one) => one.includes(name));
     return at >= 0 ? this.colours[at] : coloursOf([name])[0];
   }
 

@@ -145,13 +145,14 @@ class Sidebar extends ClusterView {
     if (!session.chosen) return;
     const options = { translate: t, actions: jobActions(context) };
     const overview = new Overview(session.model, options);
-    const jobs = new JobsPanel(session.model, { ...options, most_px: 384 });
+    const jobs = new JobsPanel(session.model, { ...options, row_px: 80, most_px: 400 });
     const slaves = new SlavesPanel(session.model, {
       translate: t,
       actions: { drainSlave: (slave) => run("concurrent-nb:drain-slave", { slave: slave.name }) },
-      most_px: 260,
+      row_px: 68,
+      most_px: 272,
     });
-    const events = new EventsPanel(session.model, { translate: t, most_px: 168 });
+    const events = new EventsPanel(session.model, { translate: t, row_px: 48, most_px: 240 });
     const open = (/** @type {PanelKind} */ panel) =>
       button(t(PANELS[panel]), () => run("concurrent-nb:open-panel", { panel }), "cnb-small");
     const section = (/** @type {string} */ title, /** @type {Node} */ content, /** @type {Node[]} */ aside = []) =>
@@ -225,7 +226,9 @@ class MainPanel extends ClusterView {
     const { session, t, settings } = this.context;
     setForeign(this.name, session.chosen || t("No cluster"));
     const aside = [];
-    if (this.kind === "charts") {
+    if (!session.chosen) {
+      this.body.append(element("p", "cnb-muted", t("Choose or start a cluster in the sidebar.")));
+    } else if (this.kind === "charts") {
       const charts = new Charts(session.model, { translate: t, minutes: settings.chartMinutes });
       aside.push(charts.spanSelect);
       this.body.append(charts.element);
@@ -378,7 +381,9 @@ async function activate(app, lab, has) {
       widget.title.label = t(PANELS[kind]);
       widget.title.closable = true;
       // Notebook 7 has room for one document; there the panels are at its right.
-      shell.add(widget, has.labShell ? "main" : "right", { mode: "split-right" });
+      const beside = panels.find((/** @type {any} */ one) => one.isAttached);
+      const place = beside ? { mode: "tab-after", ref: beside.id } : { mode: "split-right" };
+      shell.add(widget, has.labShell ? "main" : "right", place);
       void panels.add(widget);
     }
     shell.activateById(widget.id);

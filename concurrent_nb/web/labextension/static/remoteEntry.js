@@ -38,7 +38,9 @@
       return {};
     },
   };
-  const home = /** @type {any} */ (window._JUPYTERLAB ??= {});
+  /** @type {any} */
+  const page = window;
+  const home = (page._JUPYTERLAB ??= {});
   home[NAME] = {
     init: (/** @type {typeof shared} */ scope) => {
       shared = scope;

@@ -1,6 +1,6 @@
-"""Link the Lab extension of this checkout into the environment of the Python that runs this.
+"""Copy the Lab extension of this checkout into the environment of the Python that runs this.
 
-An editable install leaves data files out. Links show a changed file at the next reload of the page.
+An editable install leaves data files out. Jupyter servers refuse links to files outside of the folders that they serve.
 """
 
 import configparser
@@ -24,14 +24,14 @@ def listed() -> dict[str, list[Path]]:
     return found
 
 
-def link(prefix: Path) -> None:
-    """Replace what is there by links."""
+def copy(prefix: Path) -> None:
+    """Replace what is there."""
     shutil.rmtree(prefix / EXTENSION, ignore_errors=True)
     for folder, paths in listed().items():
         (prefix / folder).mkdir(parents=True, exist_ok=True)
         for path in paths:
-            (prefix / folder / path.name).symlink_to(path)
+            shutil.copyfile(path, prefix / folder / path.name)
 
 
 if __name__ == "__main__":
-    link(Path(sys.prefix))
+    copy(Path(sys.prefix))
