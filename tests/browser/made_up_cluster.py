@@ -295,18 +295,19 @@ def _packed(first: int, marks: Sequence[bytes], skipped: int) -> dict[str, Any]:
     return {"first": first, "skipped": skipped, "marks": base64.b64encode(b"".join(marks)).decode()}
 
 
-def demo_jobs(now_s: float, count: int) -> list[Job]:
-    """Return jobs as people have them: a long one, short ones, one that fails, one with an evil name."""
+def demo_jobs(now_s: float, count: int, is_evil: bool) -> list[Job]:
+    """Return jobs as people have them: a long one, short ones, one that fails; and one with an evil name."""
     path, other = "notebooks/02_mandelbrot.ipynb", "notebooks/train.ipynb"
     jobs = [
+        *([Job("dd" * 8, EVIL, 4_000, 0.8, now_s - 170, failing=0.2)] if is_evil else []),
         Job("aa" * 8, "column", 60_000, 0.12, now_s - 240, notebook=path, cell="c0ffee01"),
         Job("bb" * 8, "fit_model", 900, 6.0, now_s - 200, failing=0.02, notebook=other, cell="c0ffee02"),
         Job("cc" * 8, "search_range", 4_000, 0.5, now_s - 120, failing=0.01, notebook=path, cell="c0ffee03"),
-        Job("dd" * 8, EVIL, 400, 0.8, now_s - 170, failing=0.2),
     ]  # fmt: skip
     for at in range(max(0, count - len(jobs))):
         name = FUNCTIONS[at % len(FUNCTIONS)]
-        jobs.append(Job(f"{at:016x}", name, 200, 0.05, now_s - 230 + at % 100, notebook=path, cell=f"c{at}"))
+        tasks = 200 if count < 100 else 5
+        jobs.append(Job(f"{at:016x}", name, tasks, 0.05, now_s - 230 + at % 100, notebook=path, cell=f"c{at}"))
     return jobs
 
 
@@ -393,10 +394,10 @@ class MadeUpMaster:
             await self._server.close_all_connections()
 
 
-def lived(slaves: int, workers: int, jobs: int, lived_s: float = 230.0) -> MadeUpCluster:
+def lived(slaves: int, workers: int, jobs: int, is_evil: bool = False, lived_s: float = 230.0) -> MadeUpCluster:
     """Return a cluster that has run its jobs for a while."""
     now_s = time.monotonic()
-    cluster = MadeUpCluster(slaves=slaves, workers=workers, jobs=demo_jobs(now_s, jobs))
+    cluster = MadeUpCluster(slaves=slaves, workers=workers, jobs=demo_jobs(now_s, jobs, is_evil))
     for worker in cluster.pool:
         worker.free_s = now_s - lived_s
     cluster.now_s = now_s - lived_s
@@ -413,8 +414,9 @@ async def _main() -> None:
     parser.add_argument("--slaves", type=int, default=4)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=9)
+    parser.add_argument("--evil", action="store_true", help="add a job whose name would run if it were markup")
     options = parser.parse_args()
-    master = MadeUpMaster(lived(options.slaves, options.workers, options.jobs))
+    master = MadeUpMaster(lived(options.slaves, options.workers, options.jobs, options.evil))
     master.start(options.port)
     await asyncio.Event().wait()
 

@@ -222,7 +222,7 @@ export class Charts {
           height: HEIGHT,
           legend: { show: false },
           cursor: { show: false },
-          padding: [6, 6, 0, 0],
+          padding: [6, 20, 0, 0],
           scales: {
             x: { time: true },
             y: {

@@ -165,12 +165,14 @@ export class TaskStream {
     this.element = element("div", "cnb-stream", [
       bar,
       area,
-      element("div", "cnb-scroll", [functions]),
+      element("div", "cnb-scroll", [functions], { tabindex: "0", role: "region", "aria-label": t("Functions") }),
       this.twin,
       hint,
     ]);
     this.#listen();
     this.summary = throttled(() => this.#showSummary(), 2000);
+    // Tests and benchmarks find the stream by its canvas.
+    Object.assign(this.canvas, { stream: this });
     this.observer = new ResizeObserver(() => {
       this.isDirty = true;
     });

@@ -1,0 +1,187 @@
+"""The web page in a real browser, fed by a made-up cluster: what it shows, obeys and survives."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Page
+
+from tests.browser.conftest import PATIENCE_S, ROOT
+
+#: what users may wait until the page admits that it has lost the master
+ADMITS_WITHIN_S = 5.0
+THEMES = ("light", "dark")
+SIZES = (1280, 400)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@contextmanager
+def master(port: int, *options: str) -> Iterator[str]:
+    """Run a made-up master; give the address of its page."""
+    command = [sys.executable, "-m", "tests.browser.made_up_cluster", "--port", str(port), *options]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and process.poll() is None:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def address(leaves_nothing_behind: None) -> Iterator[str]:
+    with master(free_port(), "--jobs", "1000", "--evil") as url:
+        yield url
+
+
+@pytest.fixture
+def page(address: str, browser: BrowserContext) -> Iterator[Page]:
+    """The page, with all panels filled. It must leave no error in the console, refusals by its policy included."""
+    page, errors = browser.new_page(), list[str]()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(address)
+    page.locator(".cnb-job").first.wait_for()
+    yield page
+    page.close()
+    assert not errors
+
+
+def test_it_shows_the_cluster(page: Page) -> None:
+    assert page.title() == "demo"
+    assert page.locator("#link").inner_text() == "live"
+    page.wait_for_function("() => parseFloat(document.querySelector('.cnb-tile-value').textContent) > 0")
+    assert page.locator(".cnb-slave").count() == 4
+    assert page.locator(".cnb-chart canvas").count() == 6
+    assert page.locator(".cnb-event").count() > 0
+
+
+def test_hostile_texts_are_texts(page: Page) -> None:
+    name = page.locator(".cnb-job-name").filter(has_text="<img src=x").first
+    name.wait_for()
+    assert "<script>" in name.inner_text()
+    assert "<U+202E>" in name.inner_text() and "\\x1b[2J" in name.inner_text()
+    assert page.evaluate("window.caught") is None
+    assert page.locator("main img, main script").count() == 0
+
+
+def test_of_a_thousand_jobs_only_those_seen_have_rows(page: Page) -> None:
+    assert page.locator(".cnb-job").count() < 40
+    jobs = page.get_by_role("group", name="Jobs")
+    jobs.evaluate("list => { list.scrollTop = list.scrollHeight; }")
+    last = page.locator(".cnb-job[aria-posinset='1000']")
+    last.wait_for()
+    assert last.get_attribute("aria-setsize") == "1000"
+    assert page.locator(".cnb-job").count() < 40
+
+
+def test_a_job_is_cancelled_and_its_detail_shown(page: Page) -> None:
+    row = page.locator(".cnb-job").filter(has_text="search_range").first
+    row.locator(".cnb-job-name").click()
+    detail = page.locator(".cnb-detail")
+    detail.get_by_text("Where the time of its tasks went").wait_for()
+    assert "4,000" in detail.inner_text()
+    detail.get_by_role("button", name="Cancel").click()
+    detail.get_by_text("cancelled · ").wait_for()
+    assert not detail.get_by_role("button", name="Cancel").is_visible()
+    page.get_by_role("region", name="Job", exact=True).get_by_role("button", name="Close").click()
+    assert not detail.is_visible()
+
+
+def test_the_stream_obeys_the_keyboard_and_has_a_text_twin(page: Page) -> None:
+    canvas = page.locator(".cnb-stream-canvas")
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_function("() => document.querySelector('.cnb-stream-canvas').stream.rows.length === 16")
+    canvas.focus()
+    canvas.press("Space")
+    assert page.locator(".cnb-stream-pause").inner_text() == "Follow"
+    canvas.press("f")
+    assert page.get_by_role("button", name="Failed only").get_attribute("aria-pressed") == "true"
+    span_s = "() => document.querySelector('.cnb-stream-canvas').stream.span_s"
+    canvas.press("+")
+    assert page.evaluate(span_s) == 30
+    canvas.press("End")
+    assert page.locator(".cnb-stream-pause").inner_text() == "Pause"
+    page.get_by_text("Rows as a table").click()
+    page.wait_for_function("() => document.querySelectorAll('.cnb-details tbody tr').length === 16")
+    assert "node01" in page.locator(".cnb-details tbody tr").first.inner_text()
+    assert "column" in page.locator(".cnb-functions").inner_text()
+
+
+def test_ten_thousand_tasks_are_scrolled_fluently(page: Page) -> None:
+    page.locator(".cnb-stream-canvas").scroll_into_view_if_needed()
+    marks, frames_per_s, script_ms = page.evaluate(
+        """async () => {
+            const { stream } = document.querySelector('.cnb-stream-canvas');
+            stream.setFollowing(false);
+            stream.span_s = 600;
+            const times = [], begun = performance.now(), end = stream.to_s, before = stream.frames;
+            while (performance.now() - begun < 2000) {
+                stream.to_s = end - (times.length % 60);
+                stream.isDirty = true;
+                await new Promise(requestAnimationFrame);
+                times.push(stream.lastFrame_ms);
+            }
+            const seconds = (performance.now() - begun) / 1000;
+            times.sort((a, b) => a - b);
+            return [stream.model.marks.size, (stream.frames - before) / seconds, times[times.length >> 1]];
+        }"""
+    )
+    print(f"{marks} marks: {frames_per_s:.0f} frames a second, {script_ms:.1f} ms each")  # noqa: T201 - read with -s
+    assert marks >= 10_000
+    # The machine may be busy with other tests: its frames may come late, but each takes little of its own.
+    assert script_ms < 1000 / 30
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", SIZES)
+def test_it_is_accessible(page: Page, theme: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    page.locator(".cnb-job-name").first.click()
+    page.get_by_text("Rows as a table").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    result = Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+
+
+def test_the_theme_is_switched_and_remembered(page: Page) -> None:
+    page.emulate_media(color_scheme="light")
+    page.get_by_role("button", name="Use the dark theme").click()
+    page.reload()
+    page.locator(".cnb-job").first.wait_for()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.get_by_role("button", name="Use the light theme").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def test_a_lost_master_is_admitted_and_found_again(browser: BrowserContext, leaves_nothing_behind: None) -> None:
+    port, page = free_port(), browser.new_page()
+    try:
+        with master(port) as url:
+            page.goto(url)
+            page.locator(".cnb-job").first.wait_for()
+        page.locator("#link[data-state=lost]").wait_for(timeout=2 * ADMITS_WITHIN_S * 1000)
+        assert page.locator("#link").inner_text() == "connection lost, trying again"
+        with master(port, "--slaves", "2"):
+            page.locator("#link[data-state=live]").wait_for()
+            page.wait_for_function("() => document.querySelectorAll('.cnb-slave').length === 2")
+    finally:
+        page.close()

@@ -1,0 +1,77 @@
+"""The Lab extension and the web page: complete in a wheel and in a checkout, small, and their JavaScript tested."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "concurrent_nb/web"
+#: most bytes that a browser loads
+LOADED_MAX = 250_000
+
+
+def copied(prefix: Path) -> set[str]:
+    spec = importlib.util.spec_from_file_location("copy_lab_extension", ROOT / ".ci/copy_lab_extension.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.copy(prefix)
+    folder = prefix / "share/jupyter/labextensions/concurrent-nb"
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_environment_gets_all_files_that_the_extension_loads(tmp_path: Path) -> None:
+    files = copied(tmp_path)
+    assert {"package.json", "schemas/concurrent-nb/plugin.json", "static/remoteEntry.js", "static/lab.js"} <= files
+    for name in sorted(name for name in files if re.fullmatch(r"static/\w+\.js", name)):
+        text = (tmp_path / "share/jupyter/labextensions/concurrent-nb" / name).read_text(encoding="utf-8")
+        for other in re.findall(r'"\./([\w./]+\.(?:js|css))"', text):
+            assert f"static/{other}" in files, f"{name} loads {other}"
+
+
+def test_it_has_the_version_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert json.loads((WEB / "labextension/package.json").read_text())["version"] == project["version"]
+
+
+def test_make_installs_it() -> None:
+    assert "/bin/python .ci/copy_lab_extension.py\n" in (ROOT / "Makefile").read_text()
+
+
+def test_the_package_has_the_files_of_the_page() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["concurrent_nb"]
+    assert {"web/static/*", "web/static/vendor/*"} <= set(data)
+    page = (WEB / "static/page.html").read_text(encoding="utf-8")
+    linked = re.findall(r'(?:href|src)="static/([^"]+)"', page)
+    assert "page.js" in linked
+    for name in linked:
+        assert (WEB / "static" / name).is_file()
+
+
+def test_the_page_obeys_a_strict_policy() -> None:
+    page = (WEB / "static/page.html").read_text(encoding="utf-8")
+    assert not re.search(r"\son\w+=|\sstyle=|<style|<script(?![^>]*\ssrc=)|https?://(?!www\.w3\.org)", page)
+
+
+def test_what_a_browser_loads_is_small() -> None:
+    folders = [WEB / "static", WEB / "static/vendor", WEB / "labextension/static"]
+    sizes = [path.stat().st_size for folder in folders for path in folder.iterdir() if path.is_file()]
+    assert sum(sizes) < LOADED_MAX
+
+
+def test_vendored_files_have_their_licence() -> None:
+    assert "MIT License" in (WEB / "static/vendor/uPlot.LICENSE.txt").read_text()
+    assert "v1.6.32" in (WEB / "static/vendor/uPlot.iife.min.js").read_text()[:100]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here: CI has one")
+def test_the_models_in_javascript() -> None:
+    files = sorted(str(path) for path in (ROOT / "tests/web").glob("*.test.js"))
+    done = subprocess.run(["node", "--test", *files], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
