@@ -94,10 +94,11 @@ class Scheduler:
         """The last jobs that were forgotten, for their sums; read-only."""
         return self._state.ended_jobs
 
-    @property
-    def slot_time(self) -> SlotTime:
-        """How long slots have been there, and idle; read-only."""
-        return self._state.slot_time
+    def slot_time(self, now: float) -> SlotTime:
+        """Return how long slots have been there, and idle, until now; read-only."""
+        state = self._state
+        state.slot_time.advance(now, state.slots, state.idle)
+        return state.slot_time
 
     @property
     def slaves(self) -> Mapping[SessionId, SlaveState]:
@@ -108,11 +109,6 @@ class Scheduler:
     def task_log(self) -> TaskLog:
         """The last tasks that have ended; read-only."""
         return self._state.task_log
-
-    @property
-    def slots(self) -> tuple[int, int]:
-        """The number of slots of all slaves, and of idle ones."""
-        return self._state.slots, self._state.idle
 
     @property
     def event_log(self) -> EventLog:
@@ -156,7 +152,6 @@ class Scheduler:
         """
         state = self._state
         state.task_log.now_s = now
-        state.slot_time.advance(now, state.slots, state.idle)
         for position, event in enumerate(events):
             try:
                 self._handlers[type(event)](event, now)

@@ -108,6 +108,7 @@ class SchedulerState:
 
     def resized(self, before: int, after: int) -> None:
         """Note that a slave's slots have changed; 0 stands for no slave."""
+        self._count_slot_time()
         self.slots += after - before
         most = self._most_slots
         if most is not None and after >= most:
@@ -214,8 +215,10 @@ class SchedulerState:
         """Recount a slave's idle slots, and inform the strategies of its change."""
         load, slots = slave.load, slave.slots
         idle = max(0, min(slots, slave.credit) - load) if slave.trusted and not slave.closed else 0
-        self.idle += idle - slave.idle
-        slave.idle = idle
+        if idle != slave.idle:
+            self._count_slot_time()
+            self.idle += idle - slave.idle
+            slave.idle = idle
         if load > slots and slave.trusted:
             self.oversubscribed[slave.id] = slave
         else:
@@ -225,6 +228,10 @@ class SchedulerState:
             self.placement_due = True
         for strategy in self.strategies.all:
             strategy.changed(slave)
+
+    def _count_slot_time(self) -> None:
+        """Count the time until now; before slots come, go, or change between idle and busy."""
+        self.slot_time.advance(self.task_log.now_s, self.slots, self.idle)
 
     def remove_slave(self, slave: SlaveState) -> None:
         """Remove a slave. The caller must requeue its tasks."""
@@ -270,22 +277,26 @@ class SchedulerState:
 
     def add_busy_job(self, job: JobRecord) -> None:
         """Note that a job has its first task."""
+        self._count_slot_time()
         job.sums.begin(self.slot_time, self.task_log.now_s)
         self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
 
     def remove_busy_job(self, job: JobRecord) -> None:
         """Note that a job has no more tasks."""
+        self._count_slot_time()
         job.sums.end(self.slot_time, self.task_log.now_s)
         self.busy[job.owner] -= 1
         if not self.busy[job.owner]:
             del self.busy[job.owner]
 
     def forget(self, job: JobRecord) -> None:
-        """Remove a job that has no tasks; its sums are kept for a while."""
+        """Remove a job that has no tasks; its sums are kept for a while, if it had any."""
         del self.jobs[job.id]
-        self.ended_jobs[job.id] = job
-        if len(self.ended_jobs) > ENDED_JOBS_KEPT:
-            self.ended_jobs.popitem(last=False)
+        if job.sums.ended:
+            job.client = None
+            self.ended_jobs[job.id] = job
+            if len(self.ended_jobs) > ENDED_JOBS_KEPT:
+                self.ended_jobs.popitem(last=False)
         self.strategies.forgotten(job)
         self.lingering.discard(job.id)
         self.outbox.forget(job.id)

@@ -36,9 +36,17 @@ TASKS: Final = 6
 #: turns within which good tasks must end, a few for each task
 TURNS_MAX: Final = 400
 #: state that may hold old names, because it is bounded: entries that a heap skips, run times of functions, subjects of
-#: the rate-limited log, the objects that the scheduler lists for slaves (but not of tasks that were refused), and the
-#: logs of the last tasks, events and jobs
-BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".locations.", ".task_log.")
+#: the rate-limited log, the last tasks, events and jobs, and the objects that the scheduler lists for slaves (but not of
+#: tasks that were refused)
+BOUNDED: Final = (
+    "._heap[]",
+    ".estimates._average_s",
+    "._log._subjects",
+    ".task_log.",
+    ".event_log.",
+    ".ended_jobs",
+    ".locations.",
+)
 #: the state of a session that is over is dropped within so many seconds
 FORGOTTEN_S: Final = 20.0
 

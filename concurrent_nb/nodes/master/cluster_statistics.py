@@ -60,7 +60,7 @@ def cluster_statistics(
     jobs = [*scheduler.ended_jobs.values(), *scheduler.jobs.values()]
     visible = [job for job in jobs if (job.sums.ended or job.tasks) and owner in (None, job.owner)]
     visible.sort(key=lambda job: job.opened_s)
-    time = scheduler.slot_time
+    time = scheduler.slot_time(now)
     return {
         "slaves": slaves,
         "jobs": [_describe(scheduler, job, now) for job in visible[-LISTED_MAX:]],
@@ -99,5 +99,5 @@ def _describe(scheduler: Scheduler, job: JobRecord, now: float) -> dict[str, Any
         "notebook": job.notebook,
         "cell": job.cell,
         "unfinished": len(job.tasks) - (sums.ended - sums.acknowledged),
-        **sums.describe(scheduler.slot_time, now),
+        **sums.describe(scheduler.slot_time(now), now),
     }

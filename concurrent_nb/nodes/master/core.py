@@ -840,7 +840,6 @@ class MasterCore:
         """
         asker = None if session_id is None else self.peers.get(session_id)
         owner = None if sees_all else asker.key.decode() if asker is not None else ""
-        self.scheduler.slot_time.advance(now, *self.scheduler.slots)
         if job is None:
             return cluster_statistics(self.peers, self.scheduler, now, owner)
         return job_statistics(self.scheduler, now, job, owner)
