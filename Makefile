@@ -106,6 +106,7 @@ bench: $(BENCH_STAMP)
 bench-quick: $(STAMP)
 	@$(BIN)/python $(COMPILE)
 	$(BIN)/python -m benchmarks.run --rounds 1 --size quick
+	-$(BIN)/python -m benchmarks.feed --only cpu --rounds 1 --seconds 4
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzzer.fuzz --seconds $(SECONDS)

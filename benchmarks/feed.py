@@ -25,6 +25,7 @@ import psutil
 
 import concurrent_nb
 from benchmarks import workloads as work
+from concurrent_nb.errors import ConcurrentError
 from concurrent_nb.nodes.common import descriptors
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
@@ -34,8 +35,10 @@ from concurrent_nb.transport.control_client import ControlClient
 SHARE_MAX, MEDIAN_S = 0.03, 0.050
 #: seconds between two calls of the good client
 PAUSE_S: Final = 0.01
-#: connections that are opened at once, before the others are looked after
-BURST: Final = 100
+#: seconds in which all connections must have been opened
+WITHIN_S: Final = 60.0
+#: connections that are opened in a second, and opened again when the master has closed them for newer ones
+OPENED_PER_S, AGAIN_PER_S = 500, 50
 
 
 # ------------------------------------------------------------------------------------------------- the process of peers
@@ -60,8 +63,13 @@ def peers(path: str, idle: int, watching: int) -> None:
     counts = {"idle": 0, "watching": 0, "opened": 0, "received_bytes": 0}
 
     def connect(kind: str) -> None:
-        sock = socket.create_connection(address)
-        if kind == "watching":
+        sock = socket.socket()
+        if kind == "idle":
+            sock.setblocking(False)
+            sock.connect_ex(address)  # the master accepts it when it comes to it
+        else:
+            sock.settimeout(5.0)
+            sock.connect(address)
             key = base64.b64encode(os.urandom(16)).decode()
             lines = [
                 "GET /feed HTTP/1.1",
@@ -79,10 +87,15 @@ def peers(path: str, idle: int, watching: int) -> None:
         counts[kind] += 1
         counts["opened"] += 1
 
-    reported = 0.0
+    reported = allowed = 0.0
+    looked = time.monotonic()
     while not over.is_set():
+        seconds, looked = time.monotonic() - looked, time.monotonic()
+        per_s = OPENED_PER_S if counts["opened"] < idle + watching else AGAIN_PER_S
+        allowed = min(allowed + seconds * per_s, OPENED_PER_S)
         for kind, wanted in (("watching", watching), ("idle", idle)):
-            for _ in range(min(BURST, wanted - counts[kind])):
+            for _ in range(min(int(allowed), wanted - counts[kind])):
+                allowed -= 1
                 with contextlib.suppress(OSError):
                     connect(kind)
         for ready, _ in selector.select(0.05):
@@ -160,6 +173,10 @@ class Watch:
         self._before = self._now()
 
     def _now(self) -> tuple[float, float, float]:
+        for _ in range(10):
+            with contextlib.suppress(ConcurrentError):  # its connection was closed for newer ones, as those of `ping`
+                self._control.call("ping")
+                break
         times = self._process.cpu_times()
         return time.monotonic(), times.user + times.system, self._control.call("status")["feed"]["cpu_s"]
 
@@ -230,16 +247,16 @@ def calls(seconds: float, idle: int, watching: int) -> list[str]:
             with contextlib.ExitStack() as stack:
                 done = stack.enter_context(busy(app)) if is_busy else [0]
                 others = stack.enter_context(Peers(path, idle_now, watching_now))
-                until = time.monotonic() + 30
+                until = time.monotonic() + WITHIN_S
                 while others.counts["watching"] < watching_now or others.counts["opened"] < idle_now:
                     if time.monotonic() > until:
-                        missed.append(f"{name}: only {others.counts} within 30 s")
+                        missed.append(f"{name}: only {others.counts} within {WITHIN_S:.0f} s")
                         break
                     time.sleep(0.05)
                 time.sleep(1.0)
                 watch.lap()
                 before, received = done[0], others.counts["received_bytes"]
-                times_s = ping(info, seconds)
+                times_s, failed = ping(info, seconds)
                 took_s, master_s, feed_s = watch.lap()
                 counts = others.counts
             times_s.sort()
@@ -247,7 +264,8 @@ def calls(seconds: float, idle: int, watching: int) -> list[str]:
             show(
                 f"{name:17}: {counts['idle']:6,} idle ({counts['opened']:,} opened), {counts['watching']:4} watching, "
                 f"ping p50 {median_s * 1e3:6.2f} p99 {p99_s * 1e3:6.1f} max {times_s[-1] * 1e3:6.1f} ms, "
-                f"n={len(times_s)}, master {master_s / took_s:4.0%} of a core, feed {feed_s / took_s:5.1%}, "
+                f"n={len(times_s)}, {failed} failed, "
+                f"master {master_s / took_s:4.0%} of a core, feed {feed_s / took_s:5.1%}, "
                 f"{(counts['received_bytes'] - received) / took_s / work.MIB:5.1f} MiB/s read, "
                 f"{(done[0] - before) / took_s:7,.0f} tasks/s"
             )
@@ -259,21 +277,25 @@ def calls(seconds: float, idle: int, watching: int) -> list[str]:
     return missed
 
 
-def ping(info: ConnectionFile, seconds: float) -> list[float]:
-    """Return the seconds of round trips, of which each tenth is on a connection of its own, as a command's are."""
+def ping(info: ConnectionFile, seconds: float) -> tuple[list[float], int]:
+    """Return the seconds of round trips, and how many failed. Each tenth is on a new connection, as a command's is."""
     times_s: list[float] = []
+    failed = 0
     until = time.monotonic() + seconds
     with ControlClient(info.endpoints, info.tokens["client"]) as control:
         while time.monotonic() < until:
             began = time.monotonic()
-            if len(times_s) % 10:
-                control.call("ping")
-            else:
-                with ControlClient(info.endpoints, info.tokens["client"]) as fresh:
-                    fresh.call("ping")
+            try:
+                if len(times_s) % 10:
+                    control.call("ping")
+                else:
+                    with ControlClient(info.endpoints, info.tokens["client"]) as fresh:
+                        fresh.call("ping")
+            except ConcurrentError:  # its connection was closed for newer ones of strangers, before its token came
+                failed += 1
             times_s.append(time.monotonic() - began)
             time.sleep(PAUSE_S)
-    return times_s
+    return times_s, failed
 
 
 def show(text: str) -> None:

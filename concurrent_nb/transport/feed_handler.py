@@ -154,7 +154,8 @@ class FeedHandler(Guarded, WebSocketHandler):
         if sum(each.role == role for each in context.readers) >= context.readers_of_role_max:
             text = f"{context.readers_of_role_max} readers of role {role} watch, and there may be no more: close some"
             return 503, LimitExceeded(text)
-        context.on_authenticated(self._stream, role)
+        # `on_authenticated` is not called: it counts connections for calls, of which this is none in a moment, and may
+        # close others of the role that are just being upgraded.
         self._role = role
         return None
 
