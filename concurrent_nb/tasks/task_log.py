@@ -28,8 +28,8 @@ TASKS_KEPT: Final = 100_000
 _BLOCK: Final = 1000
 #: when it ended, seconds of its run; index; bytes of arguments and result; job, function and slave (numbers in this
 #: log), worker; seconds until the end from its acceptance, its assignment and the end of its run, seconds of CPU time;
-#: peak memory in KiB, attempt, status. Each field is at a multiple of its size, so that `TaskColumns` can read it
-_RECORD: Final = struct.Struct("=ddqQQIIIIffffIHBx")
+#: peak memory in KiB, attempt, status, 1 if it ran in a thread. Each is at a multiple of its size, for `TaskColumns`
+_RECORD: Final = struct.Struct("=ddqQQIIIIffffIHBB")
 #: the number of the job in a record, and where it is
 _JOB: Final = struct.Struct("=I")
 _JOB_AT: Final = 40
@@ -64,6 +64,7 @@ class TaskTimes(Struct, frozen=True, gc=False):
     peak_bytes: int  #: most memory that its process had taken by its end; 0 if it took less than a millisecond
     in_bytes: int  #: size of its arguments
     out_bytes: int  #: size of its result
+    in_thread: bool = False  #: other tasks may have run in the same process at the same time
 
     @property
     def elapsed_s(self) -> float:
@@ -194,6 +195,7 @@ class TaskLog:
             outcome.peak_kib,
             attempt if attempt < _U16_MAX else _U16_MAX,
             outcome.status,
+            task.needs is not None and task.needs.kind == "thread",
         )
         block.end = at + _RECORD.size
 
@@ -239,7 +241,8 @@ class TaskLog:
     def used(records: Iterable[memoryview]) -> Iterator[Used]:
         """Yield what tasks have used. May be called in any thread, as records do not change."""
         for view in records:
-            for _, run_s, _, in_bytes, out_bytes, _, _, _, _, _, _, _, cpu_s, _, _, status in _RECORD.iter_unpack(view):
+            for record in _RECORD.iter_unpack(view):
+                _, run_s, _, in_bytes, out_bytes, *_, cpu_s, _, _, status, _ = record
                 yield Used(status, run_s if 0 <= run_s <= _LONGEST_S else 0.0, cpu_s, in_bytes, out_bytes)
 
     def label_of(self, job: bytes) -> JobLabel | None:
@@ -347,7 +350,7 @@ def _decode(block: _Block, number: int, end: int) -> Iterator[TaskTimes]:
     for current in range(number, end):
         (
             ended_s, elapsed, index, in_bytes, out_bytes, job, function, slave, worker, accepted, assigned, ago, cpu_s,
-            peak_kib, attempt, status,
+            peak_kib, attempt, status, in_thread,
         ) = _RECORD.unpack_from(block.records, current % _BLOCK * _RECORD.size)  # fmt: skip
         # What a slave reports cannot be outside the time that the task was there.
         finished_s = ended_s - min(ago, assigned)
@@ -355,7 +358,7 @@ def _decode(block: _Block, number: int, end: int) -> Iterator[TaskTimes]:
         yield TaskTimes(
             current, JobId(jobs[job]), index, attempt, Status(status), functions[function], slaves[slave],
             worker, ended_s - accepted, ended_s - assigned, started_s, finished_s, ended_s, cpu_s, peak_kib * _KIB,
-            in_bytes, out_bytes,
+            in_bytes, out_bytes, bool(in_thread),
         )  # fmt: skip
 
 

@@ -23,8 +23,6 @@ ARROWS_MAX: Final = 10_000
 JOB_ROWS_MAX: Final = 500
 #: what master and slave do with a task has no length, and arrows need a slice: it has this one, in microseconds
 MARK_US: Final = 10
-#: two tasks of one worker that overlap by less do so because reports of slaves take different times, in microseconds
-JITTER_US: Final = 5000.0
 #: marks that are remembered, so that tasks that came in one message share one
 _MARKS: Final = 10_000
 _MASTER: Final = 1
@@ -75,7 +73,7 @@ class TraceEvents:
             yield {**instant, "pid": master, "tid": tid, "args": args}
             return
         slave = yield from self._process(f"slave {task['slave']}", None)
-        lane, started, finished = self._place(slave, task["worker"], started, finished, ended)
+        lane, started, finished = self._place(slave, task, started, finished, ended)
         tid = yield from self._row(slave, lane)
         category = "task" if task["status"] in SUCCESSES else "task,failed"
         yield _slice(task["function"], category, slave, tid, started, finished - started, args)
@@ -119,19 +117,19 @@ class TraceEvents:
         return row
 
     def _place(
-        self, slave: int, worker: int, started: float, finished: float, ended: float
+        self, slave: int, task: Mapping[str, Any], started: float, finished: float, ended: float
     ) -> tuple[str, float, float]:
         """Return the row of a task in its worker, and its times there: slices of a row may not overlap.
 
-        Tasks in threads of one process overlap, so it has as many rows as run at once.
+        Tasks in threads of one process overlap, so it has as many rows as run at once. Those of other processes do not,
+        but may seem to, as reports of a slave take different times: then the later one is drawn a little later.
         """
+        worker = task["worker"]
         lanes = self._lanes.setdefault((slave, worker), [])
         free = next((lane for lane in lanes if lane.until_us <= started), None)
-        if free is None and lanes:
-            soonest = min(lanes, key=lambda lane: lane.until_us)
-            if soonest.until_us - started <= JITTER_US and soonest.until_us <= ended:
-                free = soonest
-                started, finished = free.until_us, min(free.until_us + finished - started, ended)
+        if free is None and lanes and not task["in_thread"] and lanes[0].until_us <= ended:
+            free = lanes[0]
+            started, finished = free.until_us, min(free.until_us + finished - started, ended)
         if free is None:
             number = f" ({len(lanes) + 1})" if lanes else ""
             free = _Lane(f"worker {worker}{number}" if worker else f"in no worker{number}")

@@ -6,7 +6,7 @@ from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
 from concurrent_nb.tasks.task_log import TaskLog, TaskTimes
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
-from concurrent_nb.wire.messages import OutcomeFrame, Slice
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, Slice
 
 JOB = JobRecord(JobId(b"j" * 16), "owner")
 
@@ -192,3 +192,17 @@ def test_a_run_time_that_cannot_be_counts_as_none(elapsed_s: float) -> None:
     log = TaskLog()
     log.add(record(), outcome(elapsed_s=elapsed_s), "east")
     assert [task.run_s for task in log.used(log.records(0)[1])] == [0.0]
+
+
+def test_tasks_in_threads_are_marked() -> None:
+    log = TaskLog()
+    for index, needs in enumerate((None, Needs(kind="thread"), Needs(cores=2))):
+        task = record(index)
+        task.needs = needs
+        log.add(task, outcome(index), "east")
+    assert [(times.status, times.in_thread) for times in log.read()] == [
+        (Status.OK, False),
+        (Status.OK, True),
+        (Status.OK, False),
+    ]
+    assert [task.status for task in log.used(log.records(0)[1])] == [Status.OK] * 3

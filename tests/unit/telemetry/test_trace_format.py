@@ -19,7 +19,7 @@ def task(number: int = 0, **more: Any) -> dict[str, Any]:
     record = {"number": number, "job": JOB, "index": number, "attempt": 1, "status": Status.OK, "function": "square"}
     record |= {"slave": "east", "worker": 42, "accepted_s": 99.0, "assigned_s": 99.5, "started_s": began}
     record |= {"finished_s": began + 0.09, "ended_s": began + 0.095}
-    return record | {"cpu_s": 0.05, "peak_bytes": 1 << 20, "in_bytes": 10, "out_bytes": 20} | more
+    return record | {"cpu_s": 0.05, "peak_bytes": 1 << 20, "in_bytes": 10, "out_bytes": 20, "in_thread": False} | more
 
 
 def traced(*tasks: dict[str, Any], jobs: dict[str, Any] | None = None) -> list[TraceEvent]:
@@ -87,7 +87,9 @@ def test_tasks_that_came_together_share_the_marks_of_their_messages() -> None:
 
 
 def test_tasks_in_threads_have_rows_beside_each_other() -> None:
-    together = [task(number, started_s=100.0, finished_s=100.5 + number, ended_s=102.6) for number in range(3)]
+    together = [
+        task(number, started_s=100.0, finished_s=100.5 + number, ended_s=102.6, in_thread=True) for number in range(3)
+    ]
     events = traced(*together)
     rows = rows_of(events)
     assert [rows[each["pid"], each["tid"]][1] for each in slices_of_tasks(events)] == [
@@ -98,11 +100,17 @@ def test_tasks_in_threads_have_rows_beside_each_other() -> None:
 
 
 def test_a_slight_overlap_is_the_networks_fault() -> None:
-    events = traced(task(0, finished_s=100.101, ended_s=100.102), task(1))
+    events = traced(task(0, finished_s=100.15, ended_s=100.151), task(1, ended_s=100.4))
     first, second = slices_of_tasks(events)
     assert first["tid"] == second["tid"]
     assert second["ts"] == first["ts"] + first["dur"]
     assert second["dur"] == 90_000.0
+
+
+def test_a_task_is_never_drawn_after_the_master_had_its_result() -> None:
+    events = traced(task(0, finished_s=100.15, ended_s=100.151), task(1, finished_s=100.19, ended_s=100.191))
+    _, second = slices_of_tasks(events)
+    assert second["ts"] + second["dur"] == 100_191_000.0
 
 
 def test_a_failed_task_is_marked() -> None:
