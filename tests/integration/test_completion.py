@@ -53,7 +53,7 @@ def test_all_options_and_no_other_name(notebook: Notebook) -> None:
 
 
 def test_slaves_of_the_cluster(notebook: Notebook) -> None:
-    slaves = notebook.run("%concurrent slaves").text.splitlines()
+    slaves = notebook.run("%concurrent slaves").shown[0]["text/plain"].splitlines()
     names = [line.split()[1].rstrip(":") for line in slaves]
     assert len(names) == 1
     assert completed(notebook, "%concurrent kernel |") == [f"%concurrent kernel {names[0]}"]

@@ -265,7 +265,7 @@ def test_jobs_of_task_functions_can_be_stopped(notebook: Notebook) -> None:
     answer = notebook.finish(cell)
     assert answer.error == "KeyboardInterrupt"
     assert "4 tasks of this cell still run on the cluster: %concurrent cancel stops them\n" in answer.text
-    jobs = notebook.run("%concurrent jobs").text
+    jobs = notebook.run("%concurrent jobs").shown[0]["text/plain"]
     assert re.search(r"running +slow +\d of 3 done", jobs)
     assert re.search(r"running +\(submits\) +1 task not done", jobs)
     assert notebook.run("%concurrent cancel").text == "cancelled slow, 1 submitted task\n"
@@ -333,13 +333,15 @@ def test_what_is_sent_along_is_shown(notebook: Notebook) -> None:
 
 def test_jobs_are_listed_and_cancelled(notebook: Notebook) -> None:
     assert notebook.run("%%concurrent_task --no-block --name long\nimport time\ntime.sleep(1000)").error is None
-    assert re.search(r"running +long +0 of 1 done", notebook.run("%concurrent jobs").text)
+    assert re.search(r"running +long +0 of 1 done", notebook.run("%concurrent jobs").shown[0]["text/plain"])
     assert notebook.run("%concurrent cancel nonsense").error == "ConfigurationError"
     assert notebook.run("%concurrent cancel long").text == "cancelled long\n"
     assert notebook.run("_job.wait(30), _job.futures[0].cancelled()").value == "(True, True)"
-    assert re.search(r"ended +long +0 of 1 done, 1 cancelled", notebook.run("%concurrent jobs").text)
+    assert re.search(r"ended +long +0 of 1 done, 1 cancelled", notebook.run("%concurrent jobs").shown[0]["text/plain"])
     assert notebook.run("%concurrent cancel").text == "no job is running\n"
-    assert re.fullmatch(r"  slave \S+: 2 workers, active, .*\n", notebook.run("%concurrent slaves").text)
+    assert re.fullmatch(
+        r"  slave \S+: 2 workers, active, .*", notebook.run("%concurrent slaves").shown[0]["text/plain"]
+    )
 
 
 def test_an_error_ends_in_the_cell_s_own_lines(notebook: Notebook) -> None:
