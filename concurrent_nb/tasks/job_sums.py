@@ -102,8 +102,9 @@ class JobSums:
             "ended": self.ended,
             "failed": self.failed,
             "cancelled": self.cancelled,
-            "waiting_s": self.since_accepted_s - self.since_assigned_s,
-            "shipping_s": self.since_assigned_s - self.run_s,
+            # Not less than nothing: sums of floats are rounded.
+            "waiting_s": max(0.0, self.since_accepted_s - self.since_assigned_s),
+            "shipping_s": max(0.0, self.since_assigned_s - self.run_s),
             "running_s": self.run_s,
             "fetching_s": self.fetching_s,
             "busy_s": busy_s,

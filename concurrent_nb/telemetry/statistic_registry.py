@@ -24,7 +24,7 @@ class StatisticRegistry:
     >>> registry.read()["rows"].average
     20.0
 
-    They accumulate until `take` returns them and begins anew.
+    They accumulate until `take` returns them and begins anew; the names count on.
 
     Args:
         names_max: most names.
@@ -34,6 +34,7 @@ class StatisticRegistry:
         self.left_out = 0  #: values of names above the limit that `merge` has left out
         self._names_max = names_max
         self._statistics: dict[str, Statistic] = {}
+        self._known: set[str] = set()  # names that were added, also before the last `take`
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -83,12 +84,14 @@ class StatisticRegistry:
             return taken
 
     def _new(self, name: str) -> Statistic:
-        check_name(name)
-        if len(self._statistics) >= self._names_max:
-            raise ValueError(
-                f"there are {self._names_max:,} statistics already, and no room for {name!r:.100}: a name stands for a"
-                " kind of value, not for a single task"
-            )
+        if name not in self._known:
+            check_name(name)
+            if len(self._known) >= self._names_max:
+                raise ValueError(
+                    f"there are {self._names_max:,} statistics already, and no room for {name!r:.100}: a name stands"
+                    " for a kind of value, not for a single task"
+                )
+            self._known.add(name)
         statistic = self._statistics[name] = Statistic()
         return statistic
 

@@ -69,12 +69,19 @@ def test_submits_with_a_name_or_a_strategy_are_jobs_by_themselves(app: Applicati
     assert isinstance(refused.exception(PATIENCE_S), NotPicklable)
 
 
-def test_cancelling_all_submits_cancels_those_with_a_name(app: ApplicationNode, tmp_path: Path) -> None:
+def test_cancelling_all_submits_cancels_those_with_a_name_and_those_of_earlier_cells(
+    app: ApplicationNode, tmp_path: Path
+) -> None:
     named = app.options(name="fits").submit(work.start_and_wait, tmp_path / "begun", tmp_path / "never")
+    earlier = app.submit(work.start_and_wait, tmp_path / "begun too", tmp_path / "never")
     work.wait_for(tmp_path / "begun")
-    assert app.cancel_submits() == 1
-    with pytest.raises(CancelledError):
-        named.result(PATIENCE_S)
+    work.wait_for(tmp_path / "begun too")
+    app.renew_submits()  # as the next cell does
+    assert app.cancel_submits() == 2
+    for future in (named, earlier):
+        with pytest.raises(CancelledError):
+            future.result(PATIENCE_S)
+    assert app.cancel_submits() == 0
 
 
 def test_map_with_a_timeout_for_each_item(app: ApplicationNode) -> None:

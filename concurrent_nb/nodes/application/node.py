@@ -822,13 +822,12 @@ class ApplicationNode(concurrent.futures.Executor):
             limits, needs = options.limits, options.needs_with(function)
         self._client_thread.post((TaskEntry(job, future.index, function, payload, future, limits, needs),))
 
-    def _renew_submit_job(self) -> ClientJob[TaskHandle]:
+    def _renew_submit_job(self) -> None:
         with self._lock:
             old, self._submit_job = self._submit_job, new_record(self.name)
             self._packer.function_bytes = 0
             self._other_submits.add(old)
         self._client_thread.close_job(old)
-        return old
 
     def _batch_size(self, batch: Any) -> int | AdaptiveSize | None:
         """Return how many tasks travel together, or what decides on it; None: each by itself."""

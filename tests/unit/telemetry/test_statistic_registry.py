@@ -86,11 +86,16 @@ def test_there_are_a_thousand_names_at_most() -> None:
     with pytest.raises(ValueError, match="a name stands for a kind of value"):
         registry.add("one more", 1)
     registry.add("name 0", 1)
+    before = registry.take()
+    with pytest.raises(ValueError, match="a name stands for a kind of value"):
+        registry.add("one more", 1)
+    registry.add("name 0", 1)
+    registry.merge(packed_statistics(before))
     other = StatisticRegistry()
     other.add("one more", 1)
     other.add("name 0", 1)
     registry.merge(packed_statistics(other.read()))
-    assert (len(registry), registry.left_out, registry.read()["name 0"].count) == (NAMES_MAX, 1, 3)
+    assert (len(registry), registry.left_out, registry.read()["name 0"].count) == (NAMES_MAX, 1, 4)
 
 
 def test_a_block_is_timed_also_if_it_raises() -> None:
