@@ -66,9 +66,8 @@ class SystemPusher:
         def push_system(run: CellRun, system: ITaskSystem) -> None:
             again = new_record(run.name)
             again.notebook, again.cell = record.notebook, record.cell
-            self._callbacks.call(
-                self._push_returned, run, again, system, limits
-            )  # pickling a system runs the user's code
+            # In the callback thread, because pickling a system runs the user's code.
+            self._callbacks.call(self._push_returned, run, again, system, limits)
 
         run = CellRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints, push_system)
         self._client_thread.post(self._packer.job_entries(run, record, function, [()], options))
