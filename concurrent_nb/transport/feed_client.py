@@ -157,8 +157,17 @@ class FeedReader:
                 raise MasterUnreachable(f"the master does not send any more: {reason}")
             message = _decode(text)
             if message is not None:
-                self.state = apply(self.state, message.kind, message.params)
+                self._apply(message)
                 yield message
+
+    def _apply(self, message: FeedMessage) -> None:
+        """Apply a message. Raises ProtocolError, and begins with a snapshot again, if it cannot be applied."""
+        before, self.state = self.state, {}
+        try:
+            self.state = apply(before, message.kind, message.params)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            text = f"{type(error).__name__}: {jsonrpc.clipped(str(error))}"
+            raise ProtocolError(f"the master has sent a {message.kind} that is none ({text})") from None
 
     async def _connect(self, info: ConnectionFile) -> WebSocketClientConnection:
         """Connect to the first endpoint at which a master answers: no token is sent to anything else."""

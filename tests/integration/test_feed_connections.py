@@ -6,23 +6,27 @@ still served.
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from concurrent_nb.nodes.master import live_feed
 from concurrent_nb.nodes.master.live_feed import LiveFeed
-from concurrent_nb.rpc import Dispatcher, Registry
-from concurrent_nb.transport import feed_handler
+from concurrent_nb.rpc import Dispatcher, Registry, remote
+from concurrent_nb.transport import connection_file, feed_handler, keys, tls
+from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
+from concurrent_nb.transport.feed_handler import frame_of
 from concurrent_nb.wire import messages as m
 from tests.clusters import eventually
-from tests.feeds import RawSocket
-from tests.serving import TOKENS, Sample, Serving, looping
+from tests.feeds import Follower, RawSocket, following
+from tests.serving import EVERYBODY, TOKENS, Sample, Serving, looping
 from tests.unit.nodes.master.bench import ALICE, Bench
 
 T = TypeVar("T")
@@ -30,6 +34,14 @@ T = TypeVar("T")
 #: short ones, so that a test of slowness is quick
 LIMITS = ConnectionLimits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=40, readers_of_role=10)
 COOKIE = "session=of a page"
+
+
+class PingedSample(Sample):
+    """The methods of a sample, and the one that every master has."""
+
+    @remote(roles=EVERYBODY)
+    def ping(self) -> str:
+        return "pong"
 
 
 class ServingFeed(Serving):
@@ -56,6 +68,15 @@ class ServingFeed(Serving):
 
 @pytest.fixture
 def serving() -> Iterator[ServingFeed]:
+    with serving_feed() as running:
+        yield running
+        assert running.serves()
+
+
+@contextlib.contextmanager
+def serving_feed(material: tls.TlsMaterial | None = None) -> Iterator[ServingFeed]:
+    """Serve the feed of a master without nodes; see that all readers are forgotten in the end."""
+
     async def ask(question: Callable[[float], T]) -> T:
         await asyncio.sleep(0)
         return question(time.monotonic())
@@ -63,13 +84,14 @@ def serving() -> Iterator[ServingFeed]:
     def role_of_cookie(cookie: str) -> str | None:
         return "admin" if cookie == COOKIE else None
 
-    bench, sample = Bench(), Sample()
+    bench, sample = Bench(), PingedSample()
     feed = LiveFeed(bench.core, "made up", 0.0, ask)
     tokens = {token: role for role, token in TOKENS.items()}
     server = ControlServer(
         Dispatcher(Registry(sample)),
         tokens,
         ["127.0.0.1"],
+        tls=material,
         limits=LIMITS,
         watches=feed,
     )
@@ -80,7 +102,6 @@ def serving() -> Iterator[ServingFeed]:
         running.bench, running.feed = bench, feed
         try:
             yield running
-            assert running.serves()
             eventually(lambda: not running.server._context.readers, "all readers are forgotten", 5.0)
             eventually(lambda: not feed._readers, "by the feed too", 5.0)
         finally:
@@ -154,10 +175,60 @@ def test_a_page_shows_its_cookie_and_its_origin(serving: ServingFeed) -> None:
         assert reader.status == 401, "a wrong token is not made good by a cookie"
 
 
+def test_a_reader_of_nonsense_begins_again(serving: ServingFeed, tmp_path: Path) -> None:
+    info = ConnectionFile(
+        name="odd", endpoints=serving.endpoints, master_key=keys.fresh().public.decode(), tokens=TOKENS
+    )
+    nonsense = [
+        b'{"jsonrpc":"2.0","method":"delta","params":{}}',
+        b'{"jsonrpc":"2.0","method":"delta","params":[]}',
+        b'{"jsonrpc":"2.0","method":"snapshot","params":{"stream":{"marks":"?"}}}',
+        b"[1, 2",
+        b"17",
+    ]
+    with following(connection_file.write(info, tmp_path / "odd.json")) as follower:
+        for text in nonsense:
+            follower.eventually(lambda state: state["name"] == "made up", "it has a snapshot", 20.0)
+            before = len(follower.reasons)
+            serving.in_loop(functools.partial(send_all, serving, text))
+            eventually(functools.partial(has_begun_again, follower, before), "it begins again", 20.0)
+            expected = ("the master has sent", "not a JSON-RPC answer", "a delta on state")
+            assert follower.reasons[before].startswith(expected)
+
+
+def send_all(serving: ServingFeed, text: bytes) -> None:
+    for connection in serving.server._context.readers:
+        connection.send(frame_of(text))
+
+
+def has_begun_again(follower: Follower, before: int) -> bool:
+    return len(follower.reasons) > before and follower.kinds[-1] != "lost"
+
+
 def test_nothing_is_compressed(serving: ServingFeed) -> None:
     headers = {"Authorization": f"Bearer {TOKENS['admin']}", "Sec-WebSocket-Extensions": "permessage-deflate"}
     with RawSocket(serving.port, {**headers}) as reader:
         assert reader.status == 101 and "sec-websocket-extensions" not in reader.headers
+
+
+def test_a_reader_accepts_only_the_certificate_of_the_connection_file(tmp_path: Path) -> None:
+    material, other = tls.make_tls(["127.0.0.1"]), tls.make_tls(["127.0.0.1"])
+    with serving_feed(material) as serving:
+        paths: list[Path] = []
+        for each in (material, other):
+            info = ConnectionFile(
+                name="far",
+                endpoints=serving.endpoints,
+                master_key=keys.fresh().public.decode(),
+                tokens=TOKENS,
+                certificate_pem=each.certificate_pem,
+            )
+            paths.append(connection_file.write(info, tmp_path / f"{len(paths)}.json"))
+        with following(paths[0]) as right, following(paths[1]) as wrong:
+            right.eventually(lambda state: state["name"] == "made up", "it has the snapshot")
+            eventually(lambda: len(wrong.reasons) > 1, "the other one is refused", 10.0)
+            assert "certificate is not accepted" in wrong.reasons[0]
+            assert set(wrong.kinds) == {"lost"}
 
 
 # --------------------------------------------------------------------------------------------------------- what is not
