@@ -248,13 +248,24 @@ def test_readers_of_a_master_that_stops_are_told(cluster: Cluster) -> None:
 
 
 def test_nothing_is_computed_while_nobody_watches(cluster: Cluster, app: concurrent_nb.ApplicationNode) -> None:
+    def feed() -> dict[str, Any]:
+        with ControlClient(info_of(cluster).endpoints, info_of(cluster).tokens["client"]) as control:
+            shown: dict[str, Any] = control.call("status")["feed"]
+            return shown
+
     with RawSocket(port_of(cluster), bearer(cluster)) as reader:
         reader.call("watch")
         reader.answer()
         first = reader.message()["params"]["seq"]
+        assert feed()["readers"] == 1
+    eventually(lambda: feed()["readers"] == 0, "the reader is forgotten", 10.0)
+    time.sleep(0.5)  # a tick that was under way ends
+    before = feed()
+    assert before["cpu_s"] > 0
     for number in range(8):
         app.submit(work.square, number).result()
         time.sleep(0.1)
+    assert feed() == before
     with RawSocket(port_of(cluster), bearer(cluster)) as reader:
         reader.call("watch")
         reader.answer()
