@@ -25,7 +25,7 @@ COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # In a container root is often the only user, and JupyterLab refuses to run as root without this option.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo check test test-unit test-short test-latest lab lint dist venv constraints bench bench-quick fuzz floods clean
+.PHONY: help demo check test test-unit test-short test-latest lab lint lint-web dist venv constraints bench bench-quick fuzz floods clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make test-latest  the test suite with the newest version of each package, in .venv-latest"
 	@echo "make lab          JupyterLab on notebooks/"
 	@echo "make lint         ruff, mypy and import-linter"
+	@echo "make lint-web     types and style of the JavaScript; needs node and npm, which nothing else does"
 	@echo "make dist         build the source distribution and the wheel in dist/, and check them with twine"
 	@echo "make venv         only install, into .venv"
 	@echo "make constraints  find the newest versions that work together, and write constraints.txt"
@@ -84,6 +85,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-web: tests/web/node_modules
+	@cd tests/web && npm run --silent types && npm run --silent lint && npm run --silent check-format
+
+tests/web/node_modules: tests/web/package-lock.json
+	@cd tests/web && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
 
 dist: $(STAMP)
 	@rm -rf build dist

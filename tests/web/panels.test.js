@@ -15,7 +15,7 @@ test("only rows that are seen have elements", () => {
 const job = { state: "running", tasks: 10, done: 4, failed: 1, cancelled: 0, rate: 2, opened_s: 0, ended_s: null };
 
 test("a job in a line", () => {
-  assert.equal(jobLine(/** @type {any} */ (job), 12, plain), "4 of 10 · 1 failed · 2/s · 12.0 s, about 3.0 s left");
+  assert.equal(jobLine(/** @type {any} */ (job), 12, plain), "4 of 10 · 1 failed · 2/s · 12.0 s, about 3 s left");
   assert.equal(
     jobLine(/** @type {any} */ ({ ...job, state: "ended", ended_s: 5, done: 10, failed: 0, cancelled: 6 }), 12, plain),
     "10 of 10 · 6 cancelled · 5.0 s",

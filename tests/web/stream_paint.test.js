@@ -101,6 +101,12 @@ test("a running task stays on the lane that became free before it started", () =
       ["s", "", 1],
     ],
   );
+  ring.add(1, 0, 0, 9.4, 0.5, 0); // another one has ended on the lane, so the first task is elsewhere
+  table.follow(ring);
+  assert.deepEqual(places([task(0, 9.5), task(1, 9.6)]), [
+    [0, -2],
+    [1, -1],
+  ]);
   ring.clear();
   table.follow(ring);
   assert.deepEqual(table.rows(lanes, [], 0, 30), []);

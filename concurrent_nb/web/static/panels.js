@@ -17,6 +17,8 @@ import { bytes, clock, count, duration, figure, finite, percent, visible } from 
  */
 /** @typedef {{translate?: Translate, actions?: Actions, now?: () => number, isNarrow?: boolean}} Options */
 
+/** @param {number} seconds @returns {string} a guess, so without fractions */
+const timeLeft = (seconds) => (seconds < 60 ? `${Math.max(1, Math.round(seconds))} s` : duration(seconds));
 const wallNow = () => Date.now() / 1000;
 
 /**
@@ -176,7 +178,7 @@ export function jobLine(job, now_s, t) {
   parts.push(
     left === null
       ? duration(elapsed_s(job, now_s))
-      : t("%1, about %2 left", duration(elapsed_s(job, now_s)), duration(left)),
+      : t("%1, about %2 left", duration(elapsed_s(job, now_s)), timeLeft(left)),
   );
   return parts.join(" · ");
 }
@@ -559,7 +561,7 @@ export class JobDetail {
       ["started", clock(job.opened_s + this.model.offset_s)],
       ["ended", job.ended_s === null ? "" : clock(job.ended_s + this.model.offset_s)],
       ["waiting", count(Math.max(0, job.tasks - job.done - job.assigned))],
-      ["with slaves", count(job.assigned)],
+      ["assigned", count(job.assigned)],
       ["run time", duration(job.run_s)],
       ["run time per task", ended ? duration(job.run_s / ended) : ""],
       ["arguments", bytes(job.in_bytes)],

@@ -102,7 +102,8 @@ export class LaneTable {
 
   /**
    * Place running tasks: the feed gives the slave of a task, but its worker only when it has ended. So a task gets the
-   * lane of its slave that became free last before it started, and keeps it; a row of its own if there is none.
+   * lane of its slave that became free last before it started, or a row of its own if there is none. It keeps its place
+   * until another task ends there, which shows that it was the wrong one.
    * @param {RunningTask[]} running @param {string[]} lanes @returns {{task: RunningTask, place: number}[]}
    */
   place(running, lanes) {
@@ -124,8 +125,11 @@ export class LaneTable {
       return found;
     };
     for (const task of running) {
-      const place = this.places.get(`${task.job}/${task.index}/${task.started_s}`);
-      if (place !== undefined) takenOf(task.slave).add(place);
+      const key = `${task.job}/${task.index}/${task.started_s}`;
+      const place = this.places.get(key);
+      if (place === undefined) continue;
+      if (place >= 0 && this.last_s[place] > task.started_s + 0.01) this.places.delete(key);
+      else takenOf(task.slave).add(place);
     }
     return [...running]
       .sort((a, b) => a.started_s - b.started_s)
