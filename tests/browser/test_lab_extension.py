@@ -34,7 +34,7 @@ def test_progress_moves_while_the_cell_blocks(lab: Lab, sidebar: Locator) -> Non
     job = sidebar.locator(".cnb-job").filter(has_text="running")
     job.wait_for()
     bar = job.get_by_role("progressbar")
-    seen = set()
+    seen = set[str | None]()
     while lab.is_running("work") and len(seen) < 5:
         seen.add(bar.get_attribute("aria-valuenow"))
         lab.page.wait_for_timeout(100)

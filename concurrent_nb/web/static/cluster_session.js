@@ -37,7 +37,7 @@ export class ClusterSession {
     this.unwatch = null;
   }
 
-  /** Ask for the list of clusters; if none is chosen, take the first that is alive. */
+  /** Ask for the list of clusters. If none is chosen, or the chosen one has ended, take the first that is alive. */
   async refresh() {
     try {
       this.list = await this.clusters.list();
@@ -47,7 +47,8 @@ export class ClusterSession {
     }
     const isThere = this.list.some((one) => one.name === this.chosen);
     if (!this.chosen || (!isThere && this.state !== "live")) {
-      this.choose(this.list.find((one) => one.isAlive)?.name ?? "");
+      // Without another one, what was seen last of a cluster that has ended stays.
+      this.choose(this.list.find((one) => one.isAlive)?.name ?? this.chosen);
     }
     emit(this.onChanged);
   }

@@ -10,7 +10,8 @@ import { TaskStream } from "./task_stream.js";
 import { count, visible } from "./text.js";
 
 const ID = "concurrent-nb:plugin";
-const LIST_EVERY_MS = 8000;
+/** how often the list of clusters is asked for: while there is none, and while one is shown */
+const [LIST_EVERY_MS, LIST_SELDOM] = [2500, 4];
 const ICON =
   '<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"' +
   ' d="M2 3h9v5H2zM13 3h9v5h-9zM2 10h5v5H2zM9 10h13v5H9zM2 17h13v5H2zM17 17h5v5h-5z"/></svg>';
@@ -435,6 +436,7 @@ async function activate(app, lab, has) {
         return;
       }
       await session.clusters.stop(which).catch(report);
+      if (which === session.chosen) session.choose("");
       await session.refresh();
     },
   });
@@ -546,8 +548,12 @@ async function activate(app, lab, has) {
     }
   }
   // A list that nobody looks at is not asked for.
+  let turns = 0;
   setInterval(() => {
-    if (!document.hidden && (sidebar.isVisible || panels.size > 0 || settings.watchAlways)) void session.refresh();
+    turns += 1;
+    const isDue = session.state !== "live" || turns % LIST_SELDOM === 0;
+    const isWanted = sidebar.isVisible || panels.size > 0 || settings.watchAlways;
+    if (!document.hidden && isDue && isWanted) void session.refresh();
   }, LIST_EVERY_MS);
   void session.refresh();
 }
