@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { plain } from "../../concurrent_nb/web/static/dom.js";
-import { jobLine, jobState, seenRows } from "../../concurrent_nb/web/static/panels.js";
+import { barShares, jobLine, jobState, seenRows } from "../../concurrent_nb/web/static/panels.js";
 
 test("only rows that are seen have elements", () => {
   assert.deepEqual(seenRows(0, 400, 50, 1000), [0, 12]);
@@ -32,6 +32,13 @@ test("how a job has ended", () => {
     ].map(jobState),
     ["running", "failed", "done", "cancelled"],
   );
+});
+
+test("a bar has a part for each end", () => {
+  const shares = (more) => barShares(/** @type {any} */ ({ ...job, assigned: 2, ...more }));
+  assert.deepEqual(shares({}), [0.3, 0.1, 0, 0.2]);
+  assert.deepEqual(shares({ done: 10, cancelled: 6, assigned: 0 }), [0.3, 0.1, 0.6, 0]);
+  assert.deepEqual(shares({ tasks: 0, done: 0, failed: 0, assigned: 0 }), [0, 0, 0, 0]);
 });
 
 test("placeholders of texts", () => {

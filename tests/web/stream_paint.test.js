@@ -128,7 +128,7 @@ test("the mark under the pointer, or near it", () => {
 test("quartiles of each function, the one with most time first", () => {
   const marks = [];
   for (let at = 1; at <= 101; at += 1) marks.push([0, 0, 0, at / 100, at / 1000, 0]);
-  marks.push([0, 1, 2, 1, 50, 0]);
+  marks.push([0, 1, 2, 1, 50, 0], [0, 0, 3, 1, 0, 0]);
   const [first, second] = summarize(ringOf(...marks), 0, 10);
   assert.deepEqual([first.fn, first.count, first.failed], [1, 1, 1]);
   assert.equal(second.count, 101);

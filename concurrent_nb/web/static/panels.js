@@ -121,34 +121,35 @@ export class RowList {
  */
 const part = (row, name) => /** @type {HTMLElement} */ (row.getElementsByClassName(name)[0]);
 
-/** A bar of what is done, failed and running. @param {string} label */
+const BAR_PARTS = ["done", "failed", "cancelled", "running"];
+
+/** A bar of what is done, failed, cancelled and running. @param {string} label */
 function progressBar(label) {
-  return element(
-    "div",
-    "cnb-progress",
-    [
-      element("div", "cnb-progress-done"),
-      element("div", "cnb-progress-failed"),
-      element("div", "cnb-progress-running"),
-    ],
-    {
-      role: "progressbar",
-      "aria-label": label,
-      "aria-valuemin": "0",
-      "aria-valuemax": "100",
-    },
-  );
+  const parts = BAR_PARTS.map((name) => element("div", `cnb-progress-${name}`));
+  return element("div", "cnb-progress", parts, {
+    role: "progressbar",
+    "aria-label": label,
+    "aria-valuemin": "0",
+    "aria-valuemax": "100",
+  });
+}
+
+/** @param {Job} job @returns {number[]} shares of its tasks: done, failed, cancelled, running */
+export function barShares(job) {
+  const all = Math.max(1, job.tasks, job.done);
+  const failed = Math.min(job.failed, job.done);
+  const cancelled = Math.min(job.cancelled, job.done - failed);
+  return [job.done - failed - cancelled, failed, cancelled, Math.min(job.assigned, all - job.done)].map((n) => n / all);
 }
 
 /** @param {HTMLElement} bar @param {Job} job */
 function fillBar(bar, job) {
-  const all = Math.max(1, job.tasks);
-  const failed = Math.min(job.failed, job.done);
-  const shares = [(progressOf(job) * all - failed) / all, failed / all, Math.min(job.assigned, all - job.done) / all];
-  shares.forEach((share, at) => {
+  barShares(job).forEach((share, at) => {
     const width = `${(Math.max(0, share) * 100).toFixed(2)}%`;
     const { style } = /** @type {HTMLElement} */ (bar.children[at]);
-    if (style.width !== width) style.width = width;
+    if (style.width === width) return;
+    style.width = width;
+    style.minWidth = share > 0 ? "2px" : "0";
   });
   setAttribute(bar, "aria-valuenow", String(Math.floor(progressOf(job) * 100)));
 }

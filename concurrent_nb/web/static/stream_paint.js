@@ -310,6 +310,7 @@ export function summarize(ring, from_s, to_s) {
   const groups = new Map();
   for (const [first, end] of ranges) {
     for (let slot = first; slot < end; slot += 1) {
+      if (ring.status[slot] === 3) continue; // it was stopped: its time would mean nothing
       const began = ring.start[slot];
       const run = ring.run[slot];
       if (began > to_s || began + run < from_s) continue;

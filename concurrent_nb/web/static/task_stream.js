@@ -368,7 +368,7 @@ export class TaskStream {
     const { rows, size } = this;
     size.ratio = Math.min(2, window.devicePixelRatio || 1);
     size.width = canvas.clientWidth;
-    size.gutter = size.width < 560 ? 64 : 116;
+    size.gutter = size.width < 560 ? 76 : 116;
     size.row = Math.min(ROW_MOST, Math.max(ROW_LEAST, Math.floor(this.most / Math.max(1, rows.length))));
     size.shown = Math.max(1, Math.min(rows.length, Math.floor(this.most / size.row)));
     this.rowOffset = Math.max(0, Math.min(this.rowOffset, rows.length - size.shown));

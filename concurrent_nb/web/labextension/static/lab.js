@@ -158,11 +158,10 @@ class Sidebar extends ClusterView {
       button(t(PANELS[panel]), () => run("concurrent-nb:open-panel", { panel }), "cnb-small");
     const section = (/** @type {string} */ title, /** @type {Node} */ content, /** @type {Node[]} */ aside = []) =>
       element("section", "", [element("header", "", [element("h2", "", title), ...aside]), content]);
-    const name = element("h2", "cnb-clip");
-    setForeign(name, session.chosen);
+    const title = element("h2", "cnb-visually-hidden", t("Overview"));
     this.body.append(
       element("section", "", [
-        element("header", "", [name, this.link, element("span", "cnb-actions", [open("charts"), open("stream")])]),
+        element("header", "", [title, this.link, element("span", "cnb-actions", [open("charts"), open("stream")])]),
         overview.element,
       ]),
       section(t("Jobs"), jobs.element),
@@ -191,10 +190,11 @@ class Sidebar extends ClusterView {
     const { session, t, run } = this.context;
     const isChosen = name === session.chosen;
     const choose = button("", () => session.choose(name), "cnb-link cnb-clip");
-    setForeign(choose, name);
+    setText(choose, shortName(name));
+    choose.title = visible(name, 200);
     choose.setAttribute("aria-pressed", String(isChosen));
     const where = element("span", "cnb-muted cnb-clip");
-    setForeign(where, isAlive ? (isEmbedded ? t("of a notebook") : host) : t("does not answer"));
+    setForeign(where, isAlive ? (isEmbedded ? t("notebook") : host) : t("does not answer"));
     const buttons = [
       button(
         t("Connect cell"),
@@ -225,7 +225,7 @@ class MainPanel extends ClusterView {
 
   build() {
     const { session, t, settings } = this.context;
-    setForeign(this.name, session.chosen || t("No cluster"));
+    setText(this.name, session.chosen ? shortName(session.chosen) : t("No cluster"));
     const aside = [];
     if (!session.chosen) {
       this.body.append(element("p", "cnb-muted", t("Choose or start a cluster in the sidebar.")));
@@ -257,6 +257,11 @@ class MainPanel extends ClusterView {
     this.job = job;
     this.detail?.show(job);
   }
+}
+
+/** @param {string} name of a cluster @returns {string} without the random part that embedded ones have */
+function shortName(name) {
+  return visible(name.replace(/^(embedded-\d+)-[0-9a-f]+$/, "$1"), 32);
 }
 
 /** @param {string[]} taken @returns {string} */
@@ -520,7 +525,7 @@ async function activate(app, lab, has) {
     const show = throttled(() => {
       const { totals } = session.model;
       const live = session.state === "live";
-      const name = visible(session.chosen, 24);
+      const name = shortName(session.chosen);
       setText(
         status,
         live ? t("%1: %2 of %3 busy, %4 waiting", name, totals.busy, totals.slots, count(totals.waiting)) : name,
