@@ -269,7 +269,7 @@ class SlaveActor(Node):
                 if core.closed_by_master is not None:
                     self._world.trace(self.name, f"its session is over: {core.closed_by_master}")
                 if verdict is Verdict.REJOIN:
-                    return True
+                    return not loop.is_draining
                 if verdict is Verdict.END:
                     return False
                 if verdict is Verdict.LEAVE:

@@ -49,6 +49,7 @@ class Faults:
             (self._resize, 2),
             (self._leave, 1),
             (self._restart_workers, 1),
+            (self._drain, 1),
         )
 
     def begin(self, until_s: float) -> None:
@@ -228,6 +229,16 @@ class Faults:
         if (slave := self._alive_slave()) is not None:
             self._trace_fault(f"{slave.name} leaves")
             slave.leave()
+
+    def _drain(self) -> None:
+        master = self._world.master
+        if master.alive and (
+            peers := [peer for peer in master.core.peers.values() if peer.role == "slave" and peer.joined]
+        ):
+            name = self._chance.choice(peers).name
+            self._trace_fault(f"{name} is asked to leave when its tasks have ended")
+            master.core.drain_slave(name, self._world.clock.now)
+            self._world.clock.after(1.0, self._add_slave)
 
 
 def _cut(node: Node) -> None:
