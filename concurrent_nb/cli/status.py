@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from concurrent_nb.cli.table import shown
 from concurrent_nb.shipping.serialization.sizes import format_bytes
 
 #: units of a time span, the largest first, with their lengths in seconds
@@ -75,7 +76,7 @@ def _job(job: dict[str, Any]) -> str:
     untaken = job["untaken_bytes"]
     whose = f"of {job['client']}" if job["client"] else "whose owner is disconnected"
     return (
-        f"  job {job['name'] or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
+        f"  job {shown(job['name']) or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
         f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
         + (f"; waits until its owner has received {format_bytes(untaken)} of results" if untaken else "")
     )
@@ -85,7 +86,7 @@ def _suspect(suspect: dict[str, Any]) -> list[str]:
     deaths = suspect["deaths"]
     times = _count(len(deaths), "time")
     lines = [f"  task {suspect['task']} {suspect['state']}; its worker or its slave died {times}:"]
-    return lines + [f"    {number}. {how}" for number, how in enumerate(deaths, 1)]
+    return lines + [f"    {number}. {shown(how)}" for number, how in enumerate(deaths, 1)]
 
 
 def _on(node: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, node: str = "") -> None:
         super().__init__()
         self._node = node
+        self.slave = ""  #: name of the slave that this process is
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
@@ -37,6 +38,8 @@ class JsonFormatter(logging.Formatter):
         if self._node:
             line["node"] = self._node
         line["message"] = record.getMessage()
+        if self.slave:
+            line["slave"] = self.slave
         line |= {name: str(vars(record)[name]) for name in ABOUT if vars(record).get(name)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -58,3 +61,10 @@ def write_logs(log_format: LogFormat, node: str = "") -> None:
         return
     named = f"{node} " if node else ""
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {named}%(levelname)s %(name)s: %(message)s")
+
+
+def name_slave(name: str) -> None:
+    """Put the name of the slave that this process is into each line of its log, if that is JSON."""
+    for handler in logging.root.handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            handler.formatter.slave = name

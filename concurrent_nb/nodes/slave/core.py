@@ -341,7 +341,9 @@ class SlaveCore:
                 self._check_size(slices)
                 sizes, own = self._announced_segments.outgoing(frame.sizes, own)
             except (CannotOpen, MemoryError, OSError) as error:
-                log.warning("a result of task %s cannot be taken: %s", task_name(job, frame.index), describe(error))
+                task = task_name(job, frame.index)
+                ids = {"task": task, "job": job.hex()}
+                log.warning("a result of task %s cannot be taken: %s", task, describe(error), extra=ids)
                 sizes, own, frame = (), (), _lost(frame)
             except TooLarge as error:
                 sizes, own, frame = (), (), _too_large(frame, error)

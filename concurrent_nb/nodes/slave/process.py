@@ -20,6 +20,7 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
+from concurrent_nb.nodes.common.log_format import name_slave
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.sections import check_sections_of_files
 from concurrent_nb.nodes.common.session_loop import Verdict
@@ -123,6 +124,7 @@ class Slave:
             membership: Membership | None = self._join()
             while membership is not None and not self._stopping:
                 self._called = membership.name
+                name_slave(membership.name)
                 ready(membership.name)
                 again = self._serve(membership)
                 membership = self._rejoin() if again else None

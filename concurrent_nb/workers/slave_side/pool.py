@@ -540,7 +540,8 @@ class Pool:
             self._watch_tasks(connection)
         if connection.notes.is_broken and connection.log.admits(now):
             name = task_name(ref.job, ref.index)
-            log.warning("task %s has sent invalid notes; no more of its notes are forwarded", name)
+            text = "task %s has sent invalid notes; no more of its notes are forwarded"
+            log.warning(text, name, extra={"task": name})
 
     def _check_ready(self, connection: WorkerConnection, now: float) -> None:
         """Let a worker work when both its record and its launcher's event have come."""
@@ -562,7 +563,8 @@ class Pool:
         more = f" (and {len(data) - LOG_CHARS_MAX} bytes more)" if len(data) > LOG_CHARS_MAX else ""
         if left_out := connection.log.take_left_out():
             more += f" ({left_out} lines were left out before this)"
-        log.info("worker %d wrote, outside of any task: %s%s", connection.pid, text, more)
+        ids = {"worker": connection.pid}
+        log.info("worker %d wrote, outside of any task: %s%s", connection.pid, text, more, extra=ids)
 
     def _break(self, connection: WorkerConnection, error: Exception, now: float) -> None:
         """Kill a worker after an error in its bulkhead, and with it all threads of its process."""
@@ -573,7 +575,9 @@ class Pool:
         is_nonsense = isinstance(error, ProtocolError)
         what = str(error) if is_nonsense else f"could not be handled ({type(error).__name__}: {error})"
         if self._log.admits(now):
-            log.error("worker %d is killed: it %s", connection.pid, what, exc_info=None if is_nonsense else error)
+            shown = None if is_nonsense else error
+            ids = {"worker": connection.pid}
+            log.error("worker %d is killed: it %s", connection.pid, what, exc_info=shown, extra=ids)
         if connection.worker in self._main_threads:
             self._kill_deadlines.setdefault(connection.worker, (now, f"was killed because its process {what}"))
         elif connection.worker in self._connections:

@@ -52,6 +52,18 @@ def test_a_slave_that_has_reported_nothing_yet() -> None:
     assert answer[-1] == "  slave east: joining, 1 worker, 0 busy, 0 done, up 1 min 1 s"
 
 
+def test_names_of_jobs_do_not_control_the_terminal() -> None:
+    job = {
+        "id": "26dcfdf6" * 4,
+        "name": "\x1b[31m\u202e",
+        "client": "notebook",
+        "state": "running",
+        "tasks": 1,
+        "done": 0,
+    }
+    assert "job ?[31m? (26dcfdf6)" in describe(status(jobs=[job | {"untaken_bytes": 0, "age_s": 1.0}]))[-1]
+
+
 def test_jobs_that_one_may_see_and_how_many_others_there_are() -> None:
     job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "running", "tasks": 1000, "done": 999}
     job |= {"assigned": 1, "untaken_bytes": 0, "age_s": 10.0, "mine": True}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from concurrent_nb.nodes.common.log_format import JsonFormatter, write_logs
+from concurrent_nb.nodes.common.log_format import JsonFormatter, name_slave, write_logs
 from concurrent_nb.rate_limited_log import RateLimitedLog
 
 
@@ -34,6 +34,16 @@ def test_a_line_is_an_object_with_its_time() -> None:
         "job": "ab",
     }
     assert "node" not in formatted("x", node="")
+
+
+def test_a_slave_is_named_in_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = logging.NullHandler()
+    handler.setFormatter(JsonFormatter("slave"))
+    monkeypatch.setattr(logging.root, "handlers", [handler, logging.NullHandler()])
+    name_slave("east")
+    assert handler.formatter is not None
+    record = logging.LogRecord("concurrent_nb.demo", logging.WARNING, __file__, 1, "x", (), None)
+    assert json.loads(handler.formatter.format(record))["slave"] == "east"
 
 
 @pytest.mark.parametrize("message", ['a "quoted"\nline\r\n', "\x1b[31m\u202e", "\ud800", "{}%"])
