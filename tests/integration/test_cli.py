@@ -65,6 +65,11 @@ def test_help_tells_every_command_and_how_to_begin() -> None:
     assert told.returncode == 0
     for each in ("start", "master", "slave", "status", "stop", "--Class.item=value", "--workers 2 --name demo"):
         assert each in told.stdout
+    for each in ("slaves", "jobs", "cancel", "drain", "trace", "config", "top"):
+        assert re.search(rf"^    {each} ", told.stdout, re.MULTILINE)
+        described = run(each, "--help")
+        assert described.returncode == 0
+        assert "--json" in described.stdout
     for each, option in {"start": "--workers", "master": "--host", "slave": "--connect", "status": "name"}.items():
         told = run(each, "--help")
         assert told.returncode == 0
