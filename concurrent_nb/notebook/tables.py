@@ -48,7 +48,7 @@ class Table:
             f"<tr>{''.join(_cell(cell, right) for cell, right in zip(row, rights, strict=True))}</tr>"
             for row in self.rows
         )
-        style = "font-size:13px;font-variant-numeric:tabular-nums"
+        style = "font-size:13px;color:inherit;font-variant-numeric:tabular-nums"
         return (
             f'<table aria-label="{escape(self.title)}" style="{style}">'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
