@@ -134,9 +134,11 @@ def offer(parser: argparse.ArgumentParser, text: str, rest: str, known: Known) -
         return _fitting(fragment, _values(waiting, waiting.option_strings[0], known))
     command = given[0] if given else ""
     positional = [action for action in parser._actions if not action.option_strings][len(given) :]
-    names = [] if fragment.startswith("-") or not positional else _values(positional[0], command, known)
-    if command in _COMMANDS_WITH_FILE and len(given) == 1:
+    if (command in _COMMANDS_WITH_FILE and len(given) == 1) or (command == "trace" and len(given) == 2):
         return Offer(fragment, [], files=True)
+    if len(given) > 1:
+        positional = []  # only `trace` takes a second argument
+    names = [] if fragment.startswith("-") or not positional else _values(positional[0], command, known)
     if not names and (not command or command in OPTIONS_OF_COMMANDS):
         after = rest.split() if rest[:1].isspace() else rest.split()[1:]
         there = {word.partition("=")[0] for word in [*before, *after]}
