@@ -101,6 +101,7 @@ class MadeUpCluster:
         self.events: list[dict[str, Any]] = []
         self.ended = {"done": 0, "failed": 0, "cancelled": 0, "in_bytes": 0, "out_bytes": 0}
         self.drained: set[str] = set()
+        self.strategy = "stealing"
         self.calls: list[tuple[str, dict[str, Any]]] = []
         for at in range(self.slaves):
             self.event("slave joined", f"{self.slave(at)} joined with {self.workers} workers", slave=self.slave(at))
@@ -200,6 +201,11 @@ class MadeUpCluster:
             self.drained.add(params["slave"])
             self.event("slave drains", f"{params['slave']} gets no new tasks", slave=params["slave"])
             return True
+        if method == "config":
+            return {"MasterNode.strategy": {"value": self.strategy, "help": "which slave gets a task", "hot": True}}
+        if method == "set_config":
+            self.strategy = str(params["value"])
+            return self.strategy
         if method == "stats":
             spent = [job.run_s for job in self.jobs if job.id == params["job"]]
             times = {"waiting_s": 0.4, "shipping_s": 0.03, "running_s": 1.0, "fetching_s": 0.02, "cpu_s": 0.9}

@@ -157,9 +157,23 @@ def test_it_is_accessible(page: Page, theme: str, width: int) -> None:
     page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
     page.locator(".cnb-job-name").first.click()
     page.get_by_text("Rows as a table").click()
+    page.get_by_text("Settings that may change while it runs").click()
+    page.locator(".cnb-setting").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     result = Axe().run(page)
     assert result.violations_count == 0, result.generate_report()
+
+
+def test_a_setting_is_changed(page: Page) -> None:
+    page.get_by_text("Settings that may change while it runs").click()
+    value = page.get_by_label("MasterNode.strategy")
+    assert value.input_value() == "stealing"
+    value.fill("push-best")
+    page.get_by_role("button", name="Set", exact=True).click()
+    page.locator(".cnb-setting").get_by_text("set", exact=True).wait_for()
+    page.reload()
+    page.get_by_text("Settings that may change while it runs").click()
+    page.wait_for_function("() => document.querySelector('.cnb-setting input')?.value === 'push-best'")
 
 
 def test_the_theme_is_switched_and_remembered(page: Page) -> None:

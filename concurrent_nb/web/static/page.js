@@ -6,6 +6,7 @@ import { MasterConnection } from "./client.js";
 import { button, element, plain, setText, throttled } from "./dom.js";
 import { FeedModel } from "./feed_model.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
+import { SettingsPanel } from "./settings_panel.js";
 import { TaskStream } from "./task_stream.js";
 import { count, visible } from "./text.js";
 
@@ -104,6 +105,7 @@ function main() {
     actions: { cancelJob: actions.cancelJob },
     statistics: (job) => connection.call("stats", { job: job.id }),
   });
+  const settings = new SettingsPanel((method, params) => connection.call(method, params));
   const jobCount = element("span", "cnb-muted");
   const slaveCount = element("span", "cnb-muted");
   const close = button(t("Close"), () => show(""), "cnb-small");
@@ -119,6 +121,7 @@ function main() {
     ]),
     section(t("Task stream"), [stream.element], "wide"),
     section(t("Charts"), [charts.element], "wide", [charts.spanSelect]),
+    section(t("Settings"), [settings.element], "wide"),
   );
 
   /** @param {string} id of the job whose detail is shown; '' for none */

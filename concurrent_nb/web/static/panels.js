@@ -227,7 +227,7 @@ export class JobsPanel {
     const buttons = [];
     if (actions.goToCell) {
       buttons.push(
-        button(t("Go to cell"), act(actions.goToCell), "cnb-small cnb-go", t("Show the cell that started this job")),
+        button(t("Cell"), act(actions.goToCell), "cnb-small cnb-go", t("Go to the cell that started this job")),
       );
     }
     if (actions.cancelJob) {
