@@ -57,7 +57,7 @@ export class SettingsPanel {
     let { value } = item;
     const label = element("span", "cnb-clip cnb-setting-name");
     setForeign(label, name.replace(/^.*\./, ""));
-    const help = element("span", "cnb-muted", visible([item.help, item.note].filter(Boolean).join("; "), 400));
+    const help = element("span", "cnb-muted", visible([item.help, item.note].filter(Boolean).join(" "), 400));
     const input = element("input", "cnb-input", "", { type: "text", "aria-label": visible(name, 80) });
     input.value = textOf(value);
     const set = element("button", "cnb-button cnb-small", this.t("Set"), { type: "submit" });
