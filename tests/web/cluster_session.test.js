@@ -95,7 +95,7 @@ test("the cell that connects quotes odd names", () => {
 });
 
 test("paths of kernels become paths of the server", () => {
-  assert.equal(pathBelow("/work/nb/a/x.ipynb", "/work/nb/"), "a/x.ipynb");
+  assert.equal(pathBelow("/srv/nb/a/x.ipynb", "/srv/nb/"), "a/x.ipynb");
   assert.equal(pathBelow("/home/me/nb/x.ipynb", "~/nb"), "x.ipynb");
   assert.equal(pathBelow("x.ipynb", "/work"), "x.ipynb");
   assert.equal(pathBelow("/elsewhere/x.ipynb", "/work"), "elsewhere/x.ipynb");
