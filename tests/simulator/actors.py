@@ -206,6 +206,7 @@ class SlaveActor(Node):
         self.pool = VirtualPool(world.clock, world.chance, world.catalog, name, slots, self.wake, self._killed)
         self.core: SlaveCore | None = None
         self.leaving = False  #: it unregisters after this turn
+        self.is_drained = False  #: it was asked to leave in its last session, so it does not look for a master again
         world.checker.fewest_slots = min(world.checker.fewest_slots, slots)
         self.begin(self._run())
 
@@ -236,7 +237,7 @@ class SlaveActor(Node):
         member = yield from self._join()
         again = True
         while again:
-            again = yield from self._serve(member)
+            again = (yield from self._serve(member)) and not self.is_drained
             if again:
                 member = yield from self._join()
 
@@ -269,7 +270,7 @@ class SlaveActor(Node):
                 if core.closed_by_master is not None:
                     self._world.trace(self.name, f"its session is over: {core.closed_by_master}")
                 if verdict is Verdict.REJOIN:
-                    return not loop.is_draining
+                    return True
                 if verdict is Verdict.END:
                     return False
                 if verdict is Verdict.LEAVE:
@@ -287,6 +288,7 @@ class SlaveActor(Node):
             return True
         finally:
             self.core = None
+            self.is_drained = loop.is_draining
             self.pool.reset()
             member.link.close()
         return False
