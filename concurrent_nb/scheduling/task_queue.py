@@ -180,6 +180,8 @@ class TaskQueue:
         taken = queue.take(most)
         self._alive -= len(taken)
         if queue.alive:
+            if queue.ended > queue.alive + _SWEEP_FROM:
+                queue.sweep()
             self._queues.move_to_end(owner)
         else:
             del self._queues[owner]

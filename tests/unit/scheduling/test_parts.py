@@ -157,6 +157,18 @@ def test_a_line_without_living_tasks_has_no_turn() -> None:
     assert queue.take(9) == yours
 
 
+def test_what_has_ended_does_not_gather_behind_tasks_that_are_taken() -> None:
+    queue, tasks = TaskQueue(), tasks_of("me", 300)
+    queue.add(tasks)
+    for task in tasks[200:]:
+        task.state = TaskState.FORGOTTEN
+    queue.ended("me", 100)
+    while queue.total > 1:
+        for task in queue.take(1):
+            task.state = TaskState.ASSIGNED
+        assert queue.entries <= 2 * queue.total + 65
+
+
 @given(st.data())
 def test_a_queue_keeps_order_loses_nothing_and_does_not_grow(data: st.DataObject) -> None:
     queue, tasks = TaskQueue(), tasks_of("me", 300)
