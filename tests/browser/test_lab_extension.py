@@ -5,8 +5,6 @@ from playwright.sync_api import Locator, Page
 
 from tests.browser.conftest import Lab
 
-pytest.importorskip("concurrent_nb.web.server_extension")
-
 CELLS = {
     "start": "%load_ext concurrent_nb\n%concurrent start --workers 2",
     "work": '%%concurrent_task --for "n in range(400)" --out ns\nimport time\ntime.sleep(0.05)\nn',
