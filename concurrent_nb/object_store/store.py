@@ -182,6 +182,7 @@ class ObjectStore:
                 # Running out of memory during a write kills the process; allocating it before raises an error.
                 os.posix_fallocate(self._handles[block.segment].fd, block.offset, block.size)
             except OSError:
+                self._forget_unused(block.segment)
                 self._close(self._allocator.free(block, clean=False))
                 raise
             self._backed.add((block.segment, block.offset))
@@ -250,8 +251,7 @@ class ObjectStore:
             if stored.users:
                 continue
             if not stored.clean:
-                del self._stored[slice_.segment, slice_.offset]
-                self._forget(stored)
+                self._forget_unused(slice_.segment)
             self._close(self._allocator.free(stored.block, clean=stored.clean))
 
     def _forget(self, stored: _StoredBuffer) -> None:
@@ -260,6 +260,14 @@ class ObjectStore:
             del self._by_address[stored.address]
         if stored.source is not None and self._by_source.get(stored.source) is stored:
             del self._by_source[stored.source]
+
+    def _forget_unused(self, segment: bytes) -> None:
+        """Stop recognising what has no users in a segment that is going to be retired. Called with the lock held."""
+        for offset in range(0, self._handles[segment].size, self._size_classes[segment]):
+            stored = self._stored.get((segment, offset))
+            if stored is not None and not stored.users:
+                del self._stored[segment, offset]
+                self._forget(stored)
 
     def _close(self, segment: bytes | None) -> None:
         """Close a segment, if there is one. Called with the lock held."""

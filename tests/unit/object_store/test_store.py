@@ -89,6 +89,17 @@ def test_a_block_is_reused_only_after_clean_releases(store: ObjectStore) -> None
     assert store.handle(second.segment) is None
 
 
+def test_an_unused_buffer_is_stored_anew_if_its_segment_takes_no_more(store: ObjectStore) -> None:
+    arrays = [np.full(LARGE, float(number)) for number in range(3)]
+    unused, unclean, used = (stored(store, array) for array in arrays)
+    assert unused.segment == unclean.segment == used.segment
+    store.release([unused], clean=True)
+    store.release([unclean], clean=False)
+    again = [stored(store, array) for array in arrays]
+    assert [slice_.segment == used.segment for slice_ in again] == [False, False, True]
+    assert [store.read(slice_) for slice_ in again] == [array.tobytes() for array in arrays]
+
+
 def test_a_lease_without_an_end_releases_as_unclean(store: ObjectStore) -> None:
     slice_ = stored(store, np.zeros(10_000))
     lease = Lease(store, [slice_])
