@@ -1,4 +1,4 @@
-"""Start one node for an owner: `python -m concurrent_nb.nodes FORMAT master CONFIG NAME` or `FORMAT slave CONFIG [FD]`.
+"""Start one node for an owner: `python -m concurrent_nb.nodes master FORMAT CONFIG NAME` or `slave FORMAT CONFIG [FD]`.
 
 FORMAT is that of the log, text or json. CONFIG is JSON. Standard input is the lease: the node ends at its end of file.
 A slave reads the path of the connection file from the first line of it, so that it can start before the master is
@@ -22,7 +22,7 @@ STDIN = 0
 
 def main(arguments: list[str]) -> None:
     """Run the node of these arguments, until its lease ends."""
-    log_format, role, config, *rest = arguments
+    role, log_format, config, *rest = arguments
     write_logs("json" if log_format == "json" else "text", role)
     try:
         is_drained = run(role, config, *rest)

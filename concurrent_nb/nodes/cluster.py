@@ -417,7 +417,7 @@ class Cluster:
                 inherited += (self._initializer.fileno(),)
                 environment[INITIALIZER_VARIABLE] = str(self._initializer.fileno())
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "concurrent_nb.nodes", self._log_format, role, json.dumps(config), *arguments],
+            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, self._log_format, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
             stderr=self._log,

@@ -38,7 +38,10 @@ def completed(notebook: Notebook, cell: str) -> list[str]:
         ("%%concurrent_task --shared |", ["%%concurrent_task --shared alpha", "%%concurrent_task --shared alphabet"]),
         ("%%cython_task --o|", ["%%cython_task --openmp"]),
         ("%concurrent start --|", ["%concurrent start --workers", "%concurrent start --name"]),
-        ("x = 1\n%concurrent sta|", ["x = 1\n%concurrent start", "x = 1\n%concurrent status"]),
+        (
+            "x = 1\n%concurrent sta|",
+            ["x = 1\n%concurrent start", "x = 1\n%concurrent status", "x = 1\n%concurrent stats"],
+        ),
         ("%concurrent cancel lo|", ["%concurrent cancel 'long search'"]),
     ],
 )

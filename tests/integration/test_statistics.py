@@ -189,7 +189,7 @@ def test_others_get_no_statistics_of_ones_jobs(app: ApplicationNode, cluster: Cl
         with pytest.raises(AccessRefused):
             slave.call("stats")
         for nonsense in ("zz", "ab", "00" * 17, "\u202e" * 32):
-            with pytest.raises(ConfigurationError, match="the id of a job has 32 hexadecimal digits"):
+            with pytest.raises(ConfigurationError, match="is not the id of a job, which has 32 hexadecimal digits"):
                 admin.call("stats", job=nonsense)
         with pytest.raises(ConfigurationError, match="there is no job"):
             client.call("stats", job="00" * 16, **own)

@@ -123,7 +123,7 @@ class ControlMethods:
     async def set_log_level(self, level: m.LogLevel) -> int:
         """Have master and slaves log what is at least as severe: DEBUG, INFO, WARNING, ERROR or CRITICAL.
 
-        Returns how many slaves were told. Slaves that join later are told, too.
+        Returns how many slaves there are now. Slaves that join later get the level, too.
         """
         logging.getLogger(PACKAGE_LOGGER).setLevel(level)
         return await self._ask(lambda now: self._core.set_log_level(level))

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -74,8 +75,11 @@ def _end() -> Any:
 
 
 @pytest.fixture
-def control() -> Control:
-    return Control()
+def control() -> Iterator[Control]:
+    logger = logging.getLogger("concurrent_nb")
+    before = logger.level
+    yield Control()
+    logger.setLevel(before)  # `set_log_level` has changed it, for all later tests
 
 
 def credentials(session: SessionId, secret: str) -> dict[str, str]:
