@@ -15,6 +15,7 @@ from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, keep
+from concurrent_nb.tasks.task_log import in_bytes_of
 from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
@@ -185,7 +186,8 @@ class SlaveEventHandler:
         state, over = self._state, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
         stop_tracking, release, parcel = state.stop_tracking, slave.release, state.outbox.parcel(job, slave.name)
-        log_task = state.task_log.add
+        logged: list[tuple[TaskRecord, OutcomeFrame, int]] = []
+        log_task = logged.append
         function: Digest | None = None
         count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
@@ -209,7 +211,7 @@ class SlaveEventHandler:
                 # As SchedulerState.release and TaskLifecycle.finish, without looking everything up for each task.
                 stop_tracking(task, slave)
                 release(task)
-                log_task(task, item, slave_name)
+                log_task((task, item, in_bytes_of(task) if task.sizes else len(task.body)))
                 keep(task, item, buffers, slave_name)
                 kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
                 if task.deaths:
@@ -220,6 +222,8 @@ class SlaveEventHandler:
                     state.keep_undelivered(task)
             elif self._conclude(task, slave, item, buffers):
                 over = True
+        if logged:
+            state.task_log.add_all(job, slave_name, logged)
         self._measure(slave, function, total_s, count)
         if kept_bytes:
             state.keep_bytes(job.owner, kept_bytes)

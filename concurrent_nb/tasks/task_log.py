@@ -7,7 +7,7 @@ seconds of the master's clock. Slaves report durations, so a wrong clock on one 
 import itertools
 import struct
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from concurrent_nb.wire.codec import size_of
 from concurrent_nb.wire.messages import OutcomeFrame, Sizes
 
 if TYPE_CHECKING:
-    from concurrent_nb.tasks.task_record import TaskRecord
+    from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ _BLOCK: Final = 1000
 #: log), worker; seconds until the end from its acceptance, its assignment and the end of its run, seconds of CPU time;
 #: peak memory in KiB, attempt, status, 1 if it ran in a thread. Each is at a multiple of its size, for `TaskColumns`
 _RECORD: Final = struct.Struct("=ddqQQIIIIffffIHBB")
+_RECORD_BYTES: Final = _RECORD.size
+_BLOCK_BYTES: Final = _BLOCK * _RECORD_BYTES
+_pack_record: Final = _RECORD.pack_into
 #: the number of the job in a record, and where it is
 _JOB: Final = struct.Struct("=I")
 _JOB_AT: Final = 40
@@ -151,53 +154,73 @@ class TaskLog:
 
         Its arguments must not have been dropped yet.
         """
-        now, block, attempt = self.now_s, self._block, task.attempt
-        at = block.end
-        if at == len(block.records):
-            block, at = self._next_block(), 0
-        jobs, functions, slaves = block.jobs, block.functions, block.slaves
-        record, function = task.job, task.function
-        job = record.id
-        sizes, result_sizes = task.sizes, outcome.sizes
-        in_bytes = len(task.body) + _bytes_of(sizes) if sizes else len(task.body)
-        out_bytes = len(outcome.body) + _bytes_of(result_sizes) if result_sizes else len(outcome.body)
-        since_accepted_s, since_assigned_s = now - task.accepted_s, now - task.assigned_s if attempt else 0.0
-        elapsed_s, cpu_us = outcome.elapsed_s, outcome.cpu_us
-        # Here, because a call would take as long as what it does.
-        sums = record.sums
+        self.add_all(task.job, slave, ((task, outcome, in_bytes_of(task)),))
+
+    def add_all(self, job: "JobRecord", slave: str, ended: "Sequence[tuple[TaskRecord, OutcomeFrame, int]]") -> None:
+        """Add tasks of one job that end now on one slave: each with its outcome and the size of its arguments.
+
+        In one loop over local variables, because it runs for each task of the cluster.
+        """
+        now, sums, job_id = self.now_s, job.sums, job.id
         if now != sums.at_s:
             sums.advance(now)
-        sums.ended += 1
+        block, at, function = self._block, self._block.end, b""
+        job_number = slave_number = function_number = -1  # in the block
+        since_accepted_s = since_assigned_s = run_s = 0.0
+        in_bytes = out_bytes = 0
+        for task, outcome, size in ended:
+            if at == _BLOCK_BYTES:
+                block.end = at
+                block, at, job_number = self._next_block(), 0, -1
+            if job_number < 0:
+                job_number = block.jobs[job_id] if job_id in block.jobs else self._add_job(task)
+                slave_number = block.slaves.setdefault(slave, len(block.slaves))
+                function = b""
+            if task.function is not function:
+                function = task.function
+                function_number = (
+                    block.functions[function] if function in block.functions else self._add_function(function)
+                )
+            attempt, elapsed_s, cpu_us = task.attempt, outcome.elapsed_s, outcome.cpu_us
+            accepted_ago_s, assigned_ago_s = now - task.accepted_s, now - task.assigned_s if attempt else 0.0
+            result = len(outcome.body) + _bytes_of(outcome.sizes) if outcome.sizes else len(outcome.body)
+            _pack_record(
+                block.records,
+                at,
+                now,
+                elapsed_s,
+                task.index & _I64_MAX,
+                size,
+                result,
+                job_number,
+                function_number,
+                slave_number,
+                outcome.worker & _U32_MAX,
+                accepted_ago_s,
+                assigned_ago_s,
+                outcome.ago_us * 1e-6,
+                cpu_us * 1e-6,
+                outcome.peak_kib,
+                attempt if attempt < _U16_MAX else _U16_MAX,
+                outcome.status,
+                task.needs is not None and task.needs.kind == "thread",
+            )
+            at += _RECORD_BYTES
+            since_accepted_s += accepted_ago_s
+            since_assigned_s += assigned_ago_s
+            # A slave may report anything, but a task ran only while it was there. NaN fails the comparison.
+            run_s += elapsed_s if 0.0 <= elapsed_s <= assigned_ago_s else assigned_ago_s
+            in_bytes += size
+            out_bytes += result
+            if cpu_us:
+                sums.add_usage(cpu_us, outcome.peak_kib)
+        block.end = at
+        sums.ended += len(ended)
         sums.since_accepted_s += since_accepted_s
         sums.since_assigned_s += since_assigned_s
-        # A slave may report anything, but a task ran only while it was there. NaN fails the comparison.
-        sums.run_s += elapsed_s if 0.0 <= elapsed_s <= since_assigned_s else since_assigned_s
+        sums.run_s += run_s
         sums.in_bytes += in_bytes
         sums.out_bytes += out_bytes
-        if cpu_us:
-            sums.add_usage(cpu_us, outcome.peak_kib)
-        _RECORD.pack_into(
-            block.records,
-            at,
-            now,
-            elapsed_s,
-            task.index & _I64_MAX,
-            in_bytes,
-            out_bytes,
-            jobs[job] if job in jobs else self._add_job(task),
-            functions[function] if function in functions else self._add_function(function),
-            slaves[slave] if slave in slaves else slaves.setdefault(slave, len(slaves)),
-            outcome.worker & _U32_MAX,
-            since_accepted_s,
-            since_assigned_s,
-            outcome.ago_us * 1e-6,
-            cpu_us * 1e-6,
-            outcome.peak_kib,
-            attempt if attempt < _U16_MAX else _U16_MAX,
-            outcome.status,
-            task.needs is not None and task.needs.kind == "thread",
-        )
-        block.end = at + _RECORD.size
 
     def tail(self, count: int) -> "TaskLog":
         """Return a copy of the last tasks, `count` or some more, that another thread may read."""
@@ -360,6 +383,11 @@ def _decode(block: _Block, number: int, end: int) -> Iterator[TaskTimes]:
             worker, ended_s - accepted, ended_s - assigned, started_s, finished_s, ended_s, cpu_s, peak_kib * _KIB,
             in_bytes, out_bytes, bool(in_thread),
         )  # fmt: skip
+
+
+def in_bytes_of(task: "TaskRecord") -> int:
+    """Return the size of a task's arguments in bytes, which it has until its outcome is kept."""
+    return len(task.body) + _bytes_of(task.sizes) if task.sizes else len(task.body)
 
 
 def _short_digest(digest: bytes) -> str:
