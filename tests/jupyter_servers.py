@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.httpclient import HTTPRequest
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
@@ -96,7 +96,18 @@ class JupyterServer:
         """Open the feed of a cluster, by default with the server's token."""
         given = {"Authorization": f"token {TOKEN}"} if headers is None else headers
         url = f"ws://127.0.0.1:{self.port}{BASE_URL}concurrent-nb/clusters/{name}/feed"
-        return await websocket_connect(HTTPRequest(url, headers=given), max_message_size=64 * 1024 * 1024)
+        try:
+            return await websocket_connect(HTTPRequest(url, headers=given), max_message_size=64 * 1024 * 1024)
+        except HTTPClientError:
+            await asyncio.sleep(0.05)  # the connection of a refusal is closed after its future has ended
+            raise
+
+
+async def close_feed(feed: WebSocketClientConnection) -> None:
+    """Close a feed, and wait until its connection is closed."""
+    feed.close()
+    while await feed.read_message() is not None:
+        continue
 
 
 @contextlib.contextmanager

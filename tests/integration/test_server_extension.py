@@ -19,7 +19,15 @@ from tornado.websocket import WebSocketClosedError
 from concurrent_nb import Cluster
 from concurrent_nb.transport import connection_file
 from tests.clusters import alive, descendants, eventually, shared_cluster
-from tests.jupyter_servers import BASE_URL, TOKEN, FeedOfMaster, JupyterServer, feed_master, jupyter_server
+from tests.jupyter_servers import (
+    BASE_URL,
+    TOKEN,
+    FeedOfMaster,
+    JupyterServer,
+    close_feed,
+    feed_master,
+    jupyter_server,
+)
 from tests.work import PATIENCE_S
 
 CLUSTERS = "concurrent-nb/clusters"
@@ -293,7 +301,7 @@ def test_the_feed_is_relayed_unchanged(server: JupyterServer) -> None:
         got = [await feed.read_message(), await feed.read_message()]
         while not master.received:
             await asyncio.sleep(0.01)
-        feed.close()
+        await close_feed(feed)
         return got
 
     with feed_master("feed-1", greet) as master:
@@ -369,7 +377,7 @@ def test_no_one_else_gets_the_feed(server: JupyterServer) -> None:
         async def watch() -> Any:
             feed = await server.feed("feed-5", server.as_browser())
             got = await feed.read_message()
-            feed.close()
+            await close_feed(feed)
             return got
 
         assert asyncio.run(watch()) is not None
