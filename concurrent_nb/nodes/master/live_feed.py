@@ -29,7 +29,7 @@ SHARE: Final = 0.02
 #: most of the processor time of a busy master that they take, until BUSY_INTERVAL_S is reached; a master is busy if it
 #: takes BUSY of a core. A quiet one has time for the feed, and people want to see each change there
 SHARE_OF_BUSY, BUSY, BUSY_INTERVAL_S = 0.025, 0.05, 0.5
-#: seconds after which a reader hears that nothing has changed
+#: seconds after which a reader gets a message although nothing has changed
 HEARTBEAT_S: Final = 2.0
 #: seconds in which a reader must take what it was sent
 DRAINED_WITHIN_S: Final = 30.0

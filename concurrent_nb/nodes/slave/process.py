@@ -53,7 +53,7 @@ OPEN_FILES_PER_WORKER: Final = 8
 
 
 class SlaveSettings(Component):
-    """What a slave can be told: how many workers, how much it accepts, how patient it is."""
+    """Settings of a slave: number of workers, tasks that it accepts, how long it waits for a master."""
 
     section = "SlaveNode"
 
