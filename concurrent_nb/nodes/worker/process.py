@@ -122,7 +122,8 @@ class TaskRunner:
         self._snapshots: dict[int, Slice] = {}  # by address: results of the running chunk that are stored already
         self._expected: TaskId | None = None  # the last task that was prepared
         self._announced: set[bytes] = set()  # its segments that were announced to the slave
-        self._memory_changes: list[AddSegment | RemoveSegments] = []
+        self._new_segments: dict[bytes, AddSegment] = {}  # not announced yet
+        self._memory_changes: list[RemoveSegments] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: sends bytes of the running task's notes
 
     def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
@@ -358,8 +359,8 @@ class TaskRunner:
         assert self._store is not None
         handle = self._store.handle(segment)
         assert handle is not None
-        self._announced.add(segment)
-        self._memory_changes.append(AddSegment(handle.segment, handle.pid, handle.fd, handle.size))
+        # In one step, because the task may be interrupted before or after it, and others use the segment.
+        self._new_segments[segment] = AddSegment(handle.segment, handle.pid, handle.fd, handle.size)
 
     def keeps_arguments(self) -> bool:
         """Return whether anything still refers to shared memory of the last task's arguments."""
@@ -380,6 +381,8 @@ class TaskRunner:
 
     def memory_changes(self) -> Sequence[AddSegment | RemoveSegments]:
         """Return the changes of our own shared memory since the last call."""
+        new, self._new_segments = self._new_segments, {}
+        self._announced.update(new)
         if self._store is not None:
             now = time.monotonic()
             if self._store.stored_count != self._stored_count:
@@ -388,7 +391,8 @@ class TaskRunner:
             if closed := self._store.tidy(0 if now - self._last_stored_s >= RELEASE_AFTER_S else None):
                 self._announced.difference_update(closed)
                 self._memory_changes.append(RemoveSegments(closed))
-        memory_changes, self._memory_changes = self._memory_changes, []
+        memory_changes: list[AddSegment | RemoveSegments] = [*new.values(), *self._memory_changes]
+        self._memory_changes.clear()
         return memory_changes
 
     def release_memory(self) -> None:
