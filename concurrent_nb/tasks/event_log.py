@@ -1,4 +1,4 @@
-"""What has happened in the cluster that people want to hear of: the last events. Pure.
+"""The last events of the cluster that are shown to its users. Pure.
 
 Slaves that come and go, workers that die, tasks that are quarantined, jobs whose first task fails. The scheduler and
 the master's core add them, the live feed reads them. All of them are rare.

@@ -42,7 +42,7 @@ class JobFacts(NamedTuple):
 
 
 def advice(facts: JobFacts) -> str:
-    """Return one line, "" if there is nothing to say."""
+    """Return one line, "" if there is no advice."""
     return (
         short_tasks(facts.tasks, facts.elapsed_s, facts.run_s, is_batched=facts.is_batched)
         or _bytes(facts)

@@ -4,7 +4,7 @@
 
 A tick that changes something gets the next number, `seq`, and each entity keeps the number of the tick in which it last
 changed. So a delta is all entities with a larger number than the reader's, whenever it last read; what has ended is
-remembered for a minute. Called by the master, while somebody watches. The format is in wire/PROTOCOL.md.
+remembered for a minute. Called by the master, while the feed has readers. The format is in wire/PROTOCOL.md.
 """
 
 import base64

@@ -51,7 +51,7 @@ class ServerContext:
         None
     )  #: called with each connection that sends a valid token, and its role
     #: returns the role of the web session whose cookie is in a Cookie header, None if there is none; None: no sessions.
-    #: Browsers send cookies by themselves, so whoever accepts one also requires an Origin header.
+    #: Browsers send cookies by themselves, so a handler that accepts one also requires an Origin header.
     role_of_cookie: Callable[[str], str | None] | None = None
     watches: "Watches | None" = None  #: the live feed; None if there is none
     readers_of_role_max: int = 1  #: most connections of one role to the feed

@@ -21,7 +21,7 @@ LOGIN_PATH: Final = "/login"
 LOGOUT_PATH: Final = "/logout"
 STATIC_PATH: Final = "/static/"
 
-#: the page runs and shows only what this master serves, talks to nobody else, and is shown in no other page
+#: the page runs and shows only what this master serves, connects to no other server, and is shown in no other page
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

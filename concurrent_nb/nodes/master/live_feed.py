@@ -1,4 +1,4 @@
-"""Sends the state of the cluster to those who watch it: a tick at a time, and nothing while nobody watches.
+"""Sends the state of the cluster to the readers of its feed, tick by tick. Without readers it does nothing.
 
     compute thread: MasterCore.view, TaskLog -> FeedState.update   main thread: FeedState.message -> each drained reader
 

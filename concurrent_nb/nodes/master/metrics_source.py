@@ -1,6 +1,6 @@
-"""Totals of the tasks that have ended, and the metrics of the master: what is only counted once somebody asks.
+"""Totals of the tasks that have ended, and the metrics of the master: they are counted when they are requested.
 
-`prometheus_client` is imported by the first scrape: a master that nobody scrapes does not load it.
+`prometheus_client` is imported by the first scrape: a master without scrapes does not load it.
 """
 
 from collections.abc import Awaitable, Callable
