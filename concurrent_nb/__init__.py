@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from concurrent_nb.api import ApplicationNode as ApplicationNode
-    from concurrent_nb.api import Cluster as Cluster
     from concurrent_nb.api import Job as Job
     from concurrent_nb.api import SystemRun as SystemRun
     from concurrent_nb.api import TaskFuture as TaskFuture
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from concurrent_nb.api import follow_modules as follow_modules
     from concurrent_nb.api import show_progress as show_progress
     from concurrent_nb.api import unfollow as unfollow
+    from concurrent_nb.nodes.cluster import Cluster as Cluster
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.runtime.notes import display as display
     from concurrent_nb.shipping.runtime.notes import publish as publish
@@ -64,7 +64,7 @@ __version__ = "0.2.0"
 #: the public names, and the modules that they are loaded from; for type checkers the imports above list them, too
 _PUBLIC = {
     "ApplicationNode": "concurrent_nb.api",
-    "Cluster": "concurrent_nb.api",
+    "Cluster": "concurrent_nb.nodes.cluster",
     "Hit": "concurrent_nb.outcome",
     "ITaskSystem": "concurrent_nb.tasks.system",
     "Job": "concurrent_nb.api",

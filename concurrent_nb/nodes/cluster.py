@@ -23,9 +23,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from concurrent_nb.errors import (
     ClusterError,
@@ -35,7 +36,6 @@ from concurrent_nb.errors import (
     InitializerFailed,
 )
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
-from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
 from concurrent_nb.nodes.common.restarts import restart_workers
@@ -49,6 +49,13 @@ from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
 from concurrent_nb.workers.slave_side.machine import cores
 
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.application.node import ApplicationNode
+
+TRACKER.install()  # before the user imports modules that tasks will need
+
+#: loaded while the nodes start: importing it takes as long as a node's start
+_APPLICATION_MODULE: Final = "concurrent_nb.nodes.application.node"
 #: a node that is not ready after this time has failed
 START_TIMEOUT_S: Final = 30.0
 #: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
@@ -179,6 +186,7 @@ class Cluster:
         try:
             self._master = self._spawn("master", self.name)
             first = self._add_slave()  # it starts while the master does
+            import_module(_APPLICATION_MODULE)  # this process will need it, and has to wait anyhow
             self.connection_file = self._await_master()
             self._epoch = connection_file.read(self.connection_file).epoch
             self._await_configured(first)
@@ -234,8 +242,10 @@ class Cluster:
 
     # -------------------------------------------------------------------------------------------------------- using it
 
-    def application(self) -> ApplicationNode:
+    def application(self) -> "ApplicationNode":
         """Return the application node of this process: an Executor. The same one until it is shut down."""
+        from concurrent_nb.nodes.application.node import ApplicationNode  # here: it was loaded while the nodes started
+
         path = self._require_started()
         with self._application_lock:
             if not self._applications or self._applications[-1].is_closed:

@@ -6,7 +6,6 @@ Texts of users (names of jobs, slaves and statistics) may contain anything: they
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any, Final
 
 from concurrent_nb.telemetry.advice import JobFacts, advice
@@ -152,12 +151,7 @@ class JobStats:
         return "\n".join([*lines, "", f"advice: {self.advice}"] if self.advice else lines)
 
     def _repr_html_(self) -> str:
-        parts = [f"<b>{escape(self._title())}</b>", _html(self._rows())]
-        for title, rows in self._tables():
-            parts += [f"<div>{escape(title)}</div>", _html(rows)]
-        if self.advice:
-            parts.append(f"<div><b>Advice:</b> {escape(self.advice)}</div>")
-        return f'<div class="concurrent-nb-stats">{"".join(parts)}</div>'
+        return _html(self._title(), [("", self._rows()), *self._tables()], self.advice)
 
     def _title(self) -> str:
         named = [(self.done, "done"), (self.failed, "failed"), (self.cancelled, "cancelled")]
@@ -223,10 +217,7 @@ class ClusterStats:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        parts = [f"<b>{escape(self._title())}</b>"]
-        for title, rows in self._tables():
-            parts += [f"<div>{escape(title)}</div>", _html(rows)]
-        return f'<div class="concurrent-nb-stats">{"".join(parts)}</div>'
+        return _html(self._title(), self._tables())
 
     def _title(self) -> str:
         slots = sum(slave["slots"] for slave in self.slaves.values())
@@ -300,14 +291,23 @@ def aligned(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _html(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    lines = [
-        _ROW.format(escape(row[0]), "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row[1:]))
-        for row in rows
-    ]
-    return f"<table>{''.join(lines)}</table>"
+def _html(title: str, tables: Iterable[tuple[str, Sequence[Row]]], advice: str = "") -> str:
+    """Return tables, each with its title ("" for none), as HTML."""
+    from html import escape  # here, because only notebooks need it
+
+    parts = [f"<b>{escape(title)}</b>"]
+    for name, rows in tables:
+        lines = [
+            _ROW.format(escape(row[0]), "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row[1:]))
+            for row in rows
+        ]
+        if name:
+            parts.append(f"<div>{escape(name)}</div>")
+        if lines:
+            parts.append(f"<table>{''.join(lines)}</table>")
+    if advice:
+        parts.append(f"<div><b>Advice:</b> {escape(advice)}</div>")
+    return f'<div class="concurrent-nb-stats">{"".join(parts)}</div>'
 
 
 def _time_rows(times: JobTimes) -> list[Row]:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
@@ -24,6 +23,8 @@ CALL_TIMEOUT_S: Final = 5.0
 
 def versions() -> dict[str, Any]:
     """Return the versions of this node, which must fit those of the cluster."""
+    from importlib import metadata  # here: it takes 25 ms, in which a slave's workers already start
+
     return {
         "protocol": PROTOCOL_VERSION,
         "python": ".".join(platform.python_version_tuple()[:2]),

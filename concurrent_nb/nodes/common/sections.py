@@ -5,7 +5,6 @@ for this start (`Cluster(config=)`, --Section.item) must exist. A configuration 
 of plug-ins and of other versions: there only a name that is almost one of ours is an error, and others are logged.
 """
 
-import difflib
 import logging
 from collections.abc import Iterable
 from typing import Final
@@ -49,6 +48,8 @@ def _fault(name: str, known: tuple[str, ...]) -> str:
 
 def _nearest(name: str, similarity: float) -> str:
     """Return our section whose name is most similar to this one; "" if none is as similar as that."""
+    import difflib  # here, because a correct configuration does not need it
+
     ours = {section.lower(): section for section in OF_ALL}
     return next((ours[close] for close in difflib.get_close_matches(name.lower(), ours, 1, similarity)), "")
 

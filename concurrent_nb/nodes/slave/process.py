@@ -21,11 +21,8 @@ from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.common.log_format import name_slave
-from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.sections import check_sections_of_files
 from concurrent_nb.nodes.common.session_loop import Verdict
-from concurrent_nb.nodes.slave.core import SlaveCore
-from concurrent_nb.nodes.slave.loop import SlaveLoop, credit_of
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import ObjectStore
@@ -36,6 +33,8 @@ from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_by
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
 
 if TYPE_CHECKING:
+    from concurrent_nb.nodes.common.registration import Membership
+    from concurrent_nb.nodes.slave.core import SlaveCore
     from concurrent_nb.nodes.slave.kernel_thread import KernelHost
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,10 @@ class SlaveSettings(Component):
 
 
 class Slave:
-    """A running slave."""
+    """A running slave.
+
+    What only a member of a cluster needs is imported where it is used: the workers start before it is loaded.
+    """
 
     def __init__(self, config: SlaveSettings, where: Callable[[], Path], name: str, lease: int | None) -> None:
         self._config = config
@@ -162,14 +164,18 @@ class Slave:
 
     # --------------------------------------------------------------------------------------------------------- joining
 
-    def _join(self) -> Membership:
+    def _join(self) -> "Membership":
+        # Here: the workers already start while these are loaded.
+        from concurrent_nb.nodes.common.registration import register
+        from concurrent_nb.nodes.slave.loop import credit_of  # here, too
+
         if self._path is None:  # asked once, because the owner answers once
             self._path = self._where()
         info = connection_file.read(self._path)
         credit = credit_of(self._slots, self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
 
-    def _rejoin(self) -> Membership | None:
+    def _rejoin(self) -> "Membership | None":
         """Register again, for `patience_s` at most; None if that fails, or if this slave is to end."""
         deadline = monotonic() + self._config.patience_s
         while not (self._stopping or self._lease_over() or self._draining):
@@ -202,8 +208,10 @@ class Slave:
 
     # --------------------------------------------------------------------------------------------------------- serving
 
-    def _serve(self, membership: Membership) -> bool:
+    def _serve(self, membership: "Membership") -> bool:
         """Serve in one session. True to register again, False to end."""
+        from concurrent_nb.nodes.slave.core import SlaveCore  # here: the workers already start while it is loaded
+
         store = ObjectStore() if is_available() else None
         core = SlaveCore(
             membership.name,
@@ -241,8 +249,10 @@ class Slave:
             membership.leave() if self._stopping or verdict is Verdict.LEAVE else membership.close()
         return verdict is Verdict.REJOIN
 
-    def _take_turns(self, core: SlaveCore, membership: Membership) -> Verdict:
+    def _take_turns(self, core: "SlaveCore", membership: "Membership") -> Verdict:
         """Take turns until the session is over: REJOIN, LEAVE or END."""
+        from concurrent_nb.nodes.slave.loop import SlaveLoop  # here: the workers already start while it is loaded
+
         link, monitor_fd = membership.link, fd_of(membership.link.monitor)
         loop = SlaveLoop(
             core,
@@ -293,7 +303,7 @@ class Slave:
                 f" last one with {describe(error)}; its log has the details"
             ) from error
 
-    def _turn_kernel(self, core: SlaveCore, waiter: Poller, membership: Membership) -> None:
+    def _turn_kernel(self, core: "SlaveCore", waiter: Poller, membership: "Membership") -> None:
         """Start the kernel when it is first asked for; exchange messages between it and the master."""
         if self._kernel is None:
             from concurrent_nb.nodes.slave.kernel_thread import KernelHost  # here, because most slaves never need it

@@ -10,7 +10,6 @@ result.
 import builtins
 import contextlib
 import importlib
-import importlib.abc
 import importlib.machinery
 import json
 import os
@@ -417,7 +416,7 @@ def _show_figures() -> None:
 # ---------------------------------------------------------------------------------------------------- the process
 
 
-class _DisplayReplacer(importlib.abc.MetaPathFinder):
+class _DisplayReplacer:
     """Replaces `display` in IPython when a task imports it, so that it shows things in the cell that waits for it."""
 
     def find_spec(

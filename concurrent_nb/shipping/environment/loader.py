@@ -11,7 +11,6 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader
 from typing import Any, Final
 
@@ -93,7 +92,7 @@ class ModuleSet:
         return self.is_stale
 
 
-class ModuleFinder(MetaPathFinder):
+class ModuleFinder:
     """Finds modules of the current set; the first finder on `sys.meta_path` of a worker."""
 
     def __init__(self) -> None:
@@ -222,7 +221,7 @@ class ModuleFinder(MetaPathFinder):
 
 
 def _spec_with_callback(
-    fullname: str, path: Sequence[str] | None, callback: Callable[[str], None], without: MetaPathFinder
+    fullname: str, path: Sequence[str] | None, callback: Callable[[str], None], without: object
 ) -> ModuleSpec | None:
     """Find a module by all other finders; call `callback` with its name when it is imported."""
     for finder in finders_after(without):

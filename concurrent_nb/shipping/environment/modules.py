@@ -12,7 +12,6 @@ import sys
 import threading
 import types
 from collections.abc import Iterable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any, Final, NamedTuple
 
@@ -37,7 +36,7 @@ class ModuleSource(NamedTuple):
     stamp: tuple[int, int] | None = None  #: of a compiled module, which does not travel: time of change and size
 
 
-class ImportWatcher(MetaPathFinder):
+class ImportWatcher:
     """Reads the sources of the user's modules when they are imported, and counts imports."""
 
     def __init__(self) -> None:
@@ -60,7 +59,7 @@ class ImportWatcher(MetaPathFinder):
         return None
 
 
-def finders_after(finder: MetaPathFinder) -> list[Any]:
+def finders_after(finder: object) -> list[Any]:
     """Return the finders that Python calls after this one."""
     finders = list(sys.meta_path)
     return finders[finders.index(finder) + 1 :] if finder in finders else finders
