@@ -189,6 +189,8 @@ def _config(options: argparse.Namespace, items: Items) -> int:
         settings = control.call("config")
     if options.item is not None:
         if options.item not in settings:
+            if options.item.partition("=")[0] in settings:
+                raise ConfigurationError(f"to change a setting, give it as an option: --{options.item}")
             raise ConfigurationError(f"there is no setting {options.item!r}: the settings are {', '.join(settings)}")
         settings = {options.item: settings[options.item]}
     if options.json:

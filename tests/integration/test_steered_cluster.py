@@ -337,6 +337,7 @@ def test_settings_are_shown_and_changed() -> None:
         (["trace", LAB, "--job", "no-such-job"], "there is no job 'no-such-job'"),
         (["trace", LAB, "--job", "00" * 16], f"no task of a job {'00' * 16}"),
         (["config", LAB, "MasterNode.colour"], "there is no setting 'MasterNode.colour'"),
+        (["config", LAB, "MasterNode.clients=5"], "give it as an option: --MasterNode.clients=5"),
         (["config", LAB, "--MasterNode.control_port=5"], "start it again with --MasterNode.control_port=5"),
         (["config", LAB, "--SlaveNode.workers=5"], "start that node again"),
         (["config", LAB, "MasterNode.clients", "--MasterNode.clients=5"], "give either"),
