@@ -396,7 +396,7 @@ def test_a_slave_leaves_with_its_workers_when_its_tasks_have_ended(tmp_path: Pat
         assert waiting.results() == [True, True]
         eventually(lambda: not cluster.status()["slaves"], "it has left")
         eventually(lambda: not alive({slave, *workers}), "its processes have ended")
-        assert cluster.workers == 0
+        eventually(lambda: cluster.workers == 0, "its owner has noticed")
         assert not behind.done()
         cluster.scale(1)
         assert behind.results() == [8] * 10

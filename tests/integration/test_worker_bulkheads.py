@@ -20,8 +20,9 @@ from tests.integration.pool_driver import Driver, End
 SEEDS = 200
 #: misbehaving tasks that are open at the same time
 AT_ONCE = 5
-#: how often a task may count a death until it is right; then it would be quarantined
-DEATHS_MAX = 3
+#: how often a task may count a death until it is right. More than a cluster allows, because nearly all workers here
+#: have run a task that may break them after its end, and on a busy machine a good task meets several of them
+DEATHS_MAX = 5
 RESULT_S = 0.7
 
 

@@ -7,7 +7,9 @@ module objects of its own, which are in `sys.modules` while its tasks run.
 import importlib
 import importlib.util
 import linecache
+import os
 import sys
+import time
 import types
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,6 +19,9 @@ from typing import Any, Final
 from concurrent_nb.shipping.environment.modules import ModuleSource, finders_after, stamp_of
 from concurrent_nb.shipping.environment.origin import is_compiled, is_users
 from concurrent_nb.shipping.serialization.source_lines import lines_entry
+
+#: seconds without a change after which another change of the same second is certain not to come
+SETTLED_S: Final = 2.0
 
 _codes: Final[dict[tuple[str, bytes], types.CodeType]] = {}
 _lines: Final[dict[tuple[str, bytes], Any]] = {}
@@ -35,21 +40,28 @@ class _Loader(SourceFileLoader):
         return self._source.text if path == self.path else super().get_data(path)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Return the code: compiled once in this process, or Python's cached code if the file here has the same text.
+        """Return the code: compiled once in this process, or Python's cached code of a file here with the same text.
 
         Raises SyntaxError.
         """
         key = self.path, self._source.text
         code = _codes.get(key)
-        if code is None and self._is_same_file():
+        if code is None and self._may_be_cached():
             code = super().get_code(fullname)
         if code is None:
             code = compile(self._source.text, self.path, "exec", dont_inherit=True)
         _codes[key] = code
         return code
 
-    def _is_same_file(self) -> bool:
+    def _may_be_cached(self) -> bool:
+        """Return whether Python's cached code of the file here, if there is any, is that of this source.
+
+        Python compares the size and the second of the last change, so code of a former text may seem right if the file
+        was changed twice within a second: cached code of a file that has just changed is neither used nor written.
+        """
         try:
+            if not time.time() - os.stat(self.path).st_mtime > SETTLED_S:
+                return False
             with open(self.path, "rb") as file:
                 return file.read() == self._source.text
         except OSError:
