@@ -37,7 +37,7 @@ class Outcome:
 
 def show_statistics(job: Job) -> None:
     """Show the statistics of a job in the current cell: as a table, or as text where there is no page."""
-    stats = job._read_stats()
+    stats = job.stats
     display({"text/plain": repr(stats), "text/html": stats._repr_html_()}, raw=True)  # type: ignore[no-untyped-call]
 
 

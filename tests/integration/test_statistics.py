@@ -160,8 +160,9 @@ def test_failed_tasks_count(app: ApplicationNode, cluster: Cluster) -> None:
 def test_a_system_reads_what_its_tasks_measure(app: ApplicationNode) -> None:
     system = app.push_tasksystem(Measuring())
     assert system.result() == (30, sum(range(30)))
-    values = system.stats()["values"]["number"]
+    values = system.progress()["values"]["number"]
     assert (values.count, values.total) == (30, sum(range(30)))
+    assert (system.stats.tasks, system.stats.values["number"]) == (30, values)
 
 
 def test_the_cluster_has_its_slaves_and_ones_own_jobs(app: ApplicationNode) -> None:

@@ -58,16 +58,18 @@ def sum_of_squares(count: int) -> int:
 def test_a_system_gives_its_result_and_counts(cluster: Cluster) -> None:
     run = cluster.application().push_tasksystem(systems.Squares(1000))
     assert run.result(PATIENCE_S) == sum_of_squares(1000)
-    stats = run.stats()
-    assert (stats["stage"], stats["done"], stats["unfinished"], stats["exhausted"]) == ("gathering", 1000, 0, True)
+    progress = run.progress()
+    numbers = progress["done"], progress["unfinished"]
+    assert (progress["stage"], *numbers, progress["exhausted"]) == ("gathering", 1000, 0, True)
     assert run.counts().done == run.counts().total == 1000
+    assert (run.stats.name, run.stats.tasks, run.stats.done) == ("Squares", 1000, 1000)
     assert run.wait(0)
 
 
 def test_one_of_two_phases(cluster: Cluster) -> None:
     run = cluster.application().push_tasksystem(systems.TwoPhases(200))
     assert run.result(PATIENCE_S) == sum(n**4 for n in range(200))
-    phases = [(phase["number"], phase["pushed"], phase["done"]) for phase in run.stats()["phases"]]
+    phases = [(phase["number"], phase["pushed"], phase["done"]) for phase in run.progress()["phases"]]
     assert phases == [(1, 200, 200), (2, 200, 200)]
 
 
@@ -127,9 +129,10 @@ def test_a_cell_that_gives_a_system_gives_its_result(
 ) -> None:
     run = app.start_cell(lambda: systems.Chatty(3, systems.Says), name="maybe", prints=True)
     assert run.result(PATIENCE_S) == [slave["name"] for slave in cluster.status()["slaves"]]
-    assert (run.name, run.stats()["done"], run.counts().done, run.counts().total) == ("maybe", 3, 3, 3)
+    assert (run.name, run.progress()["done"], run.counts().done, run.counts().total) == ("maybe", 3, 3, 3)
     assert "logged 1" in capfd.readouterr().out
     assert run.results() == [run.result()]
+    assert (run.stats.name, run.stats.tasks, run.stats.done, run.stats.no_times) == ("maybe", 3, 3, "")
 
 
 def test_a_cell_that_gives_anything_else_is_a_job_of_one_task(app: ApplicationNode) -> None:
@@ -303,8 +306,8 @@ def test_when_its_host_is_killed_its_tasks_are_cancelled_and_it_is_run_again(clu
     wait_for(started)
     eventually(lambda: len(pid_file.read_text().split()) == 2, "a task of the second life holds a worker")
     # There are two workers, so this one goes on only if the first life's task does not hold the other.
-    done = run.stats()["done"]
-    eventually(lambda: run.stats()["done"] > done + 1000, "the first life's tasks are cancelled", within_s=10)
+    done = run.progress()["done"]
+    eventually(lambda: run.progress()["done"] > done + 1000, "the first life's tasks are cancelled", within_s=10)
     assert len(hosts_of(cluster)) == 1
     run.cancel()
     assert run.wait(PATIENCE_S)
@@ -337,8 +340,8 @@ def test_workers_and_slaves_that_are_killed_change_no_result(tmp_path: Path) -> 
         runs = [app.push_tasksystem(system) for system in hosted]
         for _ in range(3):
             for run in runs:
-                done = run.stats()["done"]
-                eventually(lambda run=run, done=done: run.stats()["done"] > done or run.wait(0), "it goes on")  # type: ignore[misc]
+                done = run.progress()["done"]
+                eventually(lambda run=run, done=done: run.progress()["done"] > done or run.wait(0), "it goes on")  # type: ignore[misc]
             hosts = {int(path.read_text()) for path in tmp_path.glob("host-*")}
             os.kill(next(iter(workers_of(slave_pids(mortal)) - hosts)), signal.SIGKILL)
         for pid in slave_pids(mortal):  # and the hosts with it

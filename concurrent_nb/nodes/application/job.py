@@ -340,7 +340,46 @@ class Job(Generic[T]):
         Each use makes it anew, and asks the master: if that does not answer, `times` is None, with the reason in
         `no_times`. A notebook shows it as a table.
         """
-        return self._read_stats()
+        counts = self.counts()
+        stats = JobStats(
+            self.id.hex(),
+            self.name,
+            counts.total,
+            counts.waiting,
+            counts.running,
+            counts.done,
+            counts.failed,
+            counts.cancelled,
+            self.elapsed_s,
+            values=self._statistics.read(),
+            is_batched=self._is_batched,
+        )
+        for future in list(self.ended):
+            if not future.slave and not future.worker:
+                continue  # it ran nowhere
+            elapsed_s = future.elapsed_s
+            stats.run_time.add(elapsed_s)
+            stats.cpu_s += future.cpu_s
+            stats.peak_bytes = max(stats.peak_bytes, future.peak_bytes)
+            worker = f"{future.slave}/{future.worker}"
+            for shares, name in ((stats.slaves, future.slave), (stats.workers, worker)):
+                share = shares.get(name)
+                if share is None:
+                    share = shares[name] = Share()
+                share.tasks += 1
+                share.run_s += elapsed_s
+        if self._ask_statistics is None:
+            stats.no_times = "no master has the job"
+            return stats
+        try:
+            answer = self._ask_statistics(self.id)
+        except (ConcurrentError, OSError) as error:
+            stats.no_times = str(error)
+            return stats
+        times = stats.times = JobTimes.from_answer(answer)
+        # The master also has those of items that travelled together.
+        stats.cpu_s, stats.peak_bytes = max(stats.cpu_s, times.cpu_s), max(stats.peak_bytes, times.peak_bytes)
+        return stats
 
     def trace(self, path: Path | str) -> TraceSummary:
         """Write when and where its tasks ran to a file that Perfetto (https://ui.perfetto.dev) opens.
@@ -386,48 +425,6 @@ class Job(Generic[T]):
         return _taken(self._notes)
 
     # ------------------------------------------------------------------------------------------------------- inside
-
-    def _read_stats(self) -> JobStats:
-        counts = self.counts()
-        stats = JobStats(
-            self.id.hex(),
-            self.name,
-            counts.total,
-            counts.waiting,
-            counts.running,
-            counts.done,
-            counts.failed,
-            counts.cancelled,
-            self.elapsed_s,
-            values=self._statistics.read(),
-            is_batched=self._is_batched,
-        )
-        for future in list(self.ended):
-            if not future.slave and not future.worker:
-                continue  # it ran nowhere
-            elapsed_s = future.elapsed_s
-            stats.run_time.add(elapsed_s)
-            stats.cpu_s += future.cpu_s
-            stats.peak_bytes = max(stats.peak_bytes, future.peak_bytes)
-            worker = f"{future.slave}/{future.worker}"
-            for shares, name in ((stats.slaves, future.slave), (stats.workers, worker)):
-                share = shares.get(name)
-                if share is None:
-                    share = shares[name] = Share()
-                share.tasks += 1
-                share.run_s += elapsed_s
-        if self._ask_statistics is None:
-            stats.no_times = "no master has the job"
-            return stats
-        try:
-            answer = self._ask_statistics(self.id)
-        except (ConcurrentError, OSError) as error:
-            stats.no_times = str(error)
-            return stats
-        times = stats.times = JobTimes.from_answer(answer)
-        # The master also has those of items that travelled together.
-        stats.cpu_s, stats.peak_bytes = max(stats.cpu_s, times.cpu_s), max(stats.peak_bytes, times.peak_bytes)
-        return stats
 
     @property
     def _title(self) -> str:

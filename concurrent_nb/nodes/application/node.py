@@ -296,7 +296,7 @@ class ApplicationNode(concurrent.futures.Executor):
             task_finished(task, result, error)      a pushed task has ended; after its own `finished`
             work_finished(result, task_system)      a pushed task system has returned its result
             task_system_finished(result, error, stats)
-                                                    a pushed task system has ended; `stats` as of `SystemRun.stats`
+                                                    a pushed task system has ended; `stats` is its `SystemRun.progress`
             master_disconnected(gracefully)         the master is gone; True if the cluster was stopped
 
         The receiver needs to have only the methods that interest it. All of them, and `Task.finished`, are called in

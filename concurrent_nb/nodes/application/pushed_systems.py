@@ -111,4 +111,4 @@ class SystemPusher:
         result = None if error is not None else future.result()
         if error is None:
             self._callbacks.call(self._callbacks.call_receiver, "work_finished", result, system)
-        self._callbacks.call(self._callbacks.call_receiver, "task_system_finished", result, error, run.stats())
+        self._callbacks.call(self._callbacks.call_receiver, "task_system_finished", result, error, run.progress())

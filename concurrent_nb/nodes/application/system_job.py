@@ -39,9 +39,10 @@ class SystemRun(Job):
     >>> run.counts().done
     10
 
-    `ApplicationNode.push_tasksystem` returns one. `counts` and `stats` are about the system's own tasks. `cancel` stops
-    the system and its tasks. If the process in which the system runs dies, the system runs again from its start; after
-    the third death the run ends with PoisonTask.
+    `ApplicationNode.push_tasksystem` returns one. `counts` and `progress` are about the system's own tasks. So are the
+    counts and `values` of `stats`; its times and shares are those of the process in which the system runs. `cancel`
+    stops the system and its tasks. If that process dies, the system runs again from its start; after the third death
+    the run ends with PoisonTask.
     """
 
     is_system: bool = True  #: False while it is a task that may yet return a task system
@@ -61,11 +62,11 @@ class SystemRun(Job):
         (value,) = self.results(timeout_s)
         return value
 
-    def stats(self) -> dict[str, Any]:  # type: ignore[override]  # the times of a system's tasks are known to it alone
+    def progress(self) -> dict[str, Any]:
         """Return the progress of the system, as `MasterHandle.stats` does in the system; a moment old."""
-        stats: dict[str, Any] = msgspec.to_builtins(self.last_counts)
-        stats["values"] = self._statistics.read()
-        return stats
+        progress: dict[str, Any] = msgspec.to_builtins(self.last_counts)
+        progress["values"] = self._statistics.read()
+        return progress
 
     def counts(self) -> Counts:
         """Return counts of the system's tasks by state."""

@@ -22,14 +22,14 @@ def a_run(**options: Any) -> SystemRun:
 def test_its_counts_are_0_before_its_host_has_reported() -> None:
     run = a_run()
     assert run.counts() == Counts(0, 0, 0, 0, 0)
-    assert run.stats()["stage"] == "waiting"
+    assert run.progress()["stage"] == "waiting"
 
 
 def test_its_counts_are_those_of_the_systems_tasks() -> None:
     run = a_run()
     run._task_noted(0, [COUNTS])
     assert run.counts() == Counts(4, 2, 3, 1, 0)
-    assert run.stats()["phases"] == [
+    assert run.progress()["phases"] == [
         {"number": 1, "pushed": 10, "unfinished": 6, "done": 3, "failed": 1, "cancelled": 0}
     ]
     assert run.take_notes() == []
