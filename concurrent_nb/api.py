@@ -1,4 +1,4 @@
-"""The public functions and classes around clusters and applications. Layer 6: everything else is below."""
+"""The public functions and classes around clusters and applications: the layer "public names"."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The command line: `concurrent-nb`. Layer 7, an interface."""
+"""The command line: `concurrent-nb`. An interface."""

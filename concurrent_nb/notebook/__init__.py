@@ -1,5 +1,5 @@
 """The notebook interface: magics that run a cell on a cluster, and show the progress in that cell.
 
-Layer 7: imports no other interface, and uses the cluster through the names of `concurrent_nb`. Only this package may
+An interface: imports no other one, and uses the cluster through the names of `concurrent_nb`. Only this package may
 import IPython. Output of tasks is shown from the main thread.
 """

@@ -67,7 +67,8 @@ class CythonMagics(Magics):
         """Compile this cell with Cython, and make a task function of each def and cpdef in it.
 
         If `f` is one of them, `f(x)` runs in the notebook, `f.submit(x)` and `f.map(xs)` run on the cluster. The cell
-        does not see the notebook's variables: pass them as arguments. The same text is compiled only once.
+        does not see the notebook's variables: pass them as arguments. The same text is compiled
+        once; a machine of another kind compiles it again.
 
         For example::
 

@@ -1,7 +1,7 @@
 """One way to call: methods marked `@remote`, a registry of them, a dispatcher from bytes to bytes.
 
-Layer 4: imports wire and the lowest layer, and no transport, so any transport of bytes may carry calls. Reading order:
-remote, registry, dispatcher.
+The layer "calls": imports wire and the base modules, and no transport, so any transport of bytes may carry calls.
+Reading order: remote, registry, dispatcher.
 """
 
 from concurrent_nb.rpc.dispatcher import Dispatcher

@@ -1,1 +1,1 @@
-"""Reads configuration files from Jupyter's configuration folders. Layer 3, a mechanism."""
+"""Reads configuration files from Jupyter's configuration folders. A mechanism."""

@@ -1,4 +1,4 @@
 """What travels between applications and workers: pickles, functions by digest, names captured from a notebook.
 
-Layer 3, a mechanism: imports no other mechanism. Used by applications and workers only, never by a master or a slave.
+A mechanism: imports no other mechanism. Used by applications and workers only, never by a master or a slave.
 """

@@ -1,1 +1,1 @@
-"""Tasks and jobs as the master keeps them, and the states that they go through. Layer 2: pure."""
+"""Tasks and jobs as the master keeps them, and the states that they go through. A pure machine."""

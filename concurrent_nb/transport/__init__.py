@@ -1,4 +1,4 @@
-"""How nodes connect to each other and authenticate. Layer 3: mechanisms.
+"""How nodes connect to each other and authenticate: mechanisms.
 
 The compute channel is ZeroMQ with CURVE (`compute`). The control channel is JSON-RPC over HTTP: `control_server` on the
 master's asyncio loop, `control_client` in all other processes, `tls` between machines. `connection_file` locates a

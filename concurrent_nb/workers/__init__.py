@@ -1,6 +1,6 @@
 """Worker processes: how a slave starts, feeds, watches and stops them, and captures their output.
 
-Layer 3, a mechanism: imports no other mechanism, and stays light, because slaves must start fast (no cloudpickle, no
+A mechanism: imports no other mechanism, and stays light, because slaves must start fast (no cloudpickle, no
 asyncio, no multiprocessing). `slave_side` runs in the slave's process, `worker_side` in the worker's, and `protocol` is
 what both share. Reading order of the slave's side: pool_scheduler (decides, pure), pool (executes), worker_connection,
 output_capture, launchers. Of the worker's side: task_loop, forkserver, thread_workers. Of both: records, status_page.

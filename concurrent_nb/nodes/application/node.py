@@ -108,9 +108,9 @@ class ApplicationNode(concurrent.futures.Executor):
     1024 [1, 2]
 
     Functions and arguments are pickled when they are submitted, so later changes to them do not reach the tasks. What
-    tasks print comes out of this process's standard output and error, unless they belong to a job of `start_job`. All
-    methods may be called from many threads. Leaving a `with` block waits for all tasks; an exception that leaves it
-    stops them.
+    tasks print comes out of this process's standard output and error, unless they belong to a job that was started with
+    `prints=False`, the default of `start_job`. All methods may be called from many threads. Leaving a `with` block waits
+    for all tasks; an exception that leaves it stops them.
 
     Args:
         where: path of the cluster's connection file. It is read again when the master has to be found again.
@@ -165,8 +165,8 @@ class ApplicationNode(concurrent.futures.Executor):
         1024
 
         The future ends with what the function returns or raises. It ends with NotPicklable if the function or an
-        argument cannot be sent, and with a TaskError if the task could not run (WorkerDied, PoisonTask, ...). For a
-        time limit, retries or several cores see `options`.
+        argument cannot be sent, and with a TaskError if the task ended without a result of its own (WorkerDied,
+        PoisonTask, TaskTimeout, ...). For a time limit, retries or several cores see `options`.
 
         Raises:
             TypeError: `fn` cannot be called.

@@ -42,5 +42,5 @@ def restricted_access(info: ConnectionFile, keys: KeyPair, system_id: str, clien
 
 
 def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
-    """Run a task system as a task of kind host; see `nodes.worker.system_host.run_system`."""
+    """Run a task system as a task of kind "system_host"; see `nodes.worker.system_host.run_system`."""
     return import_module(HOST_MODULE).run_system(system, access)

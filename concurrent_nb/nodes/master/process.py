@@ -1,7 +1,7 @@
 """The master process: registers nodes and assigns tasks. It never unpickles anything and never runs a user's code.
 
     main thread: Tornado's loop, the control channel (JSON-RPC over HTTP)  --asks-->  compute thread
-    compute thread: a poll loop around Gate (ZeroMQ) and MasterCore
+    compute thread: MasterLoop, a poll loop around ComputeServer (ZeroMQ) and MasterCore
 
 The main thread puts questions into a queue; only the compute thread touches the core.
 """

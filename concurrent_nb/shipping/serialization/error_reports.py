@@ -35,7 +35,7 @@ NOTES_MAX: Final = 100
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
 _PACKAGE: Final = str(Path(__file__).resolve().parents[2])
-_OWN_FOLDERS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
+_OWN_FOLDERS: Final = tuple(os.path.join(_PACKAGE, folder, "") for folder in ("nodes", "workers", "shipping", "tasks"))
 
 _MODULE: Final = type.__dict__["__module__"].__get__
 _QUALNAME: Final = type.__dict__["__qualname__"].__get__

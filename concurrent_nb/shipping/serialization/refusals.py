@@ -18,7 +18,7 @@ from concurrent_nb.shipping.serialization.references import is_importable_module
 
 _STAYS: Final = "it belongs to this process"
 _SHELL_MODULES: Final = ("IPython.core.interactiveshell", "IPython.core.autocall", "ipykernel.")
-_OWN_PACKAGES: Final = tuple(f"concurrent_nb.{room}" for room in ("api", "engines", "nodes", "notebook", "transport"))
+_OWN_PACKAGES: Final = tuple(f"concurrent_nb.{package}" for package in ("api", "nodes", "notebook", "transport"))
 _LOCKS: Final = (
     type(threading.Lock()),
     type(threading.RLock()),
