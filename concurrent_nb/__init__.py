@@ -8,7 +8,7 @@ cluster, and `%%concurrent_task?` describes its options. In Python:
         app.submit(pow, 2, 10).result()                     # 1024
         list(app.map(abs, [-1, -2, -3]))                    # [1, 2, 3]
 
-or, without any setup:
+or, without starting a cluster:
 
     @concurrent_nb.task
     def square(x):

@@ -62,8 +62,7 @@ def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> App
 
 
 def follow(name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
-    """Have a setting in tasks as it is in this process. docs/environment.md lists the settings that tasks follow
-    anyway.
+    """Make tasks use a setting as it is in this process. docs/environment.md lists those that they use anyway.
 
     >>> import locale
     >>> concurrent_nb.follow("locale", lambda: locale.setlocale(locale.LC_ALL),

@@ -83,7 +83,7 @@ class TaskFunction(Generic[P, R]):
         Args:
             timeout_s: run time in seconds allowed per attempt of a task; None: no limit.
             retries: how often a task may run again after an error or a timeout.
-            needs: cores or kind of worker that each task needs; None: unchanged.
+            needs: cores or kind of worker that each task needs; None: as the function has it.
             name: shown in the cluster's status.
             strategy: how the tasks are spread over slaves, see `ApplicationNode.start_job`.
 

@@ -43,7 +43,7 @@ class Watched(NotebookClient):
         return super().process_message(msg, cell, cell_index)
 
     def _show_progress(self, beat: tuple[int, str] | None) -> None:
-        """Show the progress of a job, from the heartbeat of its live view, as a line that is overwritten."""
+        """Show the progress of a job, from the heartbeat of its live display, as a line that is overwritten."""
         if beat:
             self._show(beat[1], is_update=True)
 

@@ -1,6 +1,7 @@
 """A worker pool without processes: runs tasks in this process, one after another, when its reports are taken.
 
-For the tour in tests/test_life_of_a_task.py and for tests of the cores. Implements `nodes.slave.core.WorkerPool`.
+For the test of a task's life (tests/test_life_of_a_task.py) and for tests of the cores. Implements
+`nodes.slave.core.WorkerPool`.
 """
 
 import traceback

@@ -1,4 +1,4 @@
-"""The life of a task, from the user's call to the user's future: a tour that runs as a test, so it stays true.
+"""The life of a task, from the user's call to the user's future: as one test, so it stays true.
 
 The twelve steps are those of ARCHITECTURE.md. Client core, sessions, codec, master, scheduler and slave are the real
 ones. Three stand-ins make the test readable: links in memory instead of ZeroMQ, a clock that the test moves, and a pool

@@ -36,7 +36,7 @@ def add_commands(command: AddCommand) -> None:
     """Add the commands of this module to the command line."""
     slaves = command("slaves", _slaves, "List the slaves of a cluster.")
     jobs = command("jobs", _jobs, "List the jobs of a cluster.")
-    jobs.add_argument("--all", action="store_true", help="also jobs that are open but have no task")
+    jobs.add_argument("--all", action="store_true", help="also jobs that have no task now")
     cancel = command("cancel", _cancel, "Cancel a job, or one task of it. Running tasks are stopped.")
     drain = command(
         "drain", _drain, "Have a slave leave: it gets no more tasks, and ends when its running tasks have ended."

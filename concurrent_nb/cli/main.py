@@ -165,7 +165,7 @@ def command_line() -> argparse.ArgumentParser:
     stats.add_argument(
         "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
     )
-    stats.add_argument("--job", metavar="JOB", help="a job, by name, id or beginning of its id")
+    stats.add_argument("--job", metavar="JOB", help="only this job: its name, or the beginning of its id")
     stats.add_argument("--json", action="store_true", help="print JSON, with all numbers")
     dashboard = command("dashboard", _dashboard, "Print a link to the web page of a cluster, and open it in a browser.")
     dashboard.add_argument(
@@ -173,7 +173,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     dashboard.add_argument("--no-open", action="store_true", help="only print the link")
     kernel = command("kernel", _kernel, "Open a Jupyter kernel in a slave, and print how to attach to it.")
-    kernel.add_argument("slave", help="name of the slave, as `concurrent-nb status` lists it")
+    kernel.add_argument("slave", help="name of the slave, as `concurrent-nb slaves` lists it")
     kernel.add_argument(
         "--connect", default="default", metavar="NAME_OR_FILE", help="cluster of the slave (default: %(default)s)"
     )

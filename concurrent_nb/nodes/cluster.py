@@ -96,13 +96,13 @@ class Cluster:
     Args:
         workers: number of worker processes; None: one for each core that this process may use.
         name: under which others on this machine `connect`; None: a random one.
-        config: configuration of the nodes, such as {"MasterNode": {"strategy": "PushBest"}}.
+        config: configuration of the nodes, such as {"MasterNode": {"strategy": "push_best"}}.
         initializer: called as `initializer(*initargs)` in each worker process before its first task. Tasks find globals
             that it assigns (`global model`), whatever they are here. If it raises an error, open futures and later
             submits end with InitializerFailed, a BrokenExecutor.
         initargs: arguments of the initializer.
         max_tasks_per_worker: tasks that a worker process runs before a new one replaces it; None: no limit. A chunk
-            that was asked for (`chunksize`, `batch`) counts as one task, and tasks in threads are not counted.
+            or a batch whose size was given (`chunksize`, `batch`) counts as one task, tasks in threads are not counted.
         log: file to which the nodes' logs are appended; None: a temporary file.
         log_format: "text", or "json" for one JSON object per line.
 
@@ -259,7 +259,7 @@ class Cluster:
             return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
-        """Return the cluster's slaves, clients and task counts. Raises MasterUnreachable."""
+        """Return the cluster's slaves, applications (`clients`) and task counts. Raises MasterUnreachable."""
         info = connection_file.read(self._require_started())
         control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem)
         try:
@@ -320,7 +320,7 @@ class Cluster:
         return True
 
     def wait_for_slave(self, timeout_s: float | None = None) -> bool:
-        """Wait until the master has registered a slave, which `status` has a moment later, so that tasks run.
+        """Wait until the master has registered a slave, so that tasks can run. `status` shows the slave a moment later.
 
         Return False after `timeout_s` seconds.
 

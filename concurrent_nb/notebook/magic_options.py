@@ -22,8 +22,8 @@ from concurrent_nb.wire.messages import CORES_MAX, STRATEGIES, Needs
 MOST_WORKERS: Final = 1024
 #: help text of --needs
 NEEDS: Final = (
-    "cores=N: each task uses N slots of a slave, and gets N threads; cores=all: it uses all of them; "
-    "threads: tasks run in threads of one process per slave, which suits tasks that release the GIL"
+    "cores=N: each task takes N slots of a slave, and its libraries may use N cores; cores=all: it takes all of them; "
+    "threads: the tasks are threads of one process per slave, which suits tasks that release the GIL"
 )
 #: maximum width and height of a picture
 MOST_PIXELS: Final = 65536

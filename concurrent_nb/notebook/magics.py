@@ -46,9 +46,10 @@ _HELP: Final = """\
 %concurrent connect NAME_OR_FILE                connect to a running cluster, by name or connection file
 %concurrent status                              show the cluster: its slaves and the number of tasks
 %concurrent slaves                              list the slaves
-%concurrent jobs                                list the jobs of this notebook and of others on the cluster
-%concurrent cancel [JOB]                        cancel a job, by name, id or variable; without JOB, all of this notebook
-%concurrent show [JOB]                          show the view of a job again; without JOB, of the last one
+%concurrent jobs                                list the jobs of this notebook, and those of others that you may see
+%concurrent cancel [JOB]                        cancel a job, by name, id or variable; without JOB, all jobs of this
+                                                notebook
+%concurrent show [JOB]                          show the display of a job again; without JOB, of the last one
 %concurrent trace [JOB] [FILE]                  write when and where the tasks of a job, or of all, ran to a file for
                                                 https://ui.perfetto.dev (default: trace.json)
 %concurrent stats [JOB]                         show where the time of a job went, and what it used; without JOB, of
@@ -59,8 +60,9 @@ _HELP: Final = """\
 %concurrent dashboard                           show a link to the web page of the cluster
 %concurrent kernel SLAVE                        open a Jupyter kernel in a slave, to inspect it with `jupyter console`
 %concurrent stop [--force]                      leave the cluster; a cluster that this notebook started is stopped
+%concurrent help                                show these commands
 %%concurrent_task?                              how to run a cell on the cluster"""
-_COMMANDS: Final = ("help", *(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent ")))
+_COMMANDS: Final = tuple(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent "))
 #: options of %concurrent and the commands that take them
 _COMMANDS_OF_OPTIONS: Final = {
     "workers": "start",
@@ -233,7 +235,8 @@ class ConcurrentMagics(Magics):
         dest="until_text",
         type=magic_options.words,
         metavar="EXPRESSION",
-        help='end the job with the first task for which this is true: --until "result is not None"',
+        help="end the job with the first task for which this is true; `result` is the value of the task:"
+        ' --until "result is not None"',
     )
     @takes(
         "--out",
@@ -247,14 +250,15 @@ class ConcurrentMagics(Magics):
         "--batch",
         type=magic_options.batch,
         metavar="N",
-        help="run N items of --for in each task, for short items; auto: chosen by measured times",
+        help="send N tasks together, for short tasks; each keeps its own value, error and time limit; auto: measured"
+        " times choose N",
     )
     @takes(
         "--timeout",
         dest="timeout_s",
         type=magic_options.seconds,
         metavar="SECONDS",
-        help="maximum run time of a task (with --batch, of an item)",
+        help="maximum run time of a task",
     )
     @takes(
         "--retries",

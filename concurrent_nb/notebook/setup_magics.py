@@ -69,8 +69,8 @@ class SetupMagics(Magics):
             import joblib
             model = joblib.load("model.pkl")
 
-        When the cell is run again, it replaces what it was before. Several setup cells run in the order in which they
-        were run here.
+        A cell that is run again replaces its former version. Several setup cells run in the order in which they were
+        run here.
         """
         options = magic_options.parse(SetupMagics.concurrent_setup, line)
         app, notice = self._tasks.cluster.application()

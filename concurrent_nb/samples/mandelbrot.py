@@ -120,11 +120,11 @@ class MandelbrotSystem(ITaskSystem):
 class MandelbrotSample(Sample):
     """A picture of the Mandelbrot set; each task computes some of its columns."""
 
-    use_optimized_task = BoolItem(True, help="Tasks contain a few numbers; otherwise they contain all of their points.")
+    use_optimized_task = BoolItem(True, help="Tasks contain a few numbers; otherwise they contain all of their pixels.")
     factor = IntItem(1, min=1, help="Columns per task.")
-    iters = IntItem(20, min=1, max=65535, help="Maximum number of iterations per point.")
-    height = IntItem(1024, min=1, help="Height of the picture in points.")
-    width = IntItem(1536, min=1, help="Width of the picture in points.")
+    iters = IntItem(20, min=1, max=65535, help="Maximum number of iterations per pixel.")
+    height = IntItem(1024, min=1, help="Height of the picture in pixels.")
+    width = IntItem(1536, min=1, help="Width of the picture in pixels.")
 
     @property
     def grid(self) -> Grid:
@@ -146,7 +146,7 @@ class MandelbrotSample(Sample):
 
     def describe(self, answer: Columns, elapsed_s: float) -> str:
         inside = sum(column.count(self.iters) for column in answer.values())
-        size = f"{self.width} x {self.height} points, {inside} of them in the set ({elapsed_s:.2f} s)"
+        size = f"{self.width} x {self.height} pixels, {inside} of them in the set ({elapsed_s:.2f} s)"
         return f"{preview(answer, self.grid)}\n{size}"
 
 

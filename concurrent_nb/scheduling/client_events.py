@@ -1,7 +1,8 @@
 """Events of clients: jobs opened, tasks submitted, cancelled and acknowledged, and sessions that end.
 
-A job belongs to a principal, not to a session: the session of its owner that opened it last gets its outcomes. Called
-by the scheduler, with an event and the time in seconds. Handlers raise EventRefused for what a client may not do.
+A job belongs to an owner (a public key), not to a session: the session of its owner that opened it last gets its
+outcomes. Called by the scheduler, with an event and the time in seconds. Handlers raise EventRefused for what a client
+may not do.
 """
 
 from itertools import groupby, repeat

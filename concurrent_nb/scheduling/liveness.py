@@ -53,7 +53,7 @@ class Liveness:
     """Judge nodes by when they sent something last.
 
     Args:
-        interval_s: interval of a node's keepalives.
+        interval_s: interval of a node's heartbeats.
         suspect_after_s: silence after which a node is suspected.
         lost_after_s: silence after which it is lost.
         unreachable_after_s: time without a connection after which it is lost, unless it sends something.

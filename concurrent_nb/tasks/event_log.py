@@ -24,7 +24,7 @@ class ClusterEvent(Struct, frozen=True):
     text: str  #: for people; it may contain anything that a user's code has raised
     slave: str = ""  #: name of the slave, if it concerns one
     job: bytes = b""  #: id of the job, if it concerns one
-    owner: str = ""  #: principal that owns the job; "" if it concerns everyone
+    owner: str = ""  #: public key to which the job belongs; "" if it concerns everyone
 
 
 class EventLog:

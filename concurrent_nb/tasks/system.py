@@ -106,7 +106,7 @@ class MasterHandle(Protocol):
         """Show a line in the cell, or on the terminal, that waits for the system."""
 
     def status(self) -> dict[str, Any]:
-        """Return the cluster's slaves, clients and task counts."""
+        """Return the cluster's slaves, applications (`clients`) and task counts."""
 
 
 class ITaskSystem:
@@ -138,8 +138,9 @@ class ITaskSystem:
     False then, the system ends with SystemStalled. When the system is complete, waiting tasks are cancelled and running
     ones stopped. An exception of a method ends the system with that exception.
 
-    Of several sources of tasks (a generator, what `task_finished` has returned, ...) the newest is read first. If the
-    process in which the system runs dies, the system runs again from its start, as any task does.
+    Tasks that `task_finished` returns run before the rest of `generate_tasks`, which has not been read yet: of several
+    sources of tasks, the newest is read first. If the process in which the system runs dies, the system runs again from
+    its start, as any task does.
     """
 
     system_id: str = ""  #: set when it is pushed

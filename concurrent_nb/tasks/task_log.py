@@ -89,7 +89,7 @@ class JobLabel(NamedTuple):
     """What the log keeps of a job."""
 
     name: str
-    owner: str  #: the principal whose job it is
+    owner: str  #: the public key to which its job belongs
 
 
 class _Block:

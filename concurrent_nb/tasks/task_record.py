@@ -33,7 +33,7 @@ class JobRecord:
     """All tasks of one cell, one map or one series of submits."""
 
     id: JobId
-    owner: str  #: the principal (CURVE public key) that owns it
+    owner: str  #: the public key (CURVE) to which it belongs
     name: str = ""
     until: bool = False
     stop_on_error: bool = False

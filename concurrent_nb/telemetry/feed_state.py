@@ -37,7 +37,7 @@ class Visibility(NamedTuple):
     """What a reader may see."""
 
     sees_all: bool  #: the jobs of all owners
-    owner: str  #: the principal whose jobs are its own; "" if it has none
+    owner: str  #: whose jobs are its own, by public key; "" if it has none
 
     def sees(self, owner: str) -> bool:
         """Return whether jobs, tasks and events of an owner are visible."""

@@ -42,7 +42,7 @@ LOOK_AT_LEAST_S: Final = 1.0
 SILENT_S: Final = 10.0
 #: oldest libzmq whose CURVE code has no known hole
 LIBZMQ_NEEDED: Final = (4, 3, 5)
-#: libzmq's own keepalive, which detects a cut cable or a vanished host although nothing is sent
+#: libzmq's own heartbeat, which detects a cut cable or a vanished host although nothing is sent
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 
 # Plain integers, because combining pyzmq's enumerations takes longer than sending.

@@ -44,7 +44,7 @@ class WatchParams(msgspec.Struct, forbid_unknown_fields=True):
     """The parameters of `watch`."""
 
     since: tuple[int, int] | None = None  #: epoch and number of the state that the reader has
-    session: str = ""  #: of an application, hexadecimal: the reader sees the jobs of its principal
+    session: str = ""  #: of an application, hexadecimal: the reader sees the jobs of its owner
     secret: str = ""  #: of that session
 
 

@@ -1,6 +1,6 @@
 """The compute channel inside one process: the same two ends as `compute`, without ZeroMQ, threads or loss.
 
-For tests, the tour and the simulator. Frames are copied to bytes on the way, as a network does, so nothing is shared by
+For tests and the simulator. Frames are copied to bytes on the way, as a network does, so nothing is shared by
 accident. A sent message can be received immediately.
 """
 

@@ -47,7 +47,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     version: int
     epoch: int  #: the run of the master; envelopes of another run are refused
-    seq: int  #: from 1 in each direction; 0 for what is outside of the stream (acknowledgement, keepalive, Bye)
+    seq: int  #: from 1 in each direction; 0 for what is outside of the stream (acknowledgement, heartbeat, Bye)
     ack: int  #: highest seq up to which everything has arrived
     body: list[Any]
 

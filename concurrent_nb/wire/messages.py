@@ -120,8 +120,7 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What each task needs of a slave: how many cores, and what kind of worker. None means one slot, in a worker
-    process.
+    """What each task needs of a slave: how many cores, and what kind of worker.
 
     >>> two_cores = concurrent_nb.Needs(cores=2)
     >>> app.options(needs=two_cores).submit(pow, 2, 10).result()

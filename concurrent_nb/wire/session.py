@@ -140,7 +140,7 @@ class Session:
             out.append(self._acknowledgement())
         return out
 
-    def keepalive(self) -> list[Buffer]:
+    def heartbeat(self) -> list[Buffer]:
         """Return an envelope without messages, which only acknowledges."""
         return self._acknowledgement()
 

@@ -474,7 +474,7 @@ def test_who_speaks_for_a_session_that_is_over_is_told_so_over_its_own_connectio
     with joined(info, "client") as (bystander, others), registered(info, mine) as endpoint:
         say(bystander, others, m.OpenJob(JOB, "", False, False))
         link = ComputeClient(endpoint, b"o" * 16, info.master_key.encode(), mine.public, mine.secret)
-        link.send(Session(info.epoch, "to_client").keepalive())
+        link.send(Session(info.epoch, "to_client").heartbeat())
         assert link.socket.poll(int(PATIENCE_S * 1000))
         session = Session(info.epoch, "to_client")
         for frames in link.receive():
@@ -489,9 +489,9 @@ def test_a_message_that_does_not_end_takes_no_memory_to_speak_of(app: Applicatio
     master = psutil.Process(info.pid)
     peak_bytes = 0
     with joined(info, "client") as (node, session):
-        node.link.send(session.keepalive())
+        node.link.send(session.heartbeat())
         assert node.link.socket.poll(int(PATIENCE_S * 1000))
-        node.link.send([*session.keepalive(), *[bytes(1 << 20)] * 2000])
+        node.link.send([*session.heartbeat(), *[bytes(1 << 20)] * 2000])
         deadline = time.monotonic() + PATIENCE_S
         while not node.link.disturbed():
             assert time.monotonic() < deadline

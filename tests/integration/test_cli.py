@@ -616,7 +616,7 @@ def test_a_master_without_descriptors_refuses_nodes_by_name_and_answers_others()
         while not why:
             try:
                 members.append(registration.register(info, "client", keys.fresh(), name="x"))
-                members[-1].link.send(Session(members[-1].epoch, "to_client").keepalive())
+                members[-1].link.send(Session(members[-1].epoch, "to_client").heartbeat())
             except LimitExceeded as error:
                 why = str(error)
         assert re.match(r"the master is full: it has \d+ of 100 files .*no room for application 'x'", why)

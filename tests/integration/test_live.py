@@ -1,4 +1,4 @@
-"""The live view in a real kernel: what is sent and how often, and what is left when a job has ended."""
+"""The live display in a real kernel: what is sent and how often, and what is left when a job has ended."""
 
 import re
 import time
@@ -31,7 +31,7 @@ class Watched(Notebook):
         return [(at - began, message["msg_type"], message["content"]) for at, message in self.messages]
 
     def open_things(self) -> str:
-        """Name threads of the live view and open widgets."""
+        """Name threads of the live display and open widgets."""
         answer = self.run(
             "import comm, threading\n"
             "[t.name for t in threading.enumerate() if 'live' in t.name], len(comm.get_comm_manager().comms)"

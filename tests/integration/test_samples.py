@@ -22,7 +22,7 @@ WAYS = ("system", "all-at-once", "one-by-one")
 #: a sample's last line, without the seconds
 REPORTS = {
     "md5": "found 17000: it has the MD5 hash",
-    "mandelbrot": r"50 x 20 points, \d+ of them in the set",
+    "mandelbrot": r"50 x 20 pixels, \d+ of them in the set",
     "expensive": r"expected 0\.05 s, actual",
     "pi": r"pi is about 3\.1414",
 }

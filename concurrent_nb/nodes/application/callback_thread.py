@@ -1,4 +1,4 @@
-"""A thread for the user's callbacks, so that their code never delays the application's own thread.
+"""A thread for the user's callbacks, so that their code never delays the client thread.
 
 Callbacks run here one at a time, in the order of the events. The thread starts with the first one.
 """

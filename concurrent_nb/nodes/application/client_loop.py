@@ -117,7 +117,7 @@ class ClientLoop(Generic[T]):
 
     def acknowledge(self) -> None:
         """Acknowledge the last outcomes, so that the master need not keep them. Before unregistering."""
-        self._link.send(self._session.keepalive())
+        self._link.send(self._session.heartbeat())
 
     # ------------------------------------------------------------------------------------------- search for a master
 

@@ -1,4 +1,4 @@
-"""The application's own thread: sends tasks to the master and receives their outcomes.
+"""The client thread of an application: sends tasks to the master and receives their outcomes.
 
     any thread: post, call_soon  -->  inbox, wake  -->  this thread: ClientCore, link  -->  master
     master  -->  this thread: link, ClientCore  -->  futures end, callbacks run
@@ -272,8 +272,8 @@ class ClientThread:
                 if not self._turn() or self._broken is not None:
                     break
         except BaseException as error:
-            log.exception("the application's thread has failed")
-            self._give_up(f"the application's own thread has failed: {foreign.describe(error)}")
+            log.exception("the client thread has failed")
+            self._give_up(f"the client thread of the application has failed: {foreign.describe(error)}")
         finally:
             with self._lock:
                 self._closed = True

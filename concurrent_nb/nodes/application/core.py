@@ -5,7 +5,8 @@
 
 A task is kept until its outcome is here, so a master that was restarted gets everything again under the same ids. Tasks
 above the limits that the master has announced (`quota`) wait here, and are sent as answers come. Pure; it never pickles
-or unpickles. Called by the client thread, by the simulator and by the tour in tests/test_life_of_a_task.py.
+or unpickles. Called by the client thread, by the simulator and by the test of a task's life
+(tests/test_life_of_a_task.py).
 """
 
 from collections import Counter, OrderedDict, deque
@@ -596,20 +597,20 @@ class ClientCore(Generic[T]):
         envelopes = []
         if self._waiting and self._may_send:
             # Acknowledge first: then the master has room for what is sent next.
-            envelopes.append(self.session.keepalive())
+            envelopes.append(self.session.heartbeat())
             self._send_waiting()
         envelopes += self.session.flush(now)
         if not envelopes and now - self._last_sent_s >= self.interval_s:
-            envelopes = [self.session.keepalive()]
+            envelopes = [self.session.heartbeat()]
         if envelopes:
             self._last_sent_s = now
         return envelopes
 
     def next_deadline(self) -> float:
         """Return when `step` should be called again at the latest."""
-        keepalive = self._last_sent_s + self.interval_s
+        heartbeat = self._last_sent_s + self.interval_s
         due = None if self.session is None else self.session.next_deadline()
-        return keepalive if due is None else min(keepalive, due)
+        return heartbeat if due is None else min(heartbeat, due)
 
 
 def _run_key(entry: TaskEntry[T]) -> object:

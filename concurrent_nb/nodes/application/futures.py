@@ -1,6 +1,6 @@
 """The future of a task, as in the standard library.
 
-Made by the thread that submits and ended by the application's own thread. May be used from any thread.
+Made by the thread that submits and ended by the client thread. May be used from any thread.
 """
 
 import concurrent.futures
@@ -31,7 +31,7 @@ else:
 #: callbacks that raise are logged where the standard library logs them
 _log: Final = foreign.Log("concurrent.futures")
 
-#: called with a job and indexes (None for all): has the application's thread cancel these tasks
+#: called with a job and indexes (None for all): has the client thread cancel these tasks
 Canceller = Callable[[JobId, Sequence[int] | None], None]
 
 
@@ -135,7 +135,8 @@ class TaskFuture(concurrent.futures.Future[T]):
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(future)` when the task has ended, immediately if it has.
 
-        It is called in the application's own thread, so it must be short. What it raises is logged.
+        It is called in the client thread, the one that exchanges messages with the master for all tasks of an
+        application, so it must be short. What it raises is logged.
         """
         with self._condition:
             if self._state not in _ENDED:
@@ -194,27 +195,27 @@ class TaskFuture(concurrent.futures.Future[T]):
             self.job._task_started(self.index)
 
     def split_output(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
-        """Return which task of the job has written which part of `text`, by index. For the application's thread."""
+        """Return which task of the job has written which part of `text`, by index. For the client thread."""
         return ((self.index, text),)
 
     def add_notes(self, notes: Sequence[Note], attempt: int) -> None:
-        """Pass what the task has reported, published and displayed on to its job. For the application's thread."""
+        """Pass what the task has reported, published and displayed on to its job. For the client thread."""
         if self.job is not None:
             self.job._task_noted(self.index, notes)
 
     def set_outcome(self, value: Any, error: BaseException | None, present: Presenter | None) -> None:
-        """Set the result, or the exception, with which `present` is called first. For the application's thread."""
+        """Set the result, or the exception, with which `present` is called first. For the client thread."""
         if error is not None and present is not None:
             present(self, error)
         self.end(value, error)
 
     def end_cancelled(self) -> None:
-        """End the task: the cluster has cancelled it, running or not. For the application's thread."""
+        """End the task: the cluster has cancelled it, running or not. For the client thread."""
         if self.set_cancelled() and self.job is not None:
             self.job._tasks_ended((self,))
 
     def end(self, value: Any, error: BaseException | None) -> bool:
-        """Set the result or the exception; return False if it was cancelled meanwhile. For the application's thread."""
+        """Set the result or the exception; return False if it was cancelled meanwhile. For the client thread."""
         if not self.set_end(value, error):
             return False
         if self.job is not None:

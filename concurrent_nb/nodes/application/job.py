@@ -1,6 +1,6 @@
 """A job: the futures of all its tasks as one object, with progress, output and events.
 
-Its tasks are made by the thread that starts it and ended by the application's own thread. May be used from any thread.
+Its tasks are made by the thread that starts it and ended by the client thread. May be used from any thread.
 """
 
 import concurrent.futures
@@ -184,7 +184,7 @@ class Job(Generic[T]):
         """Wait for all tasks; return their values, in order.
 
         Args:
-            timeout_s: seconds to wait; None: without a limit.
+            timeout_s: seconds to wait, not a limit of the tasks; None: without a limit.
 
         Raises:
             Exception: that of the first task, in order, that failed; or what the iterable of tasks has raised.
@@ -197,7 +197,7 @@ class Job(Generic[T]):
         return [self._value_of(future) for future in self.futures]
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """Return what `results` returns."""
+        """Return what `results` returns; `timeout_s` is the time to wait, not a limit of the tasks."""
         return self.results(timeout_s)
 
     def done_results(self) -> dict[int, T]:
@@ -534,7 +534,7 @@ class Job(Generic[T]):
         for wake in wakers:
             wake()
 
-    # ------------------------------------------------------------------------------- for the application's thread
+    # -------------------------------------------------------------------------------------- for the client thread
 
     def _new_future(self, index: int) -> TaskFuture[T]:
         """Make the future of the next task, which is about to be sent."""

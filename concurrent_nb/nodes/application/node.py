@@ -1,6 +1,6 @@
 """The user's side of a cluster: an Executor whose tasks run on slaves.
 
-    user's threads: submit, map, start_job --pickle--> ClientThread, the application's own thread --> master
+    user's threads: submit, map, start_job --pickle--> ClientThread, the client thread --> master
 
 Arguments are pickled and futures made in the caller's thread, so a slow argument delays only the thread that sends it.
 """
@@ -109,8 +109,8 @@ class ApplicationNode(concurrent.futures.Executor):
 
     Functions and arguments are pickled when they are submitted, so later changes to them do not reach the tasks. What
     tasks print comes out of this process's standard output and error, unless they belong to a job that was started with
-    `prints=False`, the default of `start_job`. All methods may be called from many threads. Leaving a `with` block waits
-    for all tasks; an exception that leaves it stops them.
+    `prints=False` (the default of `start_job`). All methods may be called from many threads. Leaving a `with` block
+    waits for all tasks; an exception that leaves it stops them.
 
     Args:
         where: path of the cluster's connection file. It is read again when the master has to be found again.
@@ -533,7 +533,8 @@ class ApplicationNode(concurrent.futures.Executor):
 
     @property
     def is_closed(self) -> bool:
-        """Whether `shutdown` or `close` was called: no more tasks are accepted, another application may be made."""
+        """Whether `shutdown` or `close` was called: no more tasks are accepted, and `Cluster.application()`
+        returns a new one."""
         return self._client_thread.is_closed
 
     @property
@@ -544,17 +545,17 @@ class ApplicationNode(concurrent.futures.Executor):
     def present_errors(self, presenter: Presenter | None) -> None:
         """Call `presenter(future, error)` with each exception of a task before its future has it. For front ends.
 
-        It is called in the application's own thread, and for items of a map in the thread that reads them. What it
-        raises is logged. None: call nothing any more.
+        It is called in the client thread, and for items of a map in the thread that reads them. What it raises is
+        logged. None: call nothing any more.
         """
         what = "the presenter of errors has raised"
         self._client_thread.present = None if presenter is None else foreign.guarded(log, what, presenter)
 
     def present_displays(self, presenter: Callable[[Display], None] | None) -> None:
-        """Call `presenter` with what tasks of `submit`, and of jobs that print, display. For front ends.
+        """Call `presenter` with each object that a task displays (tasks of `submit`, and of jobs with `prints`).
 
-        Without one it is printed as text. It is called in the thread that writes what tasks print, in the same order.
-        What it raises is logged.
+        For front ends. Without a presenter, objects are printed as text. It is called in the thread that writes what
+        tasks print, in the same order. What it raises is logged.
         """
         self._client_thread.present_display = presenter
 
@@ -738,7 +739,9 @@ class ApplicationNode(concurrent.futures.Executor):
         return self._started(self._systems.push(system, options))
 
     def status(self) -> dict[str, Any]:
-        """Return the cluster's slaves, clients and task counts, and this user's jobs.
+        """Return the cluster's slaves, applications (`clients`) and task counts, and the jobs of this owner.
+
+        The owner is the user's key: jobs of all applications with the same key are included.
 
         >>> [slave["slots"] for slave in app.status()["slaves"]]
         [2]
@@ -748,7 +751,7 @@ class ApplicationNode(concurrent.futures.Executor):
         return self._client_thread.member.status()
 
     def stats(self) -> ClusterStats:
-        """Return the statistics of the cluster: of each slave, of this user's last jobs, and of what the tasks of this
+        """Return the statistics of the cluster: of each slave, of this owner's last jobs, and of what the tasks of this
         application added to `concurrent_nb.stats`. A notebook shows them as tables.
 
         >>> [slave["slots"] for slave in app.stats().slaves.values()]
@@ -759,9 +762,9 @@ class ApplicationNode(concurrent.futures.Executor):
         return ClusterStats.from_answer(self._client_thread.ask_statistics(None), self._client_thread.statistics.read())
 
     def trace(self, path: Path | str) -> TraceSummary:
-        """Write when and where the last tasks of this user ran to a file that Perfetto opens; see `Job.trace`.
+        """Write when and where the last tasks of this owner ran to a file that Perfetto opens; see `Job.trace`.
 
-        It has the tasks of all jobs that were begun with the same key, those of `submit` and `map` included.
+        It has the tasks of all jobs of the same key, those of `submit` and `map` included.
         """
         return self._ask.write_trace(path)
 

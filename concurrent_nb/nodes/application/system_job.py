@@ -52,7 +52,7 @@ class SystemRun(Job):
         """Wait for the end of the system; return what its `gather_result` has returned.
 
         Args:
-            timeout_s: seconds to wait; None: without a limit.
+            timeout_s: seconds to wait, not a limit of the system; None: without a limit.
 
         Raises:
             Exception: what a method of the system has raised, or a task, unless the system handles errors of tasks.
@@ -91,7 +91,7 @@ class CellRun(SystemRun):
     Made by `ApplicationNode.start_cell`. Until the task has returned a system, it counts as any job.
 
     Args:
-        push_system: pushes a system as part of the job; called in the application's thread.
+        push_system: pushes a system as part of the job; called in the client thread.
     """
 
     def __init__(

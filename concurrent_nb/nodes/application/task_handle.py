@@ -1,4 +1,4 @@
-"""What the application's thread reports the fate of a task to.
+"""What the client thread reports the fate of a task to.
 
     client thread: note_running, split_output, add_notes, set_outcome | end_cancelled --> handle
 
@@ -23,7 +23,7 @@ NO_USAGE: Final = (0, 0)
 
 
 class TaskHandle(Protocol):
-    """One task, as the application's thread sees it. All methods but `cancel` are called in that thread.
+    """One task, as the client thread sees it. All methods but `cancel` are called in that thread.
 
     The attributes are set before `set_outcome` or `end_cancelled` is called. Classes that inherit from this protocol
     get the defaults below.

@@ -30,7 +30,7 @@ _ITEM: Final = int(TaskKind.ITEM)
 
 
 class TaskPacker:
-    """Makes what the application's thread sends. Safe to use from many threads.
+    """Makes what the client thread sends. Safe to use from many threads.
 
     Args:
         store: where large buffers lie.

@@ -230,7 +230,7 @@ class WorkerSetups:
 
         def ended(future: TaskFuture) -> None:
             nonlocal left
-            left -= 1  # all end in the application's thread
+            left -= 1  # all end in the client thread
             if not left:
                 self._call_later(self._round_ended, setup, handle, number, futures)
 

@@ -76,7 +76,7 @@ class Membership:
         return bool(self.control.call(f"heartbeat_{self.role}", **self._credentials))
 
     def status(self) -> dict[str, Any]:
-        """Return the master's status; of jobs, those of the own principal. Raises MasterUnreachable."""
+        """Return the master's status; of jobs, those of the same owner. Raises MasterUnreachable."""
         answer = self.control.call("status", **self._credentials)
         assert isinstance(answer, dict)
         return answer
@@ -88,7 +88,7 @@ class Membership:
         return answer
 
     def ask(self, method: str, **params: object) -> Any:
-        """Call a method of the control channel as the principal of this session. Raises MasterUnreachable."""
+        """Call a method of the control channel as the owner of this session. Raises MasterUnreachable."""
         return self.control.call(method, **params, **self._credentials)
 
     def leave(self) -> None:

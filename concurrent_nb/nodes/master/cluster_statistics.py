@@ -28,9 +28,9 @@ def job_statistics(scheduler: Scheduler, now: float, job_id: JobId, owner: str |
         scheduler: the scheduler.
         now: the time, in seconds.
         job_id: of a job that the master has, or has forgotten not long ago.
-        owner: the principal that asks: it gets its own jobs only. None: of all principals.
+        owner: who asks, and gets its own jobs only. None: those of all owners.
 
-    Raises ConfigurationError if there is no such job for that principal.
+    Raises ConfigurationError if there is no such job of that owner.
     """
     job = scheduler.jobs.get(job_id) or scheduler.ended_jobs.get(job_id)
     if job is None or owner not in (None, job.owner):
@@ -44,7 +44,7 @@ def job_statistics(scheduler: Scheduler, now: float, job_id: JobId, owner: str |
 def cluster_statistics(
     peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, owner: str | None
 ) -> dict[str, Any]:
-    """Return the statistics of each slave, and of the last jobs: of `owner`, or of all principals (None)."""
+    """Return the statistics of each slave, and of the last jobs: of `owner`, or of all owners (None)."""
     slaves = {}
     for peer in peers.values():
         if peer.role != "slave" or not peer.joined:

@@ -42,9 +42,9 @@ class ControlMethods:
     async def _ask_as_owner(
         self, caller: Caller, session: str, secret: str, question: Callable[[str | None, float], T]
     ) -> T:
-        """Return the answer to a question that an admin asks about all jobs, and a client about those of a principal.
+        """Return the answer to a question that an admin asks about all jobs, and a client about those of an owner.
 
-        A client proves to be that principal by a session and its secret. Raises AccessRefused if it does not.
+        A client proves to be that owner by a session and its secret. Raises AccessRefused if it does not.
         """
         asker = session_of(session)
 
@@ -65,7 +65,7 @@ class ControlMethods:
     async def cancel_job(self, caller: Caller, job: str, session: str = "", secret: str = "") -> int:
         """Cancel a job: waiting tasks end, running ones are stopped, later ones of it end as cancelled.
 
-        Returns how many tasks are being cancelled. An admin may cancel any job; a client those of the principal whose
+        Returns how many tasks are being cancelled. An admin may cancel any job; a client those of the owner whose
         session and secret it names.
         """
         which = job_of(job)

@@ -2,8 +2,8 @@
 
     frames of a peer -> Session -> event -> Scheduler -> instruction -> Session -> frames for a peer
 
-Called by `Master` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
-are opaque here: nothing is ever unpickled.
+Called by `Master` from its compute thread, by the simulator and by the test of a task's life
+(tests/test_life_of_a_task.py). Payloads are opaque here: nothing is ever unpickled.
 
 There is a bulkhead around each peer: any exception while an envelope is handled ends its sender's session, and events
 of the envelope that were not handled yet are dropped. Instructions are executed in `dispatch`.
@@ -85,7 +85,7 @@ class MasterCore:
         epoch: number of this run of the master, larger than that of any earlier one.
         scheduler: assigns tasks to slaves.
         liveness: detects lost nodes.
-        interval_s: seconds between two keepalives.
+        interval_s: seconds between two heartbeats.
         reader: keeps the shared memory of other nodes open; None to share none.
         store: where contents from applications on other hosts are stored; None if no node could open them.
         kept_s: how long an application whose connection has broken may come back, in seconds.
@@ -353,14 +353,14 @@ class MasterCore:
         return len(open_tasks)
 
     def owner_of(self, session_id: SessionId) -> str | None:
-        """Return the principal of an application's session; None if there is no such session."""
+        """Return the owner whose session of an application it is; None if there is no such session."""
         peer = self.peers.get(session_id)
         return peer.key.decode() if peer is not None and peer.role == "client" else None
 
     def read_tasks(self, job_id: JobId | None, since: int, owner: str | None) -> TaskPage:
         """Return records of the task log from number `since` on: those of a job, or with None of all jobs.
 
-        With `owner`, only of jobs of this principal. Raises ConfigurationError for a job that is another's, or unknown.
+        With `owner`, only of jobs of this owner. Raises ConfigurationError for a job that is another's, or unknown.
         """
         names = {peer.key.decode(): peer.name for peer in self.peers.values() if peer.role == "client"}
         return page_of(self.scheduler.task_log, self.scheduler.jobs, job_id, owner, since, names)
@@ -400,7 +400,7 @@ class MasterCore:
         return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
-        """Take a keepalive from the control channel. False if the session is over: the node must register again.
+        """Take a heartbeat from the control channel. False if the session is over: the node must register again.
 
         It has no effect before the node has joined on the compute channel.
         """
@@ -753,7 +753,7 @@ class MasterCore:
                 self._events.append(e.SlaveSuspected(node) if peer.is_silent else e.SlaveTrusted(node))
 
     def _set_silent(self, client: Peer, is_silent: bool) -> None:
-        """Send a silent client keepalives only, so that nothing gathers in its connection."""
+        """Send a silent client heartbeats only, so that nothing gathers in its connection."""
         client.is_silent = is_silent
         if is_silent:
             self._silent[client.session_id] = client
@@ -779,7 +779,7 @@ class MasterCore:
                 self.remove(session_id, f"the master could not send it something: {error}"[:500], now)
                 continue
             if not envelopes and now - peer.sent_s >= self._interval_s:
-                envelopes = [peer.session.keepalive()]
+                envelopes = [peer.session.heartbeat()]
             if envelopes:
                 peer.sent_s = now
                 for frames in envelopes:
@@ -792,8 +792,8 @@ class MasterCore:
     def _plan_next(self, peer: Peer, now: float) -> None:
         """Set when to flush a peer at the latest. An earlier deadline stays; a superfluous flush does no harm."""
         due = None if peer.is_silent and peer.role == "client" else peer.session.next_deadline()
-        keepalive = peer.sent_s + self._interval_s
-        due = keepalive if due is None or keepalive < due else due
+        heartbeat = peer.sent_s + self._interval_s
+        due = heartbeat if due is None or heartbeat < due else due
         if due < peer.next_due_s or peer.next_due_s <= now:
             peer.next_due_s = due
             self._deadlines.set(peer.session_id, due)
@@ -818,8 +818,8 @@ class MasterCore:
 
         Args:
             now: the time.
-            session_id: of the application that asks: the jobs of its principal are listed.
-            sees_all: list the jobs of all principals.
+            session_id: of the application that asks: the jobs of its owner are listed.
+            sees_all: list the jobs of all owners.
         """
         asker = None if session_id is None else self.peers.get(session_id)
         status = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
@@ -833,8 +833,8 @@ class MasterCore:
         Args:
             now: the time.
             job: id of a job.
-            session_id: of the application that asks: it gets the jobs of its principal.
-            sees_all: the jobs of all principals may be asked for.
+            session_id: of the application that asks: it gets the jobs of its owner.
+            sees_all: the jobs of all owners may be asked for.
 
         Raises ConfigurationError if there is no such job for the application.
         """

@@ -34,7 +34,7 @@ class Peer:
 
     session_id: SessionId
     role: str  #: "client" or "slave"
-    key: bytes  #: its CURVE public key, z85; a client's principal
+    key: bytes  #: its CURVE public key, z85; the owner of a client's jobs
     name: str
     session: Session
     memory: PeerMemory

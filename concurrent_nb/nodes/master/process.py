@@ -84,10 +84,10 @@ class MasterSettings(Component):
 
     section = "MasterNode"
 
-    strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Who gets the next tasks.")
+    strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Which slave gets the next tasks.")
     addresses = ListItem(["127.0.0.1"], help="IP addresses to listen on. Beyond loopback the control channel uses TLS.")
     control_port = IntItem(0, min=0, max=65535, help="Port of the control channel; 0 takes a free one.")
-    interval_s = FloatItem(1.0, min=0.01, help="Seconds between two keepalives of a node.")
+    interval_s = FloatItem(1.0, min=0.01, help="Seconds between two heartbeats of a node.")
     suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
     lost_after_s = FloatItem(
         5.0, min=0.01, help="A slave that was silent for this many seconds is lost: its tasks run elsewhere."
@@ -254,7 +254,7 @@ class Master:
         self._stop_event.set()
 
     def _silent_s(self) -> float:
-        """Return how long a connection may take for its first message; a node sends keepalives far more often."""
+        """Return how long a connection may take for its first message; a node sends heartbeats far more often."""
         return max(SILENT_S, 3 * self.config.suspect_after_s)
 
     def _tls(self, addresses: list[str]) -> Any:
@@ -292,9 +292,9 @@ class Master:
 
     @remote(roles=ALL_ROLES)
     async def status(self, caller: Caller, session: str = "", secret: str = "") -> dict[str, Any]:
-        """Return the cluster's slaves, clients, jobs and task counts.
+        """Return the cluster's slaves, applications (`clients`), jobs and task counts.
 
-        An admin gets all jobs. Others get those of the principal whose session they have, and the number of the others.
+        An admin gets all jobs. Others get those of the owner whose session they have, and the number of the others.
         """
         asker, sees_all = session_of(session), caller.role == "admin"
 
@@ -318,7 +318,7 @@ class Master:
     ) -> dict[str, Any]:
         """Return the statistics of a job, by its id (hexadecimal), or of the cluster, in seconds and bytes.
 
-        An admin gets those of any job. A client must have a session, and gets those of its principal's jobs. With
+        An admin gets those of any job. A client must have a session, and gets those of its owner's jobs. With
         `sample`, the answer about a job also has run times and shares of its last tasks.
         """
         asker, sees_all = session_of(session), caller.role == "admin"
@@ -458,12 +458,12 @@ class Master:
 
     @remote(roles=["admin", "client"])
     async def heartbeat_client(self, session: str, secret: str) -> bool:
-        """Take a keepalive of a node. False if its session is over: the node must register again."""
+        """Take a heartbeat of a node. False if its session is over: the node must register again."""
         return await self._heartbeat("client", session, secret)
 
     @remote(roles=["admin", "slave"])
     async def heartbeat_slave(self, session: str, secret: str) -> bool:
-        """Take a keepalive of a node. False if its session is over: the node must register again."""
+        """Take a heartbeat of a node. False if its session is over: the node must register again."""
         return await self._heartbeat("slave", session, secret)
 
     async def _unregister(self, role: str, session: str, secret: str) -> bool:

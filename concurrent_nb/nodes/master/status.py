@@ -25,8 +25,8 @@ def describe(
         peers: the registered nodes.
         scheduler: the scheduler.
         now: the time, in seconds.
-        asker: the application that asks: the jobs of its principal are listed.
-        sees_all: list the jobs of all principals.
+        asker: the application that asks: the jobs of its owner are listed.
+        sees_all: list the jobs of all owners.
     """
     joined = [peer for peer in peers.values() if peer.joined]
     clients = [peer for peer in joined if peer.role == "client"]

@@ -24,7 +24,7 @@ class TaskPage:
     next: int | None  #: number from which the next page begins; None if this was the last one
     dropped: int  #: tasks that were asked for and are not kept any more
     jobs: dict[JobId, JobLabel]  #: of these tasks
-    applications: Mapping[str, str]  #: names of the registered applications by principal
+    applications: Mapping[str, str]  #: names of the registered applications by owner
 
     def as_json(self) -> dict[str, Any]:
         """Return what the control channel answers."""

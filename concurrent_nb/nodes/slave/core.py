@@ -2,7 +2,7 @@
 
     frames of the master -> Session -> WorkerPool -> WorkerReports -> Session -> frames for the master
 
-Called by the slave's poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
+Called by the slave's poll loop, by the simulator and by the test of a task's life (tests/test_life_of_a_task.py).
 """
 
 import logging
@@ -113,7 +113,7 @@ class SlaveCore:
         name: the slave's name at the master.
         epoch: which run of the master this is.
         pool: its workers.
-        interval_s: most seconds between two envelopes; without messages, a keepalive is sent.
+        interval_s: most seconds between two envelopes; without messages, a heartbeat is sent.
         segment_reader: opens shared memory of the workers, and outlives the session; None if they share none.
         store: keeps buffers that a master on another machine sends once; None if workers cannot open it.
         shares: whether the master is on this machine and can open that shared memory.
@@ -273,7 +273,7 @@ class SlaveCore:
             return []
         envelopes = self.session.flush(now)
         if not envelopes and now - self._sent_at >= self._interval_s:
-            envelopes = [self.session.keepalive()]
+            envelopes = [self.session.heartbeat()]
         if envelopes:
             self._sent_at = now
         return envelopes
@@ -392,9 +392,9 @@ class SlaveCore:
         """Return when to call `step` again at the latest."""
         if self._unsent_outcomes:
             return self._held_back_until
-        keepalive = self._sent_at + self._interval_s
+        heartbeat = self._sent_at + self._interval_s
         due = self.session.next_deadline()
-        return keepalive if due is None else min(keepalive, due)
+        return heartbeat if due is None else min(heartbeat, due)
 
 
 def _too_large(frame: m.OutcomeFrame, error: TooLarge) -> m.OutcomeFrame:

@@ -140,7 +140,7 @@ class _SystemClient:
         return TaskStatistics(packed_statistics(taken)) if taken else None
 
     def status(self) -> dict[str, Any]:
-        """Return the cluster's slaves, clients and task counts."""
+        """Return the cluster's slaves, applications (`clients`) and task counts."""
         return self._client_thread.member.status()
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""The live view of a job in its cell: its content is computed by pure code, and shown by one thread.
+"""The live display of a job in its cell: its content is computed by pure code, and shown by one thread.
 
     events, notes, counts --> JobViewModel (timeline, error groups, bars, a view) --> parts: small plain data
     parts --> job_page (HTML without scripts) --> JobWidget while the job runs; the page alone when it has ended

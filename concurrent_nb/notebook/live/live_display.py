@@ -83,7 +83,7 @@ class LiveDisplay:
         """Show the page; later calls do nothing, because a thread updates it."""
         if self._thread is None:
             self._open(text)
-            self._thread = threading.Thread(target=self._publish, name="concurrent_nb live view", daemon=True)
+            self._thread = threading.Thread(target=self._publish, name="concurrent_nb live display", daemon=True)
             self._thread.start()
 
     def make_room(self) -> None:
@@ -100,7 +100,7 @@ class LiveDisplay:
         finally:
             self._close()
         if self._broken is not None:
-            warnings.warn(f"the live view has failed: {self._broken!r}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"the live display has failed: {self._broken!r}", RuntimeWarning, stacklevel=2)
 
     def hand_over(self) -> DisplayHandle | None:
         """Close the widget, and return its display, which another LiveDisplay may use; None if there is none."""
@@ -117,7 +117,7 @@ class LiveDisplay:
 
     def _start_following(self, ending: Callable[[], str], printer: Printer) -> None:
         self._thread = threading.Thread(
-            target=self._follow, args=(ending, printer), name="concurrent_nb live view", daemon=True
+            target=self._follow, args=(ending, printer), name="concurrent_nb live display", daemon=True
         )
         self._thread.start()
 

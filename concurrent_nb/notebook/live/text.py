@@ -1,6 +1,6 @@
 """Clean texts of tasks for display: no control characters, nothing that hides or reorders text, limited length.
 
-Used by everything in the live view that shows texts of tasks. The results are plain text, which is not escaped yet.
+Used by everything in the live display that shows texts of tasks. The results are plain text, which is not escaped yet.
 """
 
 import math

@@ -137,7 +137,7 @@ def test_the_window_is_obeyed_and_what_waits_is_packed() -> None:
     assert client.backlog == 50
     for frames in sent:
         master.receive(frames, 0.0)
-    client.receive(master.keepalive(), 0.0)
+    client.receive(master.heartbeat(), 0.0)
     assert len(client.flush(0.0)) == 1  # the fifty in one envelope
 
 
@@ -151,7 +151,7 @@ def exchange(sender: Session, receiver: Session, now: float = 0.0) -> list[Recei
     while envelopes := sender.flush(now):
         for frames in envelopes:
             got += receiver.receive(frames, now)
-        sender.receive(receiver.keepalive(), now)
+        sender.receive(receiver.heartbeat(), now)
     return got
 
 
@@ -167,7 +167,7 @@ def test_large_arrays_keep_to_the_window_as_all_else() -> None:
     for frames in envelopes:
         assert master.receive(frames, 0.0) == []
     assert master.held_bytes > WINDOW_BYTES - 2 * PART_BYTES
-    client.receive(master.keepalive(), 0.0)
+    client.receive(master.heartbeat(), 0.0)
     assert client.take_acked() == []
     whole, last = exchange(client, master)
     assert whole.message == submit(huge.nbytes)
@@ -232,7 +232,7 @@ def test_parts_that_are_lost_or_overtake_come_again_and_in_order() -> None:
     for _ in range(5):
         for frames in client.flush(now):
             got += master.receive(frames, now)
-        client.receive(master.keepalive(), now)
+        client.receive(master.heartbeat(), now)
         now += 8 * RESEND_AFTER_S
     assert got == [Received(submit(len(data)), [[data]])]
 
@@ -252,7 +252,7 @@ def test_early_envelopes_over_the_limit_are_dropped_and_come_again() -> None:
     while client.in_flight and now < 1000.0:
         for frames in client.flush(now):
             got += len(master.receive(frames, now))
-        client.receive(master.keepalive(), now)
+        client.receive(master.heartbeat(), now)
         now += 8 * RESEND_AFTER_S
     assert got == 1 + pieces
     assert master.held_bytes == 0
@@ -322,11 +322,11 @@ def test_a_tag_comes_back_when_the_last_part_of_a_cut_message_is_acknowledged() 
     client.send(m.Cancel(JOB, list(range(100_000))), tag="all")
     first, *rest = client.flush(0.0)
     master.receive(first, 0.0)
-    client.receive(master.keepalive(), 0.0)
+    client.receive(master.heartbeat(), 0.0)
     assert client.take_acked() == ([] if rest else ["all"])
     for frames in rest:
         master.receive(frames, 0.0)
-    client.receive(master.keepalive(), 0.0)
+    client.receive(master.heartbeat(), 0.0)
     assert client.take_acked() == (["all"] if rest else [])
 
 
@@ -340,11 +340,11 @@ def test_bye_ends_a_session_and_stands_outside_of_the_stream() -> None:
 def test_what_cannot_be_is_a_protocol_error(wrong: str) -> None:
     client, master = pair()
     if wrong == "epoch":
-        frames = Session(8, "to_client").keepalive()
+        frames = Session(8, "to_client").heartbeat()
     elif wrong == "ack":
         other = Session(7, "to_client")
         other._received_seq = 3
-        frames = other.keepalive()
+        frames = other.heartbeat()
     elif wrong == "outside":
         frames = client._bare([numbered(1)])
     else:

@@ -55,7 +55,7 @@ class Bench:
     def master_says(self, *messages: m.ToClient) -> None:
         for message in messages:
             self.master.send(message)
-        self.link.arrived += self.master.flush(0.0) or [self.master.keepalive()]
+        self.link.arrived += self.master.flush(0.0) or [self.master.heartbeat()]
 
     def sent(self) -> list[Received]:
         sent, self.link.sent = self.link.sent, []

@@ -49,7 +49,7 @@ class Bench:
         end = self.ends[session]
         for message in sent_messages:
             end.send(message, buffers)
-        for frames in end.flush(self.now) or [end.keepalive()]:
+        for frames in end.flush(self.now) or [end.heartbeat()]:
             self.core.received(session, key or KEYS[session], frames, self.now)
 
     def sent_to(self, to: SessionId) -> list[m.AnyMessage]:

@@ -364,7 +364,7 @@ def test_output_for_a_client_that_takes_none_is_cut_although_it_is_not_silent(pl
 def alice_takes_nothing(place: Place) -> list[bytes]:
     """Return what the master sends to the slave; what it sends to the client is lost."""
     (frames,) = [frames for session, frames in place.core.step(place.now) if session == EAST] or [[]]
-    return frames or place.core.peers[EAST].session.keepalive()  # type: ignore[return-value]
+    return frames or place.core.peers[EAST].session.heartbeat()  # type: ignore[return-value]
 
 
 # ----------------------------------------------------------------------------------------------------------- log lines

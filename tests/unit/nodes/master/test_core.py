@@ -90,7 +90,7 @@ def test_an_envelope_with_anothers_key_is_dropped() -> None:
 def test_a_node_without_a_session_has_to_register() -> None:
     bench = Bench()
     stranger = Session(7, "to_client")
-    bench.core.received(BOB, KEYS[BOB], stranger.keepalive(), 0.0)
+    bench.core.received(BOB, KEYS[BOB], stranger.heartbeat(), 0.0)
     ((session, frames),) = bench.core.step(0.0)
     stranger.receive(frames, 0.0)
     assert session == BOB
@@ -256,7 +256,7 @@ def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes
     assert bench.core.status(bench.now)["tasks"]["jobs"] == jobs
 
 
-def test_a_client_that_is_silent_keeps_its_session_and_gets_keepalives_only() -> None:
+def test_a_client_that_is_silent_keeps_its_session_and_gets_heartbeats_only() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)

@@ -41,7 +41,7 @@ class Bench:
         end = self.ends[who]
         for message in sent_messages:
             end.send(message)
-        for frames in end.flush(now) or [end.keepalive()]:
+        for frames in end.flush(now) or [end.heartbeat()]:
             self.core.received(who, self.keys[who], frames, now)
 
     def sent_to(self, to: SessionId, now: float = 0.0) -> list[m.AnyMessage]:

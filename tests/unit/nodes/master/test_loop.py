@@ -71,7 +71,7 @@ class Bench:
         self.loop.answer(0.0)
 
     def hear(self, connection: Connection | None = None, session: bytes = ALICE) -> None:
-        self.gate.arrived.append((connection or self.connection, session, self.alice.keepalive()))
+        self.gate.arrived.append((connection or self.connection, session, self.alice.heartbeat()))
 
     def sent(self) -> list[tuple[Connection, list[m.AnyMessage]]]:
         sent, self.gate.sent = self.gate.sent, []

@@ -98,7 +98,7 @@ def test_slaves_have_their_host_and_its_load() -> None:
     bench.send(EAST, m.HostLoad(1.5, 3, 8))
     bench.core.add_slave(WEST, b"west's key", "west", 4, 8, bench.now, NodeInfo("host-7", 42, 16))
     assert len(bench.core.status(bench.now)["slaves"]) == 1  # which may be fake
-    bench.core.received(WEST, b"west's key", Session(7, "to_slave").keepalive(), bench.now)
+    bench.core.received(WEST, b"west's key", Session(7, "to_slave").heartbeat(), bench.now)
     east, west = bench.core.status(bench.now)["slaves"]
     assert (east["load"], east["memory_used_bytes"], east["memory_total_bytes"]) == (1.5, 3, 8)
     assert (west["host"], west["pid"], west["cores"], west["state"]) == ("host-7", 42, 16, "active")
@@ -128,7 +128,7 @@ def test_long_lists_are_cut_and_what_is_left_out_is_counted(monkeypatch: pytest.
     for number in range(5):
         session = SessionId(bytes([number]) * 16)
         bench.core.add_client(session, b"k" * 40, f"client {number}", bench.now)
-        bench.core.received(session, b"k" * 40, Session(7, "to_client").keepalive(), bench.now)
+        bench.core.received(session, b"k" * 40, Session(7, "to_client").heartbeat(), bench.now)
         bench.send(ALICE, m.OpenJob(bytes([number]) * 16, f"job {number}", False, False))
     answer = bench.core.status(bench.now, sees_all=True)
     assert [client["name"] for client in answer["clients"]][2:] == ["client 0"]

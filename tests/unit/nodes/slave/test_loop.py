@@ -66,7 +66,7 @@ class Bench:
     def master_sends(self, *messages: m.ToSlave) -> None:
         for message in messages:
             self.master.send(message)
-        self.link.arrived += self.master.flush(START_S) or [self.master.keepalive()]
+        self.link.arrived += self.master.flush(START_S) or [self.master.heartbeat()]
 
     def taken_by_master(self) -> list[object]:
         """Return the messages that the slave has sent since the last call; the master has them now."""

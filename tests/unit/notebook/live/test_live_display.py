@@ -150,7 +150,7 @@ def test_a_view_that_fails_is_reported_and_the_summary_is_shown(page: Page) -> N
     it, live = made(1, Broken([], lambda index: ()))
     live.show("running")
     happens(it, it.end(0, 1))
-    with pytest.warns(RuntimeWarning, match="the live view has failed: RuntimeError"):
+    with pytest.warns(RuntimeWarning, match="the live display has failed: RuntimeError"):
         live.end("done")
     assert page.shown[-1] == {"text/plain": "done"}
 
@@ -221,7 +221,7 @@ def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatc
     views.show(it.job)
     happens(it, it.end(0, 1), it.end(1, 2))
     assert page.updated.wait(20)
-    for thread in [thread for thread in threading.enumerate() if thread.name == "concurrent_nb live view"]:
+    for thread in [thread for thread in threading.enumerate() if thread.name == "concurrent_nb live display"]:
         thread.join(20)
     assert "2 of 2" in page.shown[-1]["text/html"]
     assert "2 of 2" in views.bundle(it.job)["text/html"]
