@@ -22,7 +22,7 @@ from concurrent_nb.cli import daemon
 from concurrent_nb.cli.cluster_commands import ERASE, add_commands
 from concurrent_nb.cli.config_options import read_items, seconds, whole_number
 from concurrent_nb.cli.control import control_of
-from concurrent_nb.cli.statistics_text import find_job, statistics_text
+from concurrent_nb.cli.statistics_text import newest_job, statistics_text
 from concurrent_nb.cli.status import describe
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, write_logs
@@ -367,7 +367,7 @@ def _stats(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     with control_of(options.name) as control:
         answer = control.call("stats")
         if options.job is not None:
-            answer = control.call("stats", job=find_job(answer, options.job), sample=True)
+            answer = control.call("stats", job=newest_job(answer, options.job), sample=True)
     print(json.dumps(answer, indent=2) if options.json else statistics_text(answer))
     return 0
 

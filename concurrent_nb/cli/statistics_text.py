@@ -14,7 +14,7 @@ def statistics_text(answer: Mapping[str, Any]) -> str:
     return repr(job_stats_of(answer) if "id" in answer else ClusterStats.from_answer(answer))
 
 
-def find_job(cluster: Mapping[str, Any], which: str) -> str:
+def newest_job(cluster: Mapping[str, Any], which: str) -> str:
     """Return the id of the newest job of this name or beginning of an id.
 
     Args:

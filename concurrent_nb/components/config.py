@@ -32,7 +32,7 @@ class ItemError(ConfigurationError, TraitError):
     """A config item has an invalid value. Also a TraitError, which Jupyter's tools can report."""
 
 
-class _Item(TraitType[G, S]):
+class _ConfigItem(TraitType[G, S]):
     """Base of all items: tags the trait as configurable, checks its default, names the item in errors."""
 
     def class_init(self, cls: type[HasTraits], name: str | None) -> None:
@@ -57,7 +57,7 @@ class _Item(TraitType[G, S]):
         return super().validate(owner, value)  # type: ignore[misc]
 
 
-class BoolItem(_Item[bool, bool | int], Bool[bool, bool | int]):
+class BoolItem(_ConfigItem[bool, bool | int], Bool[bool, bool | int]):
     """True or False."""
 
     info_text = "True or False"
@@ -66,7 +66,7 @@ class BoolItem(_Item[bool, bool | int], Bool[bool, bool | int]):
         super().__init__(default, help=help)
 
 
-class IntItem(_Item[int, int], Int[int, int]):
+class IntItem(_ConfigItem[int, int], Int[int, int]):
     """A whole number, from `min` to `max` if they are given."""
 
     def __init__(self, default: int, *, help: str, min: int | None = None, max: int | None = None) -> None:
@@ -81,7 +81,7 @@ class IntItem(_Item[int, int], Int[int, int]):
         return cast(int, super().convert(owner, value))
 
 
-class FloatItem(_Item[float, float], Float[float, float]):
+class FloatItem(_ConfigItem[float, float], Float[float, float]):
     """A number, from `min` to `max` if they are given; never NaN."""
 
     def __init__(self, default: float, *, help: str, min: float | None = None, max: float | None = None) -> None:
@@ -96,7 +96,7 @@ class FloatItem(_Item[float, float], Float[float, float]):
         return cast(float, super().convert(owner, value))
 
 
-class ListItem(_Item[list[T], Sequence[T]], List[T]):
+class ListItem(_ConfigItem[list[T], Sequence[T]], List[T]):
     """A list of strings, or of values that the item or trait `of` accepts."""
 
     def __init__(self, default: Sequence[T], *, help: str, of: TraitType[T, Any] | None = None) -> None:
@@ -107,7 +107,7 @@ class ListItem(_Item[list[T], Sequence[T]], List[T]):
         return f"a list, each element {self._of.info()}"
 
 
-class PathItem(_Item[Path, Path | str]):
+class PathItem(_ConfigItem[Path, Path | str]):
     """A path. `~` and environment variables in it are replaced; it is not opened and need not exist."""
 
     info_text = "a path, in which every ~user and every $VARIABLE exists"
@@ -139,7 +139,7 @@ class Host:
         return name if self.port is None else f"{name}:{self.port}"
 
 
-class HostItem(_Item[Host, Host | str]):
+class HostItem(_ConfigItem[Host, Host | str]):
     """A host: "name", "name:port", "[v6]" or "[v6]:port". Readers get a Host."""
 
     info_text = 'a host as "name", "name:port" or "[IPv6 address]:port", with a port from 0 to 65535'
@@ -160,7 +160,7 @@ class HostItem(_Item[Host, Host | str]):
         return Host(match["v6"] or match["name"], port)
 
 
-class ExtensionPointItem(_Item[I, str]):
+class ExtensionPointItem(_ConfigItem[I, str]):
     """One component that implements `interface`, chosen by the name of its class or its short name.
 
     Reading it returns the component of the owner's manager. The name is looked up at each reading, so a component may
@@ -185,7 +185,7 @@ class ExtensionPointItem(_Item[I, str]):
         return obj.manager.choose(self.interface, cast(str, name), f"{section_of(type(obj))}.{self.name}")
 
 
-class ExtensionPointListItem(_Item[list[I], Sequence[str] | str]):
+class ExtensionPointListItem(_ConfigItem[list[I], Sequence[str] | str]):
     """Several components that implement `interface`, in the order of the configuration.
 
     Reading it returns the components of the owner's manager; it raises as ExtensionPointItem does. A string is split at

@@ -7,7 +7,6 @@ import atexit
 import logging
 import threading
 from collections import deque
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from concurrent_nb.notebook.results import plural
 from concurrent_nb.notebook.tables import ProgressCell, Table
 from concurrent_nb.shipping.cells.captured_names import Captured
 from concurrent_nb.shipping.serialization.sizes import format_bytes
+from concurrent_nb.telemetry.job_stats import aligned
 from concurrent_nb.transport import connection_file
 from concurrent_nb.workers.slave_side.machine import cores
 
@@ -476,23 +476,6 @@ def _job_row(job: Job) -> list[str]:
     done = f"{counts.done:,}" if counts.done == counts.total else f"{counts.done:,} of {counts.total:,}"
     state = "running" if counts.waiting + counts.running or job.is_open else "ended"
     return [state, line_of(job.name), f"{done} done{others}", seconds_text(job.elapsed_s), job.id.hex()[:8]]
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Return rows as lines with aligned columns; `right` has the indexes of right-aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                "",
-                *(
-                    cell.rjust(w) if at in right else cell.ljust(w)
-                    for at, (cell, w) in enumerate(zip(row, widths, strict=True))
-                ),
-            ]
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _describe(status: dict[str, Any]) -> list[str]:

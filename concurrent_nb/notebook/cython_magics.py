@@ -97,7 +97,7 @@ class CythonMagics(Magics):
             display(HTML(readable(page, f"%%cython_task {line}".rstrip())))  # type: ignore[no-untyped-call]
 
     def _built(self, recipe: Recipe, header: str, annotate: bool) -> tuple[Build, str | None]:
-        progress = _Progress(progress_display_for(self.shell), recipe.cython)
+        progress = _CompileProgress(progress_display_for(self.shell), recipe.cython)
         build, page = progress.watch(lambda: make(recipe, header, Cache(), annotate=annotate, tick=progress.tick))
         progress.end(", ".join(build.functions))
         return build, page
@@ -159,7 +159,7 @@ def _with_flags_joined(line: str) -> str:
     return shlex.join(words)
 
 
-class _Progress:
+class _CompileProgress:
     """The progress display of the compiler."""
 
     def __init__(self, line: ProgressDisplay, version: str, clock: Clock = monotonic) -> None:

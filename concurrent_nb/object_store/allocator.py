@@ -30,7 +30,7 @@ class Block:
 
 
 @dataclass(eq=False, slots=True)
-class _Segment:
+class _SegmentBlocks:
     blocks: int
     block_bytes: int
     used: int = 0
@@ -56,7 +56,7 @@ class Allocator:
     """Blocks of segments: used, free, retired."""
 
     def __init__(self) -> None:
-        self._segments: dict[bytes, _Segment] = {}
+        self._segments: dict[bytes, _SegmentBlocks] = {}
         self._open: dict[
             int, OrderedDict[bytes, None]
         ] = {}  # by size class: segments with free blocks, the most recently used last
@@ -89,7 +89,7 @@ class Allocator:
     def add(self, segment: bytes, size_class: int, blocks: int) -> None:
         """Add a new segment, all of whose blocks are free."""
         offsets = OrderedDict.fromkeys(range((blocks - 1) * size_class, -1, -size_class))
-        self._segments[segment] = _Segment(blocks, size_class, free=offsets)
+        self._segments[segment] = _SegmentBlocks(blocks, size_class, free=offsets)
         self._open.setdefault(size_class, OrderedDict())[segment] = None
 
     def free(self, block: Block, *, clean: bool) -> bytes | None:
@@ -124,7 +124,7 @@ class Allocator:
                 closed.append(segment)
         return closed
 
-    def _retire(self, segment: bytes, record: _Segment) -> None:
+    def _retire(self, segment: bytes, record: _SegmentBlocks) -> None:
         """Allocate nothing from a segment any more."""
         self.free_bytes -= len(record.resident) * record.block_bytes
         record.resident.clear()
@@ -132,7 +132,7 @@ class Allocator:
             del self._open[record.block_bytes][segment]
             record.free.clear()
 
-    def _leave_resident(self, record: _Segment, offset: int) -> None:
+    def _leave_resident(self, record: _SegmentBlocks, offset: int) -> None:
         if offset in record.resident:
             record.resident.discard(offset)
             self.free_bytes -= record.block_bytes

@@ -42,7 +42,7 @@ Verdict = Suspected | Trusted | Lost
 
 
 @dataclass(slots=True, eq=False)
-class _Node:
+class _NodeContact:
     seen_s: float  #: when something came from it last
     unreachable_s: float | None = None  #: since when it has had no connection
     suspected: bool = False
@@ -79,12 +79,12 @@ class Liveness:
         self._suspect_after_s = suspect_after_s
         self._lost_after_s = lost_after_s
         self._unreachable_after_s = unreachable_after_s
-        self._nodes: dict[SessionId, _Node] = {}
+        self._nodes: dict[SessionId, _NodeContact] = {}
         self._checks: Ranking[SessionId] = Ranking()  # when to judge which node again
 
     def watch(self, node: SessionId, now: float) -> None:
         """Begin to watch a node; it counts as seen now."""
-        self._nodes[node] = _Node(now)
+        self._nodes[node] = _NodeContact(now)
         self._checks.set(node, now + self._suspect_after_s)
 
     def keep(self, node: SessionId, for_s: float | None = None) -> None:
@@ -155,7 +155,7 @@ class Liveness:
             return None
         return Suspected(node) if record.suspected else Trusted(node)
 
-    def _deadlines(self, record: _Node) -> tuple[float, float]:
+    def _deadlines(self, record: _NodeContact) -> tuple[float, float]:
         """Return when the node will be suspected, and when it will be lost."""
         suspect_s, lost_s = record.seen_s + self._suspect_after_s, record.seen_s + self._lost_after_s
         if record.kept_s is not None:

@@ -92,7 +92,7 @@ class JobLabel(NamedTuple):
     owner: str  #: the public key to which its job belongs
 
 
-class _Block:
+class _RecordBlock:
     """The records of a thousand tasks, and what the numbers in them stand for."""
 
     __slots__ = ("end", "function_names", "functions", "jobs", "labels", "records", "slaves")
@@ -106,9 +106,9 @@ class _Block:
         self.function_names: list[str] = []
         self.slaves: dict[str, int] = {}
 
-    def copy(self) -> "_Block":
+    def copy(self) -> "_RecordBlock":
         """Return a copy that does not change."""
-        copy = _Block()
+        copy = _RecordBlock()
         copy.records, copy.end = bytearray(self.records), self.end
         copy.jobs, copy.slaves = dict(self.jobs), dict(self.slaves)
         copy.functions, copy.function_names = dict(self.functions), list(self.function_names)
@@ -129,7 +129,7 @@ class TaskLog:
     def __init__(self, kept: int = TASKS_KEPT) -> None:
         self.now_s = 0.0  #: the time of the events that are handled; the scheduler sets it
         self.name_of: Callable[[bytes], str] = _short_digest  #: returns the name of a function
-        self._block = _Block()  # the newest
+        self._block = _RecordBlock()  # the newest
         self._blocks = deque([self._block], maxlen=max(2, -(-kept // _BLOCK)))
         self._dropped = 0  # blocks
         #: by job, how many of its tasks are not kept any more; of the jobs that had tasks last
@@ -309,7 +309,7 @@ class TaskLog:
         block.labels.append(JobLabel(task.job.name, task.job.owner))
         return block.jobs.setdefault(task.job.id, len(block.jobs))
 
-    def _count_dropped(self, block: _Block) -> None:
+    def _count_dropped(self, block: _RecordBlock) -> None:
         jobs, dropped = list(block.jobs), self._dropped_tasks
         for at, count in Counter(_JOB.unpack_from(block.records, start)[0] for start in _STARTS).items():
             before, _ = dropped.pop(jobs[at], (0, None))
@@ -322,11 +322,11 @@ class TaskLog:
         block.function_names.append(self.name_of(digest))
         return block.functions.setdefault(digest, len(block.functions))
 
-    def _next_block(self) -> _Block:
+    def _next_block(self) -> _RecordBlock:
         if len(self._blocks) == self._blocks.maxlen:
             self._dropped += 1
             self._count_dropped(self._blocks[0])
-        self._block = _Block()
+        self._block = _RecordBlock()
         self._blocks.append(self._block)
         return self._block
 
@@ -338,7 +338,7 @@ class TaskColumns:
     gets its next task. `TaskLog.read` gives the tasks one by one, with consistent times where slaves report nonsense.
     """
 
-    def __init__(self, block: _Block, first: int, last: int) -> None:
+    def __init__(self, block: _RecordBlock, first: int, last: int) -> None:
         self.jobs = [JobId(job) for job in block.jobs]  #: by the numbers in `job`
         self.functions = block.function_names  #: their names, by the numbers in `function`
         self.slaves = list(block.slaves)  #: their names, by the numbers in `slave`; "" of a task that ran nowhere
@@ -368,7 +368,7 @@ def _column(cells: "memoryview[T]", offset: int, first: int, last: int) -> "memo
     return cells[at + first * step : at + last * step : step]
 
 
-def _decode(block: _Block, number: int, end: int) -> Iterator[TaskTimes]:
+def _decode(block: _RecordBlock, number: int, end: int) -> Iterator[TaskTimes]:
     jobs, functions, slaves = list(block.jobs), block.function_names, list(block.slaves)
     for current in range(number, end):
         (

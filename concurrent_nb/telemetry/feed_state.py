@@ -65,7 +65,7 @@ class ClusterView(NamedTuple):
     other_jobs: int = 0  #: jobs that are not listed
 
 
-class _Table:
+class _EntityTable:
     """Entities, each with the number of the tick in which it last changed, and those that have gone."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class FeedState:
         self._began_s = began_s
         self._now = began_s
         self._resumable = seq  # states before this tick cannot be resumed
-        self._slaves, self._jobs = _Table(), _Table()
+        self._slaves, self._jobs = _EntityTable(), _EntityTable()
         self._totals: Entity = {}
         self._totals_seq = 0
         self._unlisted = 0  # jobs

@@ -3,7 +3,7 @@
 Texts of users (names of jobs, slaves and statistics) may contain anything: they are shown as one line of text each.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -283,11 +283,13 @@ def job_stats_of(answer: Mapping[str, Any]) -> JobStats:
     )
 
 
-def aligned(rows: Sequence[Row]) -> list[str]:
-    """Return rows as lines of text in columns."""
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Return rows as lines of text in columns; `right` has the indexes of right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    signs = [">" if column in right else "<" for column in range(len(widths))]
     return [
-        "  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  " + "  ".join(f"{cell:{sign}{width}}" for cell, sign, width in zip(row, signs, widths, strict=True)).rstrip()
+        for row in rows
     ]
 
 

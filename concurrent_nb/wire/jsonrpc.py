@@ -100,7 +100,7 @@ class RpcError(ProtocolError):
         self.fault = Fault(code, message, data)
 
 
-class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _RequestObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call as in the specification."""
 
     jsonrpc: Literal["2.0"]
@@ -134,7 +134,7 @@ def encode_answers(answers: list[Answer], batch: bool) -> bytes | None:
 
 def _call_or_refusal(value: Any) -> Call | Answer:
     try:
-        envelope = msgspec.convert(value, _Envelope)
+        envelope = msgspec.convert(value, _RequestObject)
     except msgspec.ValidationError as error:
         return Answer(id=_id_of(value), error=Fault(INVALID_REQUEST, f"not a JSON-RPC 2.0 call: {clipped(str(error))}"))
     if envelope.id is UNSET:

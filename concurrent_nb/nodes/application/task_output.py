@@ -43,7 +43,7 @@ class _Text:
         self.size = len(text)
 
 
-class _Call:
+class _Callback:
     """A function to call in the order of the output."""
 
     __slots__ = ("size", "what")
@@ -76,7 +76,7 @@ class OutputThread:
         self._settle_s = settle_s
         self._drained = drained
         self._changed = threading.Condition()
-        self._waiting: deque[_Text | _Call] = deque()
+        self._waiting: deque[_Text | _Callback] = deque()
         self._held = 0  # characters that wait or are being written
         self.is_busy = False  #: something waits or is being written
         self._may_overtake = False
@@ -105,7 +105,7 @@ class OutputThread:
         """Call a function after what was written before; `size`, in characters, is what it keeps in memory."""
         with self._changed:
             if self._has_room(size):
-                self._put(_Call(what, size))
+                self._put(_Callback(what, size))
             else:
                 self._left_out[1] = self._left_out.get(1, 0) + size
 
@@ -157,7 +157,7 @@ class OutputThread:
         left_s = self._taken_at + self._settle_s - monotonic()
         return left_s > 0 and self._changed.wait_for(there_is, left_s)
 
-    def _put(self, item: _Text | _Call) -> None:
+    def _put(self, item: _Text | _Callback) -> None:
         if self._thread is None and not self._start():
             self._do(item)
             return
@@ -201,10 +201,10 @@ class OutputThread:
                 self._drained()
             del item
 
-    def _next(self) -> _Text | _Call:
+    def _next(self) -> _Text | _Callback:
         """Return the next piece: of a long text its beginning, and short ones for one stream together."""
         item = self._waiting.popleft()
-        if isinstance(item, _Call):
+        if isinstance(item, _Callback):
             return item
         if item.size > PIECE:
             self._waiting.appendleft(_Text(item.number, item.stream, item.text[PIECE:]))
@@ -212,14 +212,14 @@ class OutputThread:
         parts, size = [item.text], item.size
         while self._waiting:
             following = self._waiting[0]
-            if isinstance(following, _Call) or following.stream is not item.stream or size + following.size > PIECE:
+            if isinstance(following, _Callback) or following.stream is not item.stream or size + following.size > PIECE:
                 break
             parts.append(following.text)
             size += following.size
             self._waiting.popleft()
         return item if len(parts) == 1 else _Text(item.number, item.stream, "".join(parts))
 
-    def _do(self, item: _Text | _Call) -> None:
+    def _do(self, item: _Text | _Callback) -> None:
         if isinstance(item, _Text):
             self._write(item)
         else:

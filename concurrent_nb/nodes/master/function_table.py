@@ -44,7 +44,9 @@ class FunctionEntry:
 
 
 @dataclass(eq=False, slots=True)
-class _Job:
+class _JobFunctions:
+    """The functions that an open job uses."""
+
     key: bytes
     digests: dict[bytes, None] = field(default_factory=dict)
 
@@ -61,7 +63,7 @@ class FunctionTable:
         self._on_dropped = on_dropped
         self._is_registered = is_registered
         self._functions: dict[bytes, FunctionEntry] = {}
-        self._jobs: dict[bytes, _Job] = {}  # what each open job uses
+        self._jobs: dict[bytes, _JobFunctions] = {}  # what each open job uses
         self._idle: dict[bytes, OrderedDict[bytes, int]] = {}  # by key: digest to size in bytes, oldest first
         # Job, function and key of each submit that the scheduler has not handled yet.
         self._claims: list[tuple[bytes, FunctionEntry, bytes]] = []
@@ -96,7 +98,7 @@ class FunctionTable:
             job = jobs.get(JobId(job_id))
             if job is not None and job.owner == key.decode() and job.tasks:
                 function.jobs[job_id] = None
-                self._jobs.setdefault(job_id, _Job(key)).digests[function.digest] = None
+                self._jobs.setdefault(job_id, _JobFunctions(key)).digests[function.digest] = None
             else:
                 self._keep_for(function, key)
 

@@ -35,7 +35,7 @@ class _Row:
 
 
 @dataclass(slots=True)
-class _Slave:
+class _SlaveRow:
     rows: list[_Row] = field(default_factory=list)
     by_worker: dict[int, _Row] = field(default_factory=dict)
     tasks: int = 0  #: tasks that have run to their end
@@ -47,7 +47,7 @@ class Timeline:
     """The timeline of a job. Times are in seconds since its start."""
 
     def __init__(self) -> None:
-        self._slaves: dict[str, _Slave] = {}
+        self._slaves: dict[str, _SlaveRow] = {}
         self._running: dict[int, tuple[str, float]] = {}  #: task -> (slave, since)
         self._pieces = 0
         self._began = math.inf  #: when the first task began
@@ -65,7 +65,7 @@ class Timeline:
             return  # it never ran
         timeline = self._slaves.get(slave)
         if timeline is None:
-            timeline = self._slaves[slave] = _Slave()
+            timeline = self._slaves[slave] = _SlaveRow()
         timeline.tasks += state != CANCELLED
         timeline.stopped += state == CANCELLED
         timeline.failed += state == FAILED
@@ -145,7 +145,7 @@ class Timeline:
         return self._slaves[name].tasks if name in self._slaves else 0
 
     def _slave_timeline(self, name: str, now: float, single: bool) -> dict[str, Any]:
-        timeline = self._slaves.get(name) or _Slave()
+        timeline = self._slaves.get(name) or _SlaveRow()
         running = sorted((since, task) for task, (slave, since) in self._running.items() if slave == name)
         rows = self._pieces_of(timeline, running, now) if single else self._levels_of(timeline, running, now)
         return {
@@ -156,7 +156,7 @@ class Timeline:
             "rows": rows,
         }
 
-    def _pieces_of(self, timeline: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+    def _pieces_of(self, timeline: _SlaveRow, running: list[tuple[float, int]], now: float) -> list[Any]:
         rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in timeline.rows]
         free = [(row.until, number) for number, row in enumerate(timeline.rows)]
         # The worker of a running task is not known before it has ended: choose any row that was free when it began.
@@ -173,7 +173,7 @@ class Timeline:
             rows = [[piece for row in rows[number::ROWS_MOST] for piece in row] for number in range(ROWS_MOST)]
         return [[[round(start, 3), round(end, 3), state, task] for start, end, state, task in row] for row in rows]
 
-    def _levels_of(self, timeline: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+    def _levels_of(self, timeline: _SlaveRow, running: list[tuple[float, int]], now: float) -> list[Any]:
         width = self._bin_s
         count = min(BINS, int(now / width) + 1)
         rows = [(row.busy[:count], row.ended[:count], row.failed[:count]) for row in timeline.rows]

@@ -34,7 +34,7 @@ RANGE_S: Final = 0.4
 
 
 @dataclass(slots=True)
-class _Part:
+class _SentPart:
     """When a part was last sent, and its version."""
 
     sent_at: float = -1e9
@@ -46,7 +46,7 @@ class UpdateThrottle:
 
     def __init__(self, model: JobViewModel) -> None:
         self._model = model
-        self._parts: dict[str, _Part] = {}
+        self._parts: dict[str, _SentPart] = {}
         self._allowance = float(PIXELS_BURST)
         self._counted_at = 0.0
         self._whole_after = WHOLE_S
@@ -62,7 +62,7 @@ class UpdateThrottle:
         """
         model, pace = self._model, min(SLOWEST, 1 + elapsed / 60)
         due: dict[str, Any] = {}
-        quiet = self._parts.get("head", _Part()).version == counts
+        quiet = self._parts.get("head", _SentPart()).version == counts
         if self._due("head", (QUIET_HEAD_S if quiet else HEAD_S) * pace, elapsed):
             due["head"] = job_page.head(model.head(counts, now))
             self._parts["head"].version = counts
@@ -100,7 +100,7 @@ class UpdateThrottle:
 
     def _due(self, name: str, every: float, elapsed: float, version: Any = None) -> bool:
         """Return whether a part is due; if so, it counts as sent."""
-        part = self._parts.setdefault(name, _Part())
+        part = self._parts.setdefault(name, _SentPart())
         if elapsed - part.sent_at < every or (version is not None and version == part.version):
             return False
         part.sent_at = elapsed

@@ -47,7 +47,7 @@ def default_folder() -> Path:
     return base / "concurrent_nb" / "cython"
 
 
-def temporary_folder() -> Path:
+def fallback_folder() -> Path:
     """Return the folder that is used where the home folder cannot be written."""
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
     return Path(tempfile.gettempdir(), f"concurrent_nb-{user}", "cython")
@@ -131,7 +131,7 @@ class Cache:
         if self._may_move:
             self._may_move = False
             if not _is_writable(self._folder):
-                fallback = temporary_folder()
+                fallback = fallback_folder()
                 log.warning("%s cannot be written: compiled cells are kept in %s", self._folder, fallback)
                 self._folder = fallback
         with self._as_build_failed():

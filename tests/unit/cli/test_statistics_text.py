@@ -2,7 +2,7 @@
 
 import pytest
 
-from concurrent_nb.cli.statistics_text import find_job, statistics_text
+from concurrent_nb.cli.statistics_text import newest_job, statistics_text
 from concurrent_nb.errors import ConfigurationError
 
 CLUSTER = {
@@ -15,9 +15,9 @@ CLUSTER = {
 
 
 def test_a_job_is_named_by_its_name_or_the_beginning_of_its_id() -> None:
-    assert find_job(CLUSTER, "fits") == "1" * 32
-    assert find_job(CLUSTER, "000") == "0" * 32
-    assert find_job(CLUSTER, "f" * 32) == "f" * 32  # the master may still have it
+    assert newest_job(CLUSTER, "fits") == "1" * 32
+    assert newest_job(CLUSTER, "000") == "0" * 32
+    assert newest_job(CLUSTER, "f" * 32) == "f" * 32  # the master may still have it
 
 
 @pytest.mark.parametrize("which", ["", "plans", "9"])
@@ -25,7 +25,7 @@ def test_no_such_job(which: str) -> None:
     with pytest.raises(
         ConfigurationError, match=r"there is no job .*; the last jobs are: fits \(00000000\)"
     ) as refused:
-        find_job(CLUSTER, which)
+        newest_job(CLUSTER, which)
     assert "\x1b" not in str(refused.value)
 
 

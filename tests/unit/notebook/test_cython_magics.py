@@ -11,7 +11,7 @@ import pytest
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.errors import BuildFailed, CompileError
 from concurrent_nb.notebook import cython_magics
-from concurrent_nb.notebook.cython_magics import CythonMagics, _Progress, _with_flags_joined
+from concurrent_nb.notebook.cython_magics import CythonMagics, _CompileProgress, _with_flags_joined
 from concurrent_nb.notebook.hints import prange_without_openmp
 from concurrent_nb.notebook.tracebacks import name_compiled, trim
 from concurrent_nb.shipping.compiled.recipe import Recipe
@@ -66,7 +66,7 @@ def test_flags_may_begin_with_a_dash(given: str, joined: str) -> None:
 
 def test_the_progress_contains_the_time(display: RecordedDisplay) -> None:
     clock = ManualClock()
-    progress = _Progress(display, "3.1", clock)
+    progress = _CompileProgress(display, "3.1", clock)
 
     def build() -> int:
         for _ in range(240):  # 12 seconds
@@ -82,7 +82,7 @@ def test_the_progress_contains_the_time(display: RecordedDisplay) -> None:
 
 
 def test_what_was_compiled_before_takes_no_time(display: RecordedDisplay) -> None:
-    progress = _Progress(display, "3.1", ManualClock())
+    progress = _CompileProgress(display, "3.1", ManualClock())
     progress.end("f")
     assert display.shown == ["end: f: compiled with Cython 3.1 before"]
 
@@ -93,7 +93,7 @@ def test_what_was_compiled_before_takes_no_time(display: RecordedDisplay) -> Non
 )
 def test_the_progress_ends_with_the_reason(display: RecordedDisplay, error: BaseException, shown: str) -> None:
     clock = ManualClock()
-    progress = _Progress(display, "3.1", clock)
+    progress = _CompileProgress(display, "3.1", clock)
 
     def build() -> None:
         clock.advance(2.0)
@@ -162,7 +162,7 @@ def test_an_interrupt_waits_until_the_progress_is_shown(
         display.shown.append(text)
 
     monkeypatch.setattr(display, "show", show)
-    progress = _Progress(display, "3.1", ManualClock())
+    progress = _CompileProgress(display, "3.1", ManualClock())
     with pytest.raises(KeyboardInterrupt):
         progress.watch(progress.tick)
     assert display.shown == ["compiling with Cython 3.1, 0.0 s …", "end: stopped, after 0.0 s"]
