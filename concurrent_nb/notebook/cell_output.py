@@ -19,6 +19,7 @@ from IPython.display import display
 from concurrent_nb import Job
 from concurrent_nb.api import OutputPiece
 from concurrent_nb.clock import Clock, monotonic
+from concurrent_nb.notebook.output_tail import OutputTail
 from concurrent_nb.shipping.runtime.notes import Display
 
 #: a longer line of one task is shown in pieces
@@ -94,6 +95,8 @@ class Printer:
     Args:
         tagged: begin each line with the number of its task.
         out, err: the streams to write to; None: those of this process.
+
+    `tail` has the end of what was shown.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Printer:
         self._number = 0
         self._first = 0  #: all tasks before this one have ended
         self._clock = clock
+        self.tail = OutputTail()
 
     def take(self, job: Job) -> None:
         """Show the output of the job's tasks since the last call."""
@@ -143,6 +147,7 @@ class Printer:
             if self._tagged:
                 show_label(label, shown)
             show(shown)
+            self.tail.add_display(shown.data, label if self._tagged else None)
 
     def show(self, pieces: Iterable[tuple[int, int, str]]) -> None:
         """Show pieces of (task, stream, text), in order."""
@@ -196,3 +201,4 @@ class Printer:
         if text:
             self._streams[stream].write(text)
             self._streams[stream].flush()
+            self.tail.add_text("stdout" if stream == 1 else "stderr", text)

@@ -78,7 +78,7 @@ class CellRunner:
             self._register(job)
             if options.no_block:
                 return self._leave_in_background(job, options, view, printer, handle)
-            display = self._display_of(job, view, handle, is_local)
+            display = self._display_of(job, view, handle, is_local, printer)
             system = self._wait(job, task, options, display, printer, is_local)
             if system is not None:
                 task.function.keep_lines()  # the source of the system's methods
@@ -167,12 +167,15 @@ class CellRunner:
         bound: Job | None = self._bind(options.out, job, shown=options.out is None and not job.watched)
         return bound
 
-    def _display_of(self, job: Job, view: View | None, handle: DisplayHandle | None, is_local: bool) -> ProgressDisplay:
+    def _display_of(
+        self, job: Job, view: View | None, handle: DisplayHandle | None, is_local: bool, printer: Printer
+    ) -> ProgressDisplay:
         """Return what shows the progress of a job that the cell waits for."""
         if not job.watched:
             return progress_display_for(self._shell)
         self._live_display = display = view_choice.live_display(job, self._shell, view, self._started, handle)
         self._views.add(job, display)
+        display.share(printer.tail)
         if is_local:  # before it runs, because the main thread runs the tasks
             display.show(job_text(job, 0.0))
         return display
@@ -198,11 +201,18 @@ class CellRunner:
             continues=lambda job: system_of(job, task.is_loop) is not None,
         )
         try:
-            watch.wait()
+            self._wait_in(watch)
         except KeyboardInterrupt as interrupt:
             self._keep_finished(job, options, interrupt)
             raise
         return system_of(job, task.is_loop)
+
+    def _wait_in(self, watch: JobWatch) -> None:
+        try:
+            watch.wait()
+        finally:  # when everything has been shown
+            if self._live_display is not None:
+                self._live_display.end_sharing()
 
     def _keep_finished(self, job: Job, options: CellOptions, interrupt: KeyboardInterrupt) -> None:
         """Bind the results that a stopped job has, and show where they are instead of a traceback."""
@@ -223,8 +233,8 @@ class CellRunner:
         run = self._push(system, options)
         self._register(run)
         if self._live_display is not None:
-            display = self._display_of(run, None, self._live_display.hand_over(), options.local)
-        JobWatch(run, display, printer, self._button, self._started).wait()
+            display = self._display_of(run, None, self._live_display.hand_over(), options.local, printer)
+        self._wait_in(JobWatch(run, display, printer, self._button, self._started))
         return run
 
     def _push(self, system: ITaskSystem, options: CellOptions) -> SystemRun:

@@ -54,6 +54,7 @@ class ControlClient:
         if not timeout_s > 0:
             raise ConfigurationError(f"timeout_s is {timeout_s}, it must be more than 0")
         self._endpoints = [Endpoint.of(url, certificate_pem) for url in endpoints]
+        self._certificate_pem = certificate_pem
         self._token = token
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
@@ -76,6 +77,11 @@ class ControlClient:
     def endpoint(self) -> str:
         """The URL that the next call tries first: the last one that worked."""
         return self._endpoints[0].url
+
+    def separate(self, timeout_s: float) -> "ControlClient":
+        """Return a client of the same master with a connection of its own: neither waits for the other's calls."""
+        urls = [endpoint.url for endpoint in self._endpoints]
+        return ControlClient(urls, self._token, self._certificate_pem, timeout_s)
 
     def call(self, method: str, /, **params: object) -> Any:
         """Call a method and return its result. A ConcurrentError that the method raises is raised here with its class.

@@ -24,6 +24,8 @@ PONG: Final = b"pong"
 
 #: longest body that a master accepts
 MAX_BODY_BYTES: Final = 1024 * 1024
+#: most bytes of JSON of the view of a job (`share_view`), which must fit into a body
+MAX_VIEW_BYTES: Final = 1_000_000
 #: longest answer of a master to one body
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 #: deepest nesting of arrays and objects, with the batch and the call

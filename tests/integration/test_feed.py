@@ -44,7 +44,7 @@ def bearer(cluster: Cluster, role: str = "admin") -> dict[str, str | None]:
 
 
 def credentials(app: concurrent_nb.ApplicationNode) -> dict[str, str]:
-    return app._client_thread.member._credentials
+    return app._client_thread.member.credentials
 
 
 @pytest.fixture

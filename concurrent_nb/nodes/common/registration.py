@@ -68,34 +68,35 @@ class Membership:
     quota: Quota = UNLIMITED  #: how much the master accepts from one application
 
     @property
-    def _credentials(self) -> dict[str, str]:
+    def credentials(self) -> dict[str, str]:
+        """Session and secret, which methods take as proof."""
         return {"session": self.session_id.hex(), "secret": self.secret}
 
     def still_known(self) -> bool:
         """Return whether the master still has the session, over the control channel. Raises MasterUnreachable."""
-        return bool(self.control.call(f"heartbeat_{self.role}", **self._credentials))
+        return bool(self.control.call(f"heartbeat_{self.role}", **self.credentials))
 
     def status(self) -> dict[str, Any]:
         """Return the master's status; of jobs, those of the same owner. Raises MasterUnreachable."""
-        answer = self.control.call("status", **self._credentials)
+        answer = self.control.call("status", **self.credentials)
         assert isinstance(answer, dict)
         return answer
 
     def statistics(self, job: JobId | None = None) -> dict[str, Any]:
         """Return the master's statistics of an own job, or of the cluster. Raises as `status`, ConfigurationError."""
-        answer = self.control.call("stats", job="" if job is None else job.hex(), **self._credentials)
+        answer = self.control.call("stats", job="" if job is None else job.hex(), **self.credentials)
         assert isinstance(answer, dict)
         return answer
 
     def ask(self, method: str, **params: object) -> Any:
         """Call a method of the control channel as the owner of this session. Raises MasterUnreachable."""
-        return self.control.call(method, **params, **self._credentials)
+        return self.control.call(method, **params, **self.credentials)
 
     def leave(self) -> None:
         """Unregister, if the master can be reached, and close the link."""
         # If the master has ended, or was started anew, the membership is over anyway.
         with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
-            self.control.call(f"unregister_{self.role}", **self._credentials)
+            self.control.call(f"unregister_{self.role}", **self.credentials)
         self.close()
 
     def close(self) -> None:

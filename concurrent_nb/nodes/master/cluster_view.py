@@ -1,12 +1,12 @@
 """The cluster as its live feed shows it: slaves, jobs, counts and running tasks. Called for each tick of the feed."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
 
-from concurrent_nb.ids import SessionId
+from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.nodes.master.status import load_of
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -23,7 +23,11 @@ _JOB_OF: Final = attrgetter("job")
 
 
 def view_of(
-    peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, ended: Mapping[str, dict[str, Any]]
+    peers: Mapping[SessionId, Peer],
+    scheduler: Scheduler,
+    now: float,
+    ended: Mapping[str, dict[str, Any]],
+    version_of: Callable[[JobId], int],
 ) -> ClusterView:
     """Return what readers of the feed may see; they get the parts that are theirs.
 
@@ -32,24 +36,25 @@ def view_of(
         scheduler: the scheduler.
         now: the time, in seconds.
         ended: jobs that have ended, as the feed has them: they are not described again.
+        version_of: returns the version of the view that was shared of a job.
     """
     joined = [peer for peer in peers.values() if peer.joined]
     slaves = {peer.name: _describe_slave(peer, scheduler) for peer in joined if peer.role == "slave"}
     assigned, running = _count_assigned(scheduler)
     jobs: dict[str, dict[str, Any]] = {}
     owners: dict[str, str] = {}
-    for job in [*scheduler.ended_jobs.values()][-ENDED_MAX:]:
-        ended_s, key = job.forgotten_s, job.id.hex()
-        if ended_s is not None and now - ended_s <= ENDED_S:
-            known = ended.get(key)
-            if known is None or known["ended_s"] != ended_s:  # a job may be opened again, and end again
-                known = _describe_job(peers, job, 0)
-            jobs[key] = known
-            owners[key] = job.owner
+    for job in listed_ended(scheduler, now):
+        key, version = job.id.hex(), version_of(job.id)
+        known = ended.get(key)
+        # A job may be opened again, and end again; its last view comes after its end.
+        if known is None or (known["ended_s"], known["view_version"]) != (job.forgotten_s, version):
+            known = _describe_job(peers, job, 0, version)
+        jobs[key] = known
+        owners[key] = job.owner
     listed = _listed(scheduler)
     for job in listed:
         key = job.id.hex()
-        jobs[key], owners[key] = _describe_job(peers, job, assigned[job]), job.owner
+        jobs[key], owners[key] = _describe_job(peers, job, assigned[job], version_of(job.id)), job.owner
     on_slaves = sum(assigned.values())
     kept = sum(len(job.tasks) for job in scheduler.jobs.values()) - scheduler.waiting - on_slaves
     totals = {
@@ -66,6 +71,12 @@ def view_of(
     return ClusterView(totals, slaves, jobs, owners, running, len(scheduler.jobs) - len(listed))
 
 
+def listed_ended(scheduler: Scheduler, now: float) -> list[JobRecord]:
+    """Return the newest jobs that have ended, for a while."""
+    newest = [*scheduler.ended_jobs.values()][-ENDED_MAX:]
+    return [job for job in newest if job.forgotten_s is not None and now - job.forgotten_s <= ENDED_S]
+
+
 def _describe_slave(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
     return {
         "name": peer.name,
@@ -79,7 +90,7 @@ def _describe_slave(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
     }
 
 
-def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int) -> dict[str, Any]:
+def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int, view_version: int) -> dict[str, Any]:
     client = peers.get(job.client) if job.client is not None else None
     left = job.accepted - job.sums.ended
     state = "stopping" if job.ended else "running" if assigned else "waiting"
@@ -98,6 +109,7 @@ def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int
         "ended_s": job.forgotten_s,
         "notebook": job.notebook,
         "cell": job.cell,
+        "view_version": view_version,
     }
 
 

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
+
 from concurrent_nb.components.core import Component
 from concurrent_nb.errors import AccessRefused, ConfigurationError
 from concurrent_nb.ids import ID_BYTES, JobId, SessionId
@@ -18,6 +20,7 @@ from concurrent_nb.nodes.master.hot_settings import HotSettings
 from concurrent_nb.nodes.master.questions import Asks
 from concurrent_nb.rpc import Caller, remote
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.jsonrpc import MAX_VIEW_BYTES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -103,6 +106,41 @@ class ControlMethods:
             caller, session, secret, lambda owner, now: self._core.read_tasks(which, since, owner)
         )
         return {"name": self._name, "host": socket.gethostname(), "pid": os.getpid(), **page.as_json()}
+
+    @remote(roles=["admin", "client"])
+    async def share_view(
+        self, caller: Caller, job: str, view: dict[str, Any] | None = None, session: str = "", secret: str = ""
+    ) -> dict[str, bool]:
+        """Keep what the application shows of a job, for `job_view`: at most 1,000,000 bytes of JSON.
+
+        With null it only asks. `wanted`: somebody has asked for the job's view within 15 s. Views go with their jobs,
+        or when all of them have more than 64 MiB. A client shares as with `cancel_job`.
+        """
+        which, data = job_of(job), None if view is None else msgspec.json.encode(view)
+        if data is not None and len(data) > MAX_VIEW_BYTES:
+            raise ConfigurationError(
+                f"the view of job {job} has {len(data):,} bytes of JSON and may have {MAX_VIEW_BYTES:,}: leave out "
+                "what is old, and draw pictures smaller"
+            )
+        wanted = await self._ask_as_owner(
+            caller, session, secret, lambda owner, now: self._core.shared_views.share(which, data, owner, now)
+        )
+        return {"wanted": wanted}
+
+    @remote(roles=["admin", "client"])
+    async def job_view(
+        self, caller: Caller, job: str, since: int = 0, session: str = "", secret: str = ""
+    ) -> dict[str, Any]:
+        """Return version and content of what the application of a job shares of it; who asks makes it share more often.
+
+        The version is 0, and the view null, if there is none (yet); the view is null, too, if the version is `since`.
+        A client sees as with `cancel_job`.
+        """
+        which = job_of(job)
+        version, data = await self._ask_as_owner(
+            caller, session, secret, lambda owner, now: self._core.shared_views.read(which, since, owner, now)
+        )
+        return {"version": version, "view": None if data is None else msgspec.Raw(data)}
 
     @remote(roles=["admin"])
     async def config(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTab
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
 from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer, ids_of
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
+from concurrent_nb.nodes.master.shared_views import SharedViews
 from concurrent_nb.nodes.master.status import describe
 from concurrent_nb.nodes.master.task_pages import TaskPage, page_of
 from concurrent_nb.object_store.store import ObjectStore
@@ -126,6 +127,7 @@ class MasterCore:
         self._restarts = 0  # number of the last RestartWorkers
         self._log_level: m.LogLevel | None = None  # of slaves, if it was set
         self.kernels = KernelRequests()
+        self.shared_views = SharedViews(scheduler)
         self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
         scheduler.task_log.name_of = self._name_of
         self._memory = SharedMemoryTracker(
@@ -730,6 +732,7 @@ class MasterCore:
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
+        self.shared_views.tick(now)
         if self._memory.departed:
             self._memory.close_departed(now)
         if now >= self._deadlines.soonest:
@@ -807,11 +810,11 @@ class MasterCore:
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._deadlines.soonest)
         if self._silent:
             due = min(due, self._next_check_s)
-        return min(due, self.kernels.next_deadline())
+        return min(due, self.kernels.next_deadline(), self.shared_views.next_deadline())
 
     def view(self, now: float, ended: Mapping[str, dict[str, Any]]) -> ClusterView:
         """Return the state of the cluster for its live feed; `ended`: jobs that have ended, as the feed has them."""
-        return view_of(self.peers, self.scheduler, now, ended)
+        return view_of(self.peers, self.scheduler, now, ended, self.shared_views.version_of)
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
         """Return the state of the cluster, for people and for the control channel, in seconds and bytes.

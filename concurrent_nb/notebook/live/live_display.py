@@ -23,10 +23,13 @@ from concurrent_nb import Job
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.live import job_page
+from concurrent_nb.notebook.live.job_document import JobDocument
 from concurrent_nb.notebook.live.job_view_model import JobViewModel
 from concurrent_nb.notebook.live.update_throttle import TICK_S, UpdateThrottle
+from concurrent_nb.notebook.live.view_publisher import PUBLISHER
 from concurrent_nb.notebook.live.views import ImageView
 from concurrent_nb.notebook.live.widget import JobWidget
+from concurrent_nb.notebook.output_tail import OutputTail
 from concurrent_nb.notebook.progress_display import job_text
 from concurrent_nb.notebook.results import notes_of, summary
 
@@ -75,7 +78,22 @@ class LiveDisplay:
         self._over = threading.Event()
         self._parent: Any = None  #: the request message of the cell
         self._broken: Exception | None = None
+        self._shared: JobDocument | None = None  #: while it is shared
+        self._was_shared = False
         self._lock = threading.Lock()  #: guards the view model: the last update may overlap one of a slow thread
+
+    def share(self, tail: OutputTail) -> None:
+        """Share what it shows, and what the tasks print, with the readers of the cluster, until `end_sharing`."""
+        if not self._was_shared and self._job.ask is not None:
+            self._was_shared = True
+            self._shared = JobDocument(self._job, self._model, self._lock, self._started, tail, self._clock)
+            PUBLISHER.add(self._shared)
+
+    def end_sharing(self) -> None:
+        """Share the final state, when everything has been shown. Returns immediately; later calls do nothing."""
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            PUBLISHER.finish(shared)
 
     # ------------------------------------------------------------------------------------------ as a ProgressDisplay
 
@@ -104,6 +122,7 @@ class LiveDisplay:
 
     def hand_over(self) -> DisplayHandle | None:
         """Close the widget, and return its display, which another LiveDisplay may use; None if there is none."""
+        self.end_sharing()
         self._over.set()
         if self._thread is not None:
             self._thread.join(JOIN_S)
@@ -116,6 +135,7 @@ class LiveDisplay:
         self._start_following(ending, printer)
 
     def _start_following(self, ending: Callable[[], str], printer: Printer) -> None:
+        self.share(printer.tail)
         self._thread = threading.Thread(
             target=self._follow, args=(ending, printer), name="concurrent_nb live display", daemon=True
         )
@@ -188,6 +208,7 @@ class LiveDisplay:
                 printer.flush()
                 self._poll()
                 self._replace(ending(), self._job.elapsed_s, notes_of(self._job))
+                self.end_sharing()
         except Exception:  # noqa: BLE001  (it cannot be reported: the cell has ended)
             self._over.set()
         finally:
@@ -286,6 +307,8 @@ class LiveDisplay:
 
     def _replace(self, text: str, elapsed_s: float | None, notes: Sequence[str]) -> None:
         """Show the final page, or only the text if no page was shown before and it would contain nothing more."""
+        if (shared := self._shared) is not None:
+            shared.summarize(text)
         page = None
         is_attended = self._widget is not None
         if self._broken is None:

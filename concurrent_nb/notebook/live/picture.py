@@ -51,6 +51,24 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
+@dataclass(frozen=True, slots=True)
+class Still:
+    """A copy of a picture, to be encoded while the picture changes: numbers and their range, or colours."""
+
+    pixels: "Array"
+    range: tuple[float, float]
+
+    def png(self, step: int = 1) -> bytes:
+        """Return it as a PNG file, drawn smaller: with one of `step` x `step` pixels."""
+        import numpy  # here, because only this view needs it, and then it is loaded
+
+        pixels = self.pixels[::step, ::step]
+        height, width = pixels.shape[:2]
+        if pixels.ndim == 3:
+            return rgba_png(width, height, numpy.ascontiguousarray(pixels).tobytes())
+        return palette_png(width, height, _indexes(pixels, *self.range).tobytes(), viridis(), b"\0")
+
+
 class Picture:
     """The picture.
 
@@ -67,6 +85,7 @@ class Picture:
         self._fixed = size is not None
         self.width, self.height = size or (0, 0)  #: size of the picture that the tasks draw
         self.step = 1  #: each kept pixel is one of step x step pixels
+        self.version = 0  #: incremented when something is drawn
         self._numbers: Array | None = None
         self._colours: Array | None = None
         self._low = math.inf
@@ -196,6 +215,7 @@ class Picture:
         np, (width, height) = self._np, self.kept_size
         if pixels.size == 0:
             return
+        self.version += 1
         if pixels.ndim == 3 and self._colours is None:
             self._step_for(COLOURS_MOST)
             if self.kept_size != (width, height):
@@ -268,27 +288,19 @@ class Picture:
 
     def png(self) -> bytes | None:
         """Return the picture as a PNG file, coloured by the whole range; None if nothing was drawn."""
-        width, height = self.kept_size
-        if self._colours is not None:
-            return rgba_png(width, height, self._colours.tobytes())
-        if self._numbers is None:
-            return None
-        self._shown_range = (self._low, self._high)
-        return palette_png(width, height, self._indexes(self._numbers).tobytes(), viridis(), b"\0")
+        if self._numbers is not None:
+            self._shown_range = (self._low, self._high)
+        still = self.still()
+        return None if still is None else still.png()
+
+    def still(self) -> Still | None:
+        """Return a copy, coloured by the whole range; None if nothing was drawn. Changes nothing that is sent later."""
+        kept = self._colours if self._colours is not None else self._numbers
+        return None if kept is None else Still(kept.copy(), (self._low, self._high))
 
     def _indexes(self, numbers: "Array") -> "Array":
-        np = self._np
-        low, high = self._shown_range if self._shown_range[0] <= self._shown_range[1] else (self._low, self._high)
-        if low < high:
-            with np.errstate(invalid="ignore", over="ignore"):
-                scaled = 1.5 + (numbers.astype(np.float64) - low) * (254 / (high - low))
-        else:
-            scaled = np.full(numbers.shape, 128.0)
-        empty = np.isnan(numbers)
-        bounded = np.clip(np.nan_to_num(scaled, nan=128.0), 1, 255)
-        indexes: Array = bounded.astype(np.uint8)
-        indexes[empty] = 0
-        return indexes
+        is_shown = self._shown_range[0] <= self._shown_range[1]
+        return _indexes(numbers, *(self._shown_range if is_shown else (self._low, self._high)))
 
     def _coloured(self, numbers: "Array") -> "Array":
         np = self._np
@@ -298,3 +310,19 @@ class Picture:
         colours[..., :3] = table[indexes]
         colours[..., 3] = np.where(indexes == 0, 0, 255)
         return colours
+
+
+def _indexes(numbers: "Array", low: float, high: float) -> "Array":
+    """Return the indexes of numbers in the colour map; 0 where there is no number."""
+    import numpy as np  # here, because only this view needs it, and then it is loaded
+
+    if low < high:
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = 1.5 + (numbers.astype(np.float64) - low) * (254 / (high - low))
+    else:
+        scaled = np.full(numbers.shape, 128.0)
+    empty = np.isnan(numbers)
+    bounded = np.clip(np.nan_to_num(scaled, nan=128.0), 1, 255)
+    indexes: Array = bounded.astype(np.uint8)
+    indexes[empty] = 0
+    return indexes

@@ -82,6 +82,22 @@ def test_a_job_that_has_ended_stays_for_a_while() -> None:
     assert [each["name"] for each in view(bench).jobs.values()] == ["fits again"]
 
 
+def test_a_view_that_is_shared_is_news_of_its_job_also_after_its_end() -> None:
+    bench = with_job(1)
+    assert view(bench).jobs[JOB.hex()]["view_version"] == 0
+    bench.core.shared_views.share(JobId(JOB), b"{}", None, bench.now)
+    first = view(bench).jobs[JOB.hex()]["view_version"]
+    assert first > 0
+    end(bench, Status.OK)
+    bench.send(ALICE, m.CloseJob(JOB))
+    bench.sent_to(ALICE)
+    bench.send(ALICE)
+    shown = view(bench).jobs
+    assert (shown[JOB.hex()]["state"], shown[JOB.hex()]["view_version"]) == ("ended", first)
+    bench.core.shared_views.share(JobId(JOB), b"{}", None, bench.now)
+    assert bench.core.view(bench.now, shown).jobs[JOB.hex()]["view_version"] > first
+
+
 def test_a_task_that_was_reported_to_run_is_listed() -> None:
     bench = with_job()
     bench.now = 3.0

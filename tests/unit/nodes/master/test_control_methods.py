@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -16,6 +17,7 @@ from concurrent_nb.nodes.master.process import MasterSettings
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN
 from concurrent_nb.rpc import Caller, Dispatcher, Registry
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.jsonrpc import MAX_BODY_BYTES, MAX_VIEW_BYTES, encode_call
 from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function
 
 T = TypeVar("T")
@@ -26,13 +28,15 @@ METHODS: dict[str, tuple[set[str], dict[str, Any]]] = {
     "cancel_task": ({"admin", "client"}, {"job": JOB.hex(), "index": 9}),
     "drain_slave": ({"admin"}, {"slave": "east"}),
     "trace": ({"admin", "client"}, {"job": JOB.hex()}),
+    "share_view": ({"admin", "client"}, {"job": JOB.hex(), "view": {"format": 1}}),
+    "job_view": ({"admin", "client"}, {"job": JOB.hex()}),
     "config": ({"admin"}, {}),
     "set_config": ({"admin"}, {"item": "MasterNode.clients", "value": 10}),
     "set_log_level": ({"admin"}, {"level": "WARNING"}),
     "totals": ({"admin", "client"}, {}),
 }
 #: those for which a client must have a session
-OF_OWNERS = ("cancel_job", "cancel_task", "trace")
+OF_OWNERS = ("cancel_job", "cancel_task", "trace", "share_view", "job_view")
 
 
 class Control:
@@ -138,7 +142,7 @@ def test_a_client_may_do_it_with_its_own_job_only(control: Control, method: str)
 
 
 @pytest.mark.parametrize("job", ["x", "", "ab", JOB.hex() + "00", "\x00" * 32, "é" * 32])
-@pytest.mark.parametrize("method", ["cancel_job", "trace"])
+@pytest.mark.parametrize("method", ["cancel_job", "trace", "share_view", "job_view"])
 def test_an_id_that_is_none_is_named(control: Control, method: str, job: str) -> None:
     if method == "trace" and not job:
         return  # all jobs
@@ -155,6 +159,10 @@ def test_an_id_that_is_none_is_named(control: Control, method: str, job: str) ->
         ("trace", {"job": JOB.hex(), "since": 1.5}),
         ("set_config", {"item": "MasterNode.clients", "value": {"a": 1}}),
         ("drain_slave", {"slave": None}),
+        ("share_view", {"job": JOB.hex(), "view": [1, 2]}),
+        ("share_view", {"job": JOB.hex(), "view": "text"}),
+        ("job_view", {"job": JOB.hex(), "since": "latest"}),
+        ("job_view", {"job": JOB.hex(), "since": None}),
     ],
 )
 def test_arguments_of_another_type_are_refused(control: Control, method: str, params: dict[str, Any]) -> None:
@@ -174,3 +182,40 @@ def test_totals_count_each_task_once(control: Control) -> None:
     bench.send(EAST, m.Outcomes(JOB, "east", frames[1:]))
     totals = control.call("admin", "totals")["result"]
     assert (totals["ended"]["ok"], totals["run_s"], totals["out_bytes"]) == (2, 1.0, 10)
+
+
+def test_a_view_is_shared_and_read(control: Control) -> None:
+    alice = credentials(ALICE, "alice's secret")
+    share, read = partial(control.call, "client", "share_view"), partial(control.call, "admin", "job_view")
+    view = {"format": 1, "text": "\x1b[31m\u202e", "errors": {"kinds": [], "more": 0}}
+    assert share(job=JOB.hex(), view=None, **alice)["result"] == {"wanted": False}
+    assert read(job=JOB.hex())["result"] == {"version": 0, "view": None}
+    assert share(job=JOB.hex(), view=view, **alice)["result"] == {"wanted": True}
+    answer = read(job=JOB.hex())["result"]
+    assert answer["view"] == view
+    assert answer["version"] > 0
+    assert read(job=JOB.hex(), since=answer["version"])["result"] == {"version": answer["version"], "view": None}
+    assert share(job=JOB.hex(), **alice)["result"] == {"wanted": True}
+    assert read(job=JOB.hex())["result"] == answer, "null changes nothing"
+    control.bench.now += 15.5
+    assert share(job=JOB.hex(), view=view, **alice)["result"] == {"wanted": False}
+    again = read(job=JOB.hex(), since=answer["version"])["result"]
+    assert again["view"] == view
+    assert again["version"] > answer["version"]
+
+
+def test_a_view_that_is_too_large_is_refused_with_its_size(control: Control) -> None:
+    overhead = len('{"text":""}')
+    share = partial(control.call, "admin", "share_view", job=JOB.hex())
+    assert "result" in share(view={"text": "x" * (MAX_VIEW_BYTES - overhead)})
+    kind, text = error_of(share(view={"text": "x" * (MAX_VIEW_BYTES - overhead + 1)}))
+    assert kind == "ConfigurationError"
+    assert "has 1,000,001 bytes of JSON and may have 1,000,000" in text
+    kept = control.call("admin", "job_view", job=JOB.hex())["result"]["view"]
+    assert len(kept["text"]) == MAX_VIEW_BYTES - overhead, "the one before stays"
+
+
+def test_the_largest_view_fits_a_call() -> None:
+    """With ids, session, secret and the call around it."""
+    params = {"job": JOB.hex(), "view": {"text": "x" * MAX_VIEW_BYTES}, **credentials(ALICE, "s" * 64)}
+    assert len(encode_call("share_view", params, 2**63 - 1)) < MAX_BODY_BYTES
