@@ -145,6 +145,15 @@ def test_threads_share_a_client(running: Serving) -> None:
     assert sorted(results) == sorted(n + m for n in range(8) for m in range(20))
 
 
+def test_a_separate_client_waits_for_no_call_of_the_other(running: Serving) -> None:
+    with running.client() as client, client.separate(5.0) as separate:
+        assert separate._endpoints is not client._endpoints
+        with client._lock:  # as during a call
+            assert separate.call("echo", value=1) == 1
+        client.close()
+        assert separate.call("echo", value=2) == 2
+
+
 def test_a_call_does_not_wait_longer_for_other_threads_than_for_the_master(running: Serving) -> None:
     client = running.client(timeout_s=0.5)
     client._lock.acquire()

@@ -141,7 +141,7 @@ def test_a_user_cancels_and_traces_only_what_is_theirs(
 ) -> None:
     job = app.start_job(time.sleep, [(60,)], name="mine")
     eventually(lambda: job.counts().running, "it runs")
-    for method in ("cancel_job", "trace"):
+    for method in ("cancel_job", "trace", "share_view", "job_view"):
         with pytest.raises(ConfigurationError, match=job.id.hex()):
             other._ask(method, job=job.id.hex())
     assert not job.done()

@@ -165,3 +165,16 @@ def test_displays_are_labelled_and_in_the_order_of_their_tasks(monkeypatch: pyte
     printer.take(job)
     printer.flush()
     assert pictures() == ["0", "1", "3", "2", "4"]
+    kept = [next(iter(output["data"].values())) for output in printer.tail.parts(10_000)[0]]
+    assert kept[:4] == ["task 0 \N{MIDDLE DOT} k = 0", "picture 0", "task 1 \N{MIDDLE DOT} k = 1", "picture 1"]
+
+
+def test_what_was_written_is_kept_for_others_as_it_was_shown() -> None:
+    printer = Printer(True, io.StringIO(), io.StringIO())
+    printer.show([(3, 1, "\x1b[2J\x1b[31mred\n"), (1, 2, "no end")])
+    printer.flush()
+    outputs, _ = printer.tail.parts(10_000)
+    assert [(output["name"], output["text"]) for output in outputs] == [
+        ("stdout", "[3] \x1b[31mred\x1b[0m\n"),
+        ("stderr", "[1] no end\n"),
+    ]

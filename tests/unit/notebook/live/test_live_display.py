@@ -1,15 +1,18 @@
 """The line that lives: its display, its thread, and what is left of them."""
 
+import io
+import json
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import comm
 import pytest
 
-from concurrent_nb.api import TaskEvent
+from concurrent_nb.api import OutputPiece, TaskEvent
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.master_calls import MasterCalls
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.live import live_display, view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
@@ -175,6 +178,73 @@ def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
     assert live._thread is not None
     assert not live._thread.is_alive()
     assert len(page.shown) == 1
+
+
+class Publisher:
+    """Stands for the one of the process."""
+
+    def __init__(self) -> None:
+        self.added: list[Any] = []
+        self.finished: list[dict[str, Any]] = []
+
+    def add(self, view: Any) -> None:
+        self.added.append(view)
+
+    def finish(self, view: Any) -> None:
+        view.finish()
+        self.finished.append(json.loads(view.encode()))
+
+
+@pytest.fixture
+def publisher(monkeypatch: pytest.MonkeyPatch) -> Publisher:
+    publisher = Publisher()
+    monkeypatch.setattr(live_display, "PUBLISHER", publisher)
+    return publisher
+
+
+def test_a_job_on_a_cluster_is_shared_until_all_was_shown(page: Page, publisher: Publisher) -> None:
+    it, live = made(2, TableView([], lambda index: ()))
+    printer = Printer(True, io.StringIO(), io.StringIO())
+    live.share(printer.tail)
+    assert publisher.added == [], "it runs without a cluster"
+    it.job.ask = cast(MasterCalls, object())
+    live.share(printer.tail)
+    live.share(printer.tail)
+    assert len(publisher.added) == 1
+    happens(it, it.end(0, 1), it.end(1, ValueError("oh")))
+    it.job.futures[1].job = it.job
+    live.end("2 tasks in 1 s")
+    printer.show([(0, 1, "the last print\n")])
+    assert publisher.finished == []
+    live.end_sharing()
+    live.end_sharing()
+    (last,) = publisher.finished
+    assert (last["text"], last["is_over"], last["view"]["kind"]) == ("2 tasks in 1 s", True, "table")
+    assert last["outputs"] == [{"type": "stream", "name": "stdout", "text": "[0] the last print\n"}]
+    assert last["errors"]["kinds"][0]["type"] == "ValueError"
+
+
+def test_a_job_in_the_background_is_shared_with_what_it_prints(page: Page, publisher: Publisher) -> None:
+    it, live = made(1)
+    it.job.ask = cast(MasterCalls, object())
+    it.job.futures[0].job = it.job
+    live.follow("[----]", lambda: "done", Printer(True, io.StringIO(), io.StringIO()))
+    it.job._task_wrote(OutputPiece(0, 2, "not a whole line"))
+    happens(it, it.end(0, 1))
+    assert live._thread is not None
+    live._thread.join(20)
+    (last,) = publisher.finished
+    assert (last["text"], last["outputs"][0]["name"]) == ("done", "stderr")
+    assert last["outputs"][0]["text"] == "[0] not a whole line\n"
+
+
+def test_a_cell_that_returns_a_system_shares_its_task_to_the_end(page: Page, publisher: Publisher) -> None:
+    it, live = made(1)
+    it.job.ask = cast(MasterCalls, object())
+    live.share(Printer(True).tail)
+    live.show("running")
+    live.hand_over()
+    assert [view["is_over"] for view in publisher.finished] == [True]
 
 
 def test_many_tasks_are_announced(page: Page) -> None:
