@@ -10,6 +10,7 @@ import atexit
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -175,7 +176,7 @@ class ViewPublisher:
         is_tick = now >= self._next_tick_s
         with self._lock:
             entries = list(self._entries)
-        over = [entry for entry in entries if self._is_over_after(entry, is_tick)]
+        over = [entry for entry in entries if self._is_over_after(entry, is_tick, entries)]
         self._close_calls(unless={entry.ask for entry in entries if entry not in over})
         if is_tick:
             pause_s = min((self._cpu_clock() - began_s) / SHARE, LONGEST_TICK_S)
@@ -187,8 +188,8 @@ class ViewPublisher:
                 return None
         return max(0.0, self._next_tick_s - self._clock())
 
-    def _is_over_after(self, entry: _PublishedView, is_tick: bool) -> bool:
-        """Do what is due for one view; return whether it is not shared any more."""
+    def _is_over_after(self, entry: _PublishedView, is_tick: bool, entries: Sequence[_PublishedView]) -> bool:
+        """Do what is due for one of these views; return whether it is not shared any more."""
         now = self._clock()
         calls = self._calls.get(entry.ask)
         if calls is None:
@@ -206,13 +207,18 @@ class ViewPublisher:
             return False
         try:
             return self._share(entry, calls, now)
-        except (ConcurrentError, OSError) as error:
+        except OSError as error:  # MasterUnreachable: the other views of this master would wait as long
             log.debug("the view of job %s was not shared: %s", entry.job_id.hex(), error)
+            for other in entries:
+                if other.ask is entry.ask:
+                    other.schedule.failed(self._clock())
+        except ConcurrentError as error:
+            log.debug("the view of job %s was refused: %s", entry.job_id.hex(), error)
             schedule.failed(self._clock())
-            return False
         except Exception as error:  # a view calls code of the user's values, and the job must not suffer
             log.debug("the view of job %s cannot be shared", entry.job_id.hex(), exc_info=error)
             return True
+        return False
 
     def _share(self, entry: _PublishedView, calls: SeparateCalls, now: float) -> bool:
         """Ask whether the view is wanted, or send it; return whether it was the last time."""

@@ -203,6 +203,19 @@ def test_a_call_that_fails_is_tried_again_later(bench: Bench, error: Exception) 
     assert len(bench.master.sent) == 1
 
 
+def test_a_master_that_is_away_is_asked_about_one_view_only(bench: Bench) -> None:
+    bench.add()
+    bench.add()
+    reached = []
+    bench.master.reached = lambda: reached.append(bench.clock.now)
+    bench.master.error = MasterUnreachable("gone")
+    bench.tick(4)
+    assert reached == [1.0]
+    bench.master.error = ConfigurationError("no such job")
+    bench.tick(4)
+    assert reached == [1.0, 6.0, 6.0], "a refusal concerns one job"
+
+
 def test_the_last_view_is_given_up_after_a_while(bench: Bench) -> None:
     shown = bench.add()
     bench.master.error = MasterUnreachable("gone")
