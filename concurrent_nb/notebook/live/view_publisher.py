@@ -30,6 +30,8 @@ UNWANTED_PART: Final = 0.25
 #: most of the processor time of one core that this takes: else it ticks later, up to LONGEST_TICK_S
 SHARE: Final = 0.05
 LONGEST_TICK_S: Final = 10.0
+#: ... and for the sake of the master, which each job asks: seconds between two ticks for each job
+TICK_OF_JOB_S: Final = 0.1
 #: seconds that a call may take
 CALL_S: Final = 5.0
 #: seconds after a call that has failed until the next one
@@ -179,8 +181,8 @@ class ViewPublisher:
         over = [entry for entry in entries if self._is_over_after(entry, is_tick, entries)]
         self._close_calls(unless={entry.ask for entry in entries if entry not in over})
         if is_tick:
-            pause_s = min((self._cpu_clock() - began_s) / SHARE, LONGEST_TICK_S)
-            self._next_tick_s = self._clock() + max(TICK_S, pause_s)
+            pause_s = max(TICK_S, TICK_OF_JOB_S * len(entries), (self._cpu_clock() - began_s) / SHARE)
+            self._next_tick_s = self._clock() + min(pause_s, LONGEST_TICK_S)
         with self._lock:
             self._entries = [entry for entry in self._entries if entry not in over and not self._closing]
             if not self._entries:

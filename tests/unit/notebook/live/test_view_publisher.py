@@ -19,6 +19,7 @@ from concurrent_nb.notebook.live.view_publisher import (
     LONGEST_TICK_S,
     RETRY_S,
     SETTLED_S,
+    TICK_OF_JOB_S,
     TICK_S,
     UNWANTED_S,
     Schedule,
@@ -275,6 +276,14 @@ def test_turns_that_take_long_come_less_often(bench: Bench) -> None:
     bench.master.reached = lambda: bench.cpu.advance(60.0)
     bench.tick(4)
     assert bench.left == LONGEST_TICK_S
+
+
+def test_many_jobs_ask_less_often(bench: Bench) -> None:
+    for _ in range(30):
+        bench.add()
+    bench.tick()
+    assert bench.left == pytest.approx(30 * TICK_OF_JOB_S)
+    assert bench.master.connections == 1
 
 
 def join(publisher: ViewPublisher) -> None:
