@@ -1,4 +1,4 @@
-"""The commands that inspect and steer a running cluster: slaves, jobs, cancel, drain, trace, config, top.
+"""The commands that inspect and steer a running cluster: slaves, jobs, cancel, drain, scale, trace, config, top.
 
 Each prints a table or a line for people, or JSON for programs with --json.
 """
@@ -41,6 +41,12 @@ def add_commands(command: AddCommand) -> None:
     drain = command(
         "drain", _drain, "Have a slave leave: it gets no more tasks, and ends when its running tasks have ended."
     )
+    scale = command(
+        "scale",
+        _scale,
+        "Change the number of workers of the slaves that the cluster has started itself. Running tasks of workers that"
+        " leave end first.",
+    )
     trace = command(
         "trace", _trace, "Write when and where the last tasks ran to a file that https://ui.perfetto.dev opens."
     )
@@ -51,7 +57,7 @@ def add_commands(command: AddCommand) -> None:
         " the master ends.",
     )
     top = command("top", _top, "Show slaves and jobs with rates, again and again until Ctrl-C.")
-    for each in (cancel, drain):
+    for each in (cancel, drain, scale):
         each.add_argument("name", help="name of the cluster, or its connection file")
     for each in (slaves, jobs, trace, config, top):
         each.add_argument(
@@ -64,6 +70,7 @@ def add_commands(command: AddCommand) -> None:
     cancel.add_argument("--task", type=whole_number(0), metavar="INDEX", help="only this task of the job")
     drain.add_argument("slave", help="name of the slave, as `concurrent-nb slaves` lists it")
     drain.add_argument("--wait", action="store_true", help="return only when the slave has left")
+    scale.add_argument("workers", type=whole_number(1, 1000), metavar="N", help="number of workers")
     trace.add_argument("--job", metavar="JOB", help="only this job: its name, or the beginning of its id")
     trace.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="file to write (default: trace-NAME.json in this folder)"
@@ -75,7 +82,7 @@ def add_commands(command: AddCommand) -> None:
     top.add_argument(
         "--interval", type=seconds, default=2.0, metavar="SECONDS", help="seconds between two updates (default: 2)"
     )
-    for each in (slaves, jobs, cancel, drain, trace, config, top):
+    for each in (slaves, jobs, cancel, drain, scale, trace, config, top):
         each.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -135,6 +142,23 @@ def _drain(options: argparse.Namespace, items: Items) -> int:
     elif options.wait:
         print(f"slave {shown(options.slave)} has left")
     return 0
+
+
+def _scale(options: argparse.Namespace, items: Items) -> int:
+    _refuse_items(options, items)
+    with control_of(options.name) as control:
+        answer = control.call("scale", workers=options.workers)
+    print(json.dumps(answer) if options.json else scaled_line(answer))
+    return 0
+
+
+def scaled_line(answer: Mapping[str, Any]) -> str:
+    """Return the master's answer to `scale` as a line for people."""
+    asked, before = answer["asked"], answer["before"]
+    if asked == before:
+        return f"there are {asked:,} worker{'s' * (asked != 1)} already"
+    how = "come" if asked > before else "leave when their running tasks have ended"
+    return f"{asked:,} worker{'s' * (asked != 1)} from now on, after {before:,}: {abs(asked - before):,} {how}"
 
 
 def _trace(options: argparse.Namespace, items: Items) -> int:

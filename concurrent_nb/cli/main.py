@@ -24,6 +24,7 @@ from concurrent_nb.cli.config_options import read_items, seconds, whole_number
 from concurrent_nb.cli.control import control_of
 from concurrent_nb.cli.statistics_text import newest_job, statistics_text
 from concurrent_nb.cli.status import describe
+from concurrent_nb.cli.table import shown
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, write_logs
 from concurrent_nb.nodes.common.sections import OF_MASTER, OF_SLAVE, check_sections
@@ -53,6 +54,7 @@ examples:
   concurrent-nb top demo                          slaves and jobs with rates, until Ctrl-C
   concurrent-nb trace demo                        when and where tasks ran, as a file for https://ui.perfetto.dev
   concurrent-nb cancel demo JOB                   cancel a job; see also jobs, slaves, drain and config
+  concurrent-nb scale demo 4                      have 4 workers; `restart demo SLAVE` replaces a slave
   concurrent-nb stats demo --job fits             show where the time of a job went
   concurrent-nb dashboard demo                    open the web page of the cluster in a browser
   concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client
@@ -183,10 +185,18 @@ def command_line() -> argparse.ArgumentParser:
         "arguments", nargs=argparse.REMAINDER, help="options of the sample: see `concurrent-nb run NAME --help`"
     )
     restart = command(
-        "restart", _restart, "Replace all worker processes of a cluster by new ones, and wait until that is done."
+        "restart",
+        _restart,
+        "Replace all worker processes of a cluster by new ones, and wait until that is done; or replace one slave.",
     )
     restart.add_argument(
         "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
+    )
+    restart.add_argument(
+        "slave",
+        nargs="?",
+        help="replace this slave: another one with as many workers starts, and it leaves when its running tasks have"
+        " ended; only for slaves that the cluster has started itself",
     )
     restart.add_argument(
         "--now",
@@ -395,6 +405,8 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
 
     if items:
         raise ConfigurationError(f"restart takes no configuration items, but {', '.join(items)} was given")
+    if options.slave is not None:
+        return _restart_slave(options)
     seen: list[int] = []
 
     def print_progress(left: int, total: int) -> None:
@@ -408,6 +420,19 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
         print("stopped waiting; the other workers are replaced when their tasks have ended", flush=True)
         raise
     print(f"{done.workers} worker{'s' * (done.workers != 1)} replaced in {done.elapsed_s:.1f} s")
+    return 0
+
+
+def _restart_slave(options: argparse.Namespace) -> int:
+    if options.now:
+        raise ConfigurationError("--now is for all workers: a slave that is replaced always ends its running tasks")
+    with control_of(options.name) as control:
+        answer = control.call("restart_slave", slave=options.slave)
+    tasks, workers = answer["tasks"], answer["workers"]
+    print(
+        f"another slave with {workers:,} worker{'s' * (workers != 1)} starts; slave {shown(options.slave)} leaves when"
+        f" its running tasks have ended, it has {tasks:,} task{'s' * (tasks != 1)} now"
+    )
     return 0
 
 

@@ -2,8 +2,9 @@
 
 FORMAT is that of the log, text or json. CONFIG is JSON. Standard input is the lease: the node ends at its end of file.
 A slave reads the path of the connection file from the first line of it, so that it can start before the master is
-ready. A master writes that path to standard output. A slave writes to the descriptor FD how far its start has come, a
-line each, and closes it when it has joined or ends. `Cluster` uses this; users start nodes with `concurrent-nb`.
+ready. A master writes that path to standard output, and then what it asks of its owner, who answers in the lease
+(`nodes/common/owner_wishes.py`). A slave writes to the descriptor FD how far its start has come, a line each, and
+closes it when it has joined or ends. `Cluster` uses this; users start nodes with `concurrent-nb`.
 """
 
 import json
@@ -17,7 +18,7 @@ from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFU
 from concurrent_nb.nodes.common.log_format import write_logs
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReporter
 
-STDIN = 0
+STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 def main(arguments: list[str]) -> None:
@@ -43,11 +44,13 @@ def run(role: str, config: str, *rest: str) -> bool:
     if role == "master":
         from concurrent_nb.nodes.master.process import run_master  # here, because a slave needs no Tornado
 
-        def write_path(info: object, path: Path) -> None:
-            sys.stdout.write(f"{path}\n")
-            sys.stdout.flush()
+        owner = os.dup(STDOUT)
+        os.dup2(STDERR, STDOUT)  # what a strategy prints belongs to the log
 
-        run_master(json.loads(config), rest[0], write_path, lease=STDIN)
+        def write_path(info: object, path: Path) -> None:
+            os.write(owner, f"{path}\n".encode())
+
+        run_master(json.loads(config), rest[0], write_path, lease=STDIN, wishes=owner)
         return False
     from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
 

@@ -3,7 +3,7 @@
 Each node has one end of a pipe (its standard input), and only the owner has the other. When the owner closes it, or
 dies in any way, the node reads end-of-file and ends; a slave ends its workers, too. Nothing else is needed to leave no
 process behind. A slave that must leave gracefully gets a line on that pipe: it starts no more tasks, and ends when the
-running ones have ended.
+running ones have ended. The master writes to another pipe what admins want of the owner, which alone starts slaves.
 """
 
 import atexit
@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,9 +39,11 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
+from concurrent_nb.nodes.common.owner_wishes import REFUSED_MAX, Scale, Wish, WishAnswer, line_of
 from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.nodes.common.sections import check_sections
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReport
+from concurrent_nb.nodes.common.wish_reader import WishReader
 from concurrent_nb.shipping.environment.envelope import always_in_envelope
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import pickled_call
@@ -145,6 +148,7 @@ class Cluster:
         self._pid = os.getpid()
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
+        self._wishes: WishReader | None = None  # from the master
         self._slaves: list[_SlaveProcess] = []
         self._scaling_lock = threading.Lock()
         self._applications: list[
@@ -184,13 +188,15 @@ class Cluster:
             self._initializer.write(self._initializer_pickle)
             self._initializer.flush()
         try:
-            self._master = self._spawn("master", self.name)
+            self._master = self._spawn_master()
             first = self._add_slave()  # it starts while the master does
             import_module(_APPLICATION_MODULE)  # this process will need it, and has to wait anyhow
             self.connection_file = self._await_master()
             self._epoch = connection_file.read(self.connection_file).epoch
             self._await_configured(first)
             self._attach_slave(first)
+            assert self._wishes is not None
+            self._wishes.serve(self._fulfil, f"cluster {self.name}")
         except BaseException:
             self.close()
             raise
@@ -211,6 +217,8 @@ class Cluster:
         self._closing.set()
         for application in self._applications:
             application.close()
+        if self._wishes is not None:
+            self._wishes.close()
         with self._scaling_lock:
             slaves = list(self._slaves)
         _stop_nodes([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
@@ -288,8 +296,8 @@ class Cluster:
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
-        self._require_started()
         with self._scaling_lock:
+            self._require_started()  # here: `close` stops the slaves that there are when it has the lock
             remaining = self._remaining_slaves()
             total = sum(slave.workers for slave in remaining)
             leaving: list[_SlaveProcess] = []
@@ -301,6 +309,41 @@ class Cluster:
             for slave in leaving:
                 slave.is_leaving = True
                 _write_line(slave.process, DRAIN)
+
+    def _restart_slave(self, name: str, host: str, pid: int) -> int:
+        """Start a slave with as many workers as another one, which leaves; return how many.
+
+        Raises ClusterError if the other one was not started here, or is leaving already.
+        """
+        with self._scaling_lock:
+            self._require_started()
+            found = [slave for slave in self._slaves if host == socket.gethostname() and slave.process.pid == pid]
+            if not found:
+                raise ClusterError(
+                    f"slave {name!r} was not started by cluster {self.name!r} itself, so it can only be drained: start"
+                    " another one where it ran, with `concurrent-nb slave`"
+                )
+            slave = found[0]
+            if slave.is_leaving:
+                raise ClusterError(f"slave {name!r} is leaving already: its running tasks end first")
+            self._attach_slave(self._add_slave(slave.workers))  # first, so that there is always a slave
+            slave.is_leaving = True
+            _write_line(slave.process, DRAIN)
+            return slave.workers
+
+    def _fulfil(self, wish: Wish) -> None:
+        """Do what an admin has asked the master for, and answer it."""
+        workers, refused = 0, ""
+        try:
+            if isinstance(wish, Scale):
+                workers = self.workers
+                self.scale(wish.workers)
+            else:
+                workers = self._restart_slave(wish.slave, wish.host, wish.pid)
+        except (ConcurrentError, OSError, RuntimeError) as error:  # no more processes or threads, for example
+            refused = str(error)[:REFUSED_MAX] or type(error).__name__
+        assert self._master is not None
+        _write_line(self._master, line_of(WishAnswer(wish.number, workers, refused)).decode().rstrip("\n"))
 
     def restart_workers(self, *, now: bool = False) -> int:
         """Replace all worker processes; return how many, when the new ones are ready.
@@ -412,8 +455,21 @@ class Cluster:
         finally:
             os.close(slaves)
 
+    def _spawn_master(self) -> "subprocess.Popen[str]":
+        ours, masters = os.pipe()
+        self._wishes = WishReader(ours)
+        try:
+            return self._spawn("master", self.name, stdout=masters)
+        finally:
+            os.close(masters)
+
     def _spawn(
-        self, role: str, *arguments: str, workers: int | None = None, inherited: tuple[int, ...] = ()
+        self,
+        role: str,
+        *arguments: str,
+        workers: int | None = None,
+        inherited: tuple[int, ...] = (),
+        stdout: int = subprocess.DEVNULL,
     ) -> "subprocess.Popen[str]":
         config = self._config
         if workers is not None:
@@ -429,7 +485,7 @@ class Cluster:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, self._log_format, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
+            stdout=stdout,
             stderr=self._log,
             text=True,
             env=environment,
@@ -439,18 +495,15 @@ class Cluster:
 
     def _await_master(self) -> Path:
         """Wait until the master has written the path of its connection file, and return it."""
-        assert self._master is not None and self._master.stdout is not None
-        lines: deque[str] = deque()
-        reader = threading.Thread(target=lambda: lines.append(self._master.stdout.readline()), daemon=True)  # type: ignore[union-attr]
-        reader.start()
-        reader.join(START_TIMEOUT_S)
-        if not lines or not lines[0].strip():
+        assert self._master is not None and self._wishes is not None
+        path = self._wishes.first_line(START_TIMEOUT_S)
+        if not path:
             state = f"did not start within {START_TIMEOUT_S:g} s"
-            if not reader.is_alive():
+            if self._wishes.has_ended:
                 refuse_taken(self.name, stopping_s=0.0)  # another cluster may have taken the name meanwhile
                 state = f"ended with exit code {self._master.wait(KILL_AFTER_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; {self._end_of_log('master')}")
-        return Path(lines[0].strip())
+        return Path(path)
 
     def _await_configured(self, slave: "_SlaveProcess") -> None:
         """Wait until a slave has accepted its configuration. Raises ClusterStartFailed if it has not."""
@@ -469,7 +522,7 @@ class Cluster:
             slave.process.wait()
             with self._scaling_lock:
                 if slave.is_leaving or slave.process.returncode == DRAINED:  # `drain_slave` of the control channel
-                    _close_pipes(slave.process)
+                    _close_pipe(slave.process)
                     slave.report.close()
                     self._slaves.remove(slave)
                     return
@@ -485,7 +538,7 @@ class Cluster:
                     application._fail(failure)
                 return
             with self._scaling_lock:
-                _close_pipes(slave.process)
+                _close_pipe(slave.process)
                 slave.report.close()
                 if self._closing.is_set():
                     return
@@ -529,20 +582,17 @@ def _write_line(node: "subprocess.Popen[str]", line: str) -> None:
         return  # it has died already, which its supervisor notices
 
 
-def _close_pipes(node: "subprocess.Popen[str]") -> None:
-    """Close a node's pipes, upon which it ends."""
-    for pipe in (node.stdin, node.stdout):
-        if pipe is not None and not pipe.closed:
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue
+def _close_pipe(node: "subprocess.Popen[str]") -> None:
+    """Close a node's pipe, upon which it ends."""
+    assert node.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        node.stdin.close()
 
 
 def _stop_nodes(nodes: "list[subprocess.Popen[str]]") -> None:
     """End nodes: close their pipes, terminate those that go on (a fork may keep a pipe open), then kill them."""
     for node in nodes:
-        _close_pipes(node)
+        _close_pipe(node)
     closed_at = time.monotonic()
     stages = ((TERMINATE_AFTER_S, subprocess.Popen.terminate), (KILL_AFTER_S, subprocess.Popen.kill))
     for patience_s, end in stages:

@@ -26,6 +26,7 @@ from concurrent_nb.shipping.cells.captured_names import Captured
 from concurrent_nb.shipping.serialization.sizes import format_bytes
 from concurrent_nb.telemetry.job_stats import aligned
 from concurrent_nb.transport import connection_file
+from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.workers.slave_side.machine import cores
 
 log = logging.getLogger(__name__)
@@ -312,16 +313,17 @@ class CurrentCluster:
         return f"cancelled {', '.join(job.name or job.id.hex()[:8] for job in running)}"
 
     def scale(self, workers: int) -> str:
-        """Change the number of workers of the embedded cluster; return a line for the user."""
+        """Change the number of workers of the cluster; return a line for the user."""
         self._wait_until_started()
         if self._app is None:
             return self.start(workers)
-        if self._cluster is None:
-            raise ConfigurationError(
-                f"%concurrent scale: {self._description} was not started by this notebook; add slaves where it runs:"
-                " concurrent-nb slave --connect NAME"
-            )
-        self._cluster.scale(workers)
+        if self._cluster is not None:
+            self._cluster.scale(workers)
+        else:  # the process that has started it starts its slaves
+            info = connection_file.read(self._connected_to)
+            token = info.tokens.get("admin") or next(iter(info.tokens.values()))
+            with ControlClient(info.endpoints, token, info.certificate_pem) as control:
+                control.call("scale", workers=workers)
         return f"{plural(workers, 'worker')} from now on"
 
     def restart(self, *, now: bool = False) -> str:

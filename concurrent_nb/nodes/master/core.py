@@ -326,6 +326,12 @@ class MasterCore:
             self._decide(now)
         return 0 if slave is None else len(slave.tasks)
 
+    def find_slave(self, name: str) -> tuple[NodeInfo, int]:
+        """Return where a slave runs, and how many tasks it has. Raises as `drain_slave`."""
+        peer = self._slave_named(name)
+        slave = self.scheduler.slaves.get(peer.session_id)
+        return peer.info, 0 if slave is None else len(slave.tasks)
+
     def cancel(self, job_id: JobId, indexes: Sequence[int] | None, owner: str | None, now: float) -> int:
         """Cancel tasks of a job, or with `indexes` None all, those that still come included.
 

@@ -40,6 +40,7 @@ from concurrent_nb.nodes.master.kernel_requests import Answer
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.master.metrics_source import MetricsSource
+from concurrent_nb.nodes.master.owner import Owner, OwnerMethods
 from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
 from concurrent_nb.object_store import segments
@@ -129,9 +130,11 @@ class Master:
     Args:
         config: the settings.
         name: the name of the cluster, and so of the connection file.
+        owner: the process that has started it, and can start slaves.
     """
 
-    def __init__(self, config: MasterSettings, name: str) -> None:
+    def __init__(self, config: MasterSettings, name: str, owner: Owner | None = None) -> None:
+        self._owner = owner
         self.name = connection_file.check_name(name)
         self.config = config
         self._keys = keys.fresh()
@@ -194,7 +197,8 @@ class Master:
         tokens = {token: role for role, token in self._tokens.items()}
         metrics = MetricsSource(self._core, self._ask, self._whole_status)
         methods = ControlMethods(self.name, self._core, self.config, self._ask)
-        dispatcher = Dispatcher(Registry(self, methods, metrics))
+        of_owner = OwnerMethods(self.name, self._owner, self._core, self._ask)
+        dispatcher = Dispatcher(Registry(self, methods, metrics, of_owner))
         limits = ConnectionLimits()
         limits = limits._replace(
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
@@ -548,6 +552,7 @@ def run_master(
     name: str,
     ready: Callable[[ConnectionFile, Path], None],
     lease: int | None = None,
+    wishes: int | None = None,
 ) -> None:
     """Run a master in this process until it is stopped.
 
@@ -555,7 +560,8 @@ def run_master(
         overrides: configuration that takes precedence over the files.
         name: the name of the cluster.
         ready: called with the connection file and its path when nodes can register.
-        lease: descriptor whose end of file ends the master.
+        lease: descriptor whose end of file ends the master, and which its owner answers wishes with.
+        wishes: descriptor of the pipe to the owner; None: there is no owner that can start slaves.
 
     Raises ClusterError if the compute thread fails, and what `Master` and its configuration raise.
     """
@@ -566,22 +572,30 @@ def run_master(
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
         manager.load_entry_points()  # only then, because it searches all installed packages
-    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease))
+    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease, wishes))
 
 
 async def _serve(
-    config: MasterSettings, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
+    config: MasterSettings,
+    name: str,
+    ready: Callable[[ConnectionFile, Path], None],
+    lease: int | None,
+    wishes: int | None,
 ) -> None:
     loop = asyncio.get_running_loop()
-    master = Master(config, name)
+    owner = None if wishes is None else Owner(wishes)
+    master = Master(config, name, owner)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, master.stop)
     watch = None
     if lease is not None:
 
         def lease_readable() -> None:
-            if not os.read(lease, 4096):
+            received = os.read(lease, 4096)
+            if not received:
                 master.stop()
+            elif owner is not None:
+                owner.received(received)
 
         loop.add_reader(lease, lease_readable)
         watch = asyncio.create_task(_watch_parent(os.getppid(), master.stop))
