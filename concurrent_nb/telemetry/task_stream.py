@@ -19,8 +19,9 @@ DELTA_MARKS: Final = 2000
 SNAPSHOT_MARKS: Final = 10_000
 #: lanes, or functions, with which the tables start anew
 TABLE_MAX: Final = 10_000
-#: lane, function (numbers in their tables), status; when it started; seconds that it ran, and waited before that
-MARK: Final = struct.Struct("<HHB3xdff")
+#: lane, function (numbers in their tables), status; when it started; seconds that it ran, that it waited before that,
+#: and of the latter those since its assignment: on the way to its worker, and in front of it
+MARK: Final = struct.Struct("<HHB3xdfff")
 
 
 class Chunk(NamedTuple):
@@ -180,7 +181,9 @@ class TaskStream:
             if not assigned_s <= started_s <= finished_s:  # also for a time that is no number
                 started_s = assigned_s
             waited_s = started_s - ended_s + accepted_ago
+            if waited_s < 0.0:
+                waited_s = 0.0
             marks.append(
-                pack(lane, number, status, started_s, finished_s - started_s, waited_s if waited_s > 0 else 0.0)
+                pack(lane, number, status, started_s, finished_s - started_s, waited_s, started_s - assigned_s)
             )
         return b"".join(marks)

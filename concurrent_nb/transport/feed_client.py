@@ -36,7 +36,7 @@ SILENCE_S: Final = 10.0
 #: shortest and longest pause before a connection is made again, in seconds
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 3.0
 #: bytes of a mark of the task stream, and most marks that are kept
-MARK_BYTES: Final = 24
+MARK_BYTES: Final = 28
 MARKS_KEPT: Final = 10_000
 #: most events that are kept
 EVENTS_KEPT: Final = 100

@@ -158,7 +158,11 @@ class MadeUpCluster:
         worker.task, worker.free_s = None, ends_s
         waited_s = self.random.random() * 0.3 * job.task_s
         code = self.functions.index(job.name)
-        self.marks.append(struct.pack("<HHB3xdff", worker.lane, code, status, started_s, ends_s - started_s, waited_s))
+        self.marks.append(
+            struct.pack(
+                "<HHB3xdfff", worker.lane, code, status, started_s, ends_s - started_s, waited_s, 0.3 * waited_s
+            )
+        )
         job.done += 1
         job.assigned -= 1
         job.run_s += ends_s - started_s

@@ -70,7 +70,7 @@ def test_the_progress_of_a_job_arrives_while_it_runs(follower: Follower, app: co
     assert len(seen) > 2 and seen == sorted(seen)
     assert follower.kinds[0] == "snapshot" and set(follower.kinds[1:]) == {"delta"}
     assert len(job.results()) == 40
-    follower.eventually(lambda state: len(state["stream"]["marks"]) // 24 >= 40, "its tasks have marks")
+    follower.eventually(lambda state: len(state["stream"]["marks"]) // 28 >= 40, "its tasks have marks")
     assert "sleep" in follower.state["stream"]["functions"]
     record = follower.job("progress")
     assert record is not None
@@ -112,7 +112,7 @@ def test_a_client_sees_only_its_own_jobs_and_the_totals(cluster: Cluster, app: c
         mine.eventually(lambda _: (own := mine.job("mine")) and own["done"] == 10 and own["mine"], "it sees its job")
         admins.eventually(lambda _: admins.job("mine") and admins.job("secret plans"), "an admin sees both")
         nobodys.eventually(lambda state: state["totals"]["done"] >= 11, "the totals are everybody's")
-        mine.eventually(lambda state: len(state["stream"]["marks"]) // 24 == 10, "its tasks have marks")
+        mine.eventually(lambda state: len(state["stream"]["marks"]) // 28 == 10, "its tasks have marks")
         assert {job["name"] for job in mine.state["jobs"].values()} == {"mine"}
         assert mine.state["stream"]["functions"] == ["square"]
         assert nobodys.state["jobs"] == {} and nobodys.state["stream"]["functions"] == []

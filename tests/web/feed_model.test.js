@@ -15,16 +15,17 @@ import {
 
 const WALL_S = 1_800_000_000;
 
-/** @param {[number, number, number, number, number, number][]} marks lane, function, status, start, run, wait */
+/** @param {number[][]} marks lane, function, status, start, run, wait, shipped */
 export function packed(marks) {
-  const data = Buffer.alloc(24 * marks.length);
-  marks.forEach(([lane, fn, status, start, run, wait], at) => {
-    data.writeUInt16LE(lane, 24 * at);
-    data.writeUInt16LE(fn, 24 * at + 2);
-    data.writeUInt8(status, 24 * at + 4);
-    data.writeDoubleLE(start, 24 * at + 8);
-    data.writeFloatLE(run, 24 * at + 16);
-    data.writeFloatLE(wait, 24 * at + 20);
+  const data = Buffer.alloc(28 * marks.length);
+  marks.forEach(([lane, fn, status, start, run, wait, shipped = 0], at) => {
+    data.writeUInt16LE(lane, 28 * at);
+    data.writeUInt16LE(fn, 28 * at + 2);
+    data.writeUInt8(status, 28 * at + 4);
+    data.writeDoubleLE(start, 28 * at + 8);
+    data.writeFloatLE(run, 28 * at + 16);
+    data.writeFloatLE(wait, 28 * at + 20);
+    data.writeFloatLE(shipped, 28 * at + 24);
   });
   return data.toString("base64");
 }

@@ -6,6 +6,8 @@ import {
   FAILED_COLOUR,
   FUNCTION_COLOURS,
   LaneTable,
+  TRANSFER_COLOUR,
+  WAITING_COLOUR,
   coloursOf,
   markAt,
   paintMarks,
@@ -63,6 +65,16 @@ test("waiting is shown where the worker was free as well", () => {
   assert.deepEqual(rows[0].slice(3, 6), Array(3).fill(rows[0][3]));
   assert.notEqual(rows[0][3], 0);
   assert.equal(rows[0][9], 0);
+});
+
+test("the way to the worker has a colour of its own, after the waiting", () => {
+  const { rows } = paint(ringOf([0, 0, 0, 6, 2, 5, 2]), { withWaiting: true });
+  assert.deepEqual(rows[0].slice(1, 4), Array(3).fill(pixel(WAITING_COLOUR, 90)));
+  assert.deepEqual(rows[0].slice(4, 6), Array(2).fill(pixel(TRANSFER_COLOUR, 190)));
+  // Nonsense of a slave does not paint over what is there.
+  const behind = paint(ringOf([0, 0, 0, 0, 5, 0], [0, 0, 0, 6, 2, 3, 1e9]), { withWaiting: true }).rows[0];
+  assert.deepEqual(behind.slice(0, 5), Array(5).fill(COLOURS[0]));
+  assert.equal(behind[5], pixel(TRANSFER_COLOUR, 190));
 });
 
 test("a running task is drawn from its start until now", () => {

@@ -42,7 +42,7 @@ export const KEEP_S = 600;
 export const MARKS_KEPT = 200_000;
 const EVENTS_KEPT = 500;
 const BLOCK = 1000;
-const MARK_BYTES = 24;
+const MARK_BYTES = 28;
 /** a rate is measured over at least this time, so that four samples a second do not flicker */
 const RATE_OVER_S = 1;
 /** at the beginning, one over less than this would mean nothing */
@@ -64,6 +64,7 @@ export class MarkRing {
     this.start = new Float64Array(capacity);
     this.run = new Float32Array(capacity);
     this.wait = new Float32Array(capacity);
+    this.shipped = new Float32Array(capacity);
     this.blockFrom = new Float64Array(capacity / BLOCK);
     this.blockTo = new Float64Array(capacity / BLOCK);
     /** how often it was emptied */
@@ -87,9 +88,9 @@ export class MarkRing {
 
   /**
    * @param {number} lane @param {number} fn @param {number} status @param {number} start @param {number} run
-   * @param {number} wait
+   * @param {number} wait before its start @param {number} [shipped] of that, since it was assigned to its slave
    */
-  add(lane, fn, status, start, run, wait) {
+  add(lane, fn, status, start, run, wait, shipped = 0) {
     const slot = this.end % this.capacity;
     const block = (slot / BLOCK) | 0;
     if (slot % BLOCK === 0) {
@@ -103,6 +104,7 @@ export class MarkRing {
     this.start[slot] = start;
     this.run[slot] = run;
     this.wait[slot] = wait;
+    this.shipped[slot] = shipped;
     const ended = start + run;
     if (start - wait < this.blockFrom[block]) this.blockFrom[block] = start - wait;
     if (ended > this.blockTo[block]) this.blockTo[block] = ended;
@@ -500,6 +502,7 @@ export class FeedModel {
       if (!Number.isFinite(start)) continue;
       const run = Math.max(0, finite(data.getFloat32(from + 16, true)));
       const wait = Math.max(0, finite(data.getFloat32(from + 20, true)));
+      const shipped = Math.min(wait, Math.max(0, finite(data.getFloat32(from + 24, true))));
       this.marks.add(
         data.getUint16(from, true),
         data.getUint16(from + 2, true),
@@ -507,6 +510,7 @@ export class FeedModel {
         start,
         run,
         wait,
+        shipped,
       );
     }
     this.nextMark = Math.max(this.nextMark, first + marks + skipped);

@@ -22,6 +22,7 @@ export const FUNCTION_COLOURS = [
 export const FAILED_COLOUR = "#d13b2e";
 export const FAILED_STRIPE = "#5c0f08";
 export const WAITING_COLOUR = "#9aa0a8";
+export const TRANSFER_COLOUR = "#5f7390";
 export const CANCELLED_COLOUR = "#8a8fa0";
 
 /** @param {string} text @returns {number} FNV-1a */
@@ -195,6 +196,7 @@ export class LaneTable {
 const FAILED = pixel(FAILED_COLOUR);
 const STRIPE = pixel(FAILED_STRIPE);
 const WAITING = pixel(WAITING_COLOUR, 90);
+const TRANSFER = pixel(TRANSFER_COLOUR, 190);
 const CANCELLED = pixel(CANCELLED_COLOUR, 170);
 const FADED = 0x2affffff;
 
@@ -210,7 +212,7 @@ export function paintMarks(pixels, rowOf, rows, ring, colours, view, running, no
   const { from_s, to_s, width } = view;
   const scale = width / (to_s - from_s);
   pixels.fill(0, 0, width * rows);
-  const { lane, fn, status, start, run, wait } = ring;
+  const { lane, fn, status, start, run, wait, shipped } = ring;
   const free = new Float64Array(rows).fill(-Infinity);
   /** @type {number[]} */
   const failed = [];
@@ -229,7 +231,13 @@ export function paintMarks(pixels, rowOf, rows, ring, colours, view, running, no
         let a = ((waited - from_s) * scale) | 0;
         const b = Math.min(from, width);
         if (a < 0) a = 0;
-        if (b > a && !view.failedOnly) pixels.fill(WAITING, row * width + a, row * width + b);
+        if (b > a && !view.failedOnly) {
+          // After its assignment it was on the way: in messages, and in front of its worker.
+          const sent = ((began - shipped[slot] - from_s) * scale) | 0;
+          const c = sent < a ? a : sent > b ? b : sent;
+          if (c > a) pixels.fill(WAITING, row * width + a, row * width + c);
+          if (b > c) pixels.fill(TRANSFER, row * width + c, row * width + b);
+        }
       }
       free[row] = ended;
       if (to < 0 || from >= width) continue;

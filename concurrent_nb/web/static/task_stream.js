@@ -84,7 +84,7 @@ export class TaskStream {
       t("Waiting"),
       () => this.setWaiting(!this.withWaiting),
       "",
-      t("Show when a task waited and its worker was free"),
+      t("Show when a task waited, and was on the way to its worker, while that was free"),
     );
     this.failedButton.setAttribute("aria-pressed", "false");
     this.waitingButton.setAttribute("aria-pressed", "true");
@@ -106,7 +106,7 @@ export class TaskStream {
     const legend = element(
       "span",
       "cnb-legend cnb-muted",
-      ["running", "failed", "waiting"].map((kind) =>
+      ["running", "failed", "waiting", "transfer"].map((kind) =>
         element("span", "", [element("i", `cnb-key is-${kind}`), t(kind)]),
       ),
     );
@@ -642,7 +642,11 @@ export class TaskStream {
     return [
       visible(model.functions[marks.fn[slot]] ?? "", 120),
       `${t(statusWord(marks.status[slot]))} · ${t("ran %1", duration(marks.run[slot]))}`,
-      t("waited %1", duration(marks.wait[slot])),
+      t(
+        "waited %1, then %2 to its worker",
+        duration(Math.max(0, marks.wait[slot] - marks.shipped[slot])),
+        duration(marks.shipped[slot]),
+      ),
       `${t("started %1", clock(marks.start[slot] + model.offset_s, 3))}`,
       where,
     ];

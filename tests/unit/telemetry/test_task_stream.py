@@ -23,7 +23,7 @@ def watched() -> tuple[MadeUpCluster, Reader]:
     return cluster, reader
 
 
-def test_a_mark_has_lane_function_status_start_run_and_wait() -> None:
+def test_a_mark_has_lane_function_status_start_run_wait_and_way() -> None:
     cluster, reader = watched()
     cluster.now = 100.0
     cluster.task(1, slave="east", worker=42, elapsed_s=1.0, took_s=2.0, ago_us=500_000)
@@ -32,7 +32,7 @@ def test_a_mark_has_lane_function_status_start_run_and_wait() -> None:
     delta = cluster.read(reader)
     assert (delta["stream"]["lanes"], delta["stream"]["functions"]) == (["east/42", "west/43"], ["square", "cube"])
     # It ended at 100, accepted 4 s and assigned 2 s before; half a second before it had run for 1 s.
-    assert marks_of(delta) == [(0, 0, 0, 98.5, 1.0, 2.5), (1, 1, 2, 98.5, 1.0, 2.5)]
+    assert marks_of(delta) == [(0, 0, 0, 98.5, 1.0, 2.5, 0.5), (1, 1, 2, 98.5, 1.0, 2.5, 0.5)]
 
 
 @pytest.mark.parametrize("elapsed_s", [float("nan"), float("inf"), -float("inf"), -1.0, 1e300])
@@ -42,9 +42,10 @@ def test_a_slave_cannot_report_a_run_outside_the_time_that_it_had_the_task(elaps
     cluster.now = 100.0
     cluster.task(1, elapsed_s=elapsed_s, ago_us=ago_us)
     cluster.tick()
-    ((_, _, _, started_s, run_s, waited_s),) = marks_of(cluster.read(reader))
+    ((_, _, _, started_s, run_s, waited_s, shipped_s),) = marks_of(cluster.read(reader))
     assert 98.0 <= started_s <= started_s + run_s <= 100.0
     assert waited_s == started_s - 96.0
+    assert shipped_s == started_s - 98.0
 
 
 @pytest.mark.parametrize("count", [1, 499, 500, 501, 999, 1001, 25_000])

@@ -70,9 +70,7 @@ def test_an_owner_reads_the_path_and_then_wishes() -> None:
 def test_an_owner_notices_that_the_master_has_ended_before_its_first_line() -> None:
     ours, masters = os.pipe()
     reader = WishReader(ours)
-    assert reader.first_line(0.0) == ""
-    assert not reader.has_ended
+    assert (reader.first_line(0.0), reader.has_ended) == ("", False)
     os.close(masters)
-    assert reader.first_line(PATIENCE_S) == ""
-    assert reader.has_ended
+    assert (reader.first_line(PATIENCE_S), reader.has_ended) == ("", True)
     reader.close()
