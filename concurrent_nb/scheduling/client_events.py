@@ -116,6 +116,8 @@ class ClientEventHandler:
         if job is None:
             return
         if event.indexes is None:
+            # An application also cancels the rest of a job that ends with its first error.
+            job.is_cancelled |= not job.ended and not (job.stop_on_error and job.sums.failed)
             self._lifecycle.end(job)
         else:
             self._lifecycle.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])

@@ -43,6 +43,7 @@ class JobRecord:
     opened_s: float = 0.0  #: when it was opened
     accepted: int = 0  #: number of tasks accepted so far
     ended: bool = False  #: hit, first error or cancelled: tasks that come now are cancelled
+    is_cancelled: bool = False  #: its owner or an admin has cancelled all of it
     shares_memory: bool = True  #: its client opens results in shared memory; else they are copied for it
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it

@@ -104,6 +104,7 @@ def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int
         "done": job.sums.ended,
         "failed": job.sums.failed,
         "cancelled": job.sums.cancelled,
+        "is_cancelled": job.is_cancelled,
         "assigned": assigned,
         "opened_s": job.opened_s,
         "ended_s": job.forgotten_s,

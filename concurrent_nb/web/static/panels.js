@@ -165,7 +165,7 @@ const STATE_CLASS = {
 /** @param {Job} job @returns {string} its state as people say it */
 export function jobState(job) {
   if (job.state !== "ended") return job.state || "unknown";
-  if (job.failed) return "failed";
+  if (job.failed && !(job.isCancelled && job.cancelled)) return "failed";
   return job.cancelled ? "cancelled" : "done";
 }
 

@@ -56,6 +56,19 @@ def test_a_job_counts_its_tasks_when_they_end() -> None:
     assert view(bench).jobs[JOB.hex()]["cancelled"] == 1
 
 
+def test_a_job_says_whether_all_of_it_was_cancelled() -> None:
+    bench = with_job()
+    bench.send(ALICE, m.Cancel(JOB, [4]))
+    assert view(bench).jobs[JOB.hex()]["is_cancelled"] is False
+    end(bench, Status.ERROR)
+    bench.send(ALICE, m.Cancel(JOB, None))
+    assert view(bench).jobs[JOB.hex()]["is_cancelled"] is True
+    stopped = with_job(stop_on_error=True)
+    end(stopped, Status.ERROR)
+    stopped.send(ALICE, m.Cancel(JOB, None))  # as applications do then
+    assert view(stopped).jobs[JOB.hex()]["is_cancelled"] is False
+
+
 def test_late_and_repeated_outcomes_do_not_count() -> None:
     bench = with_job()
     end(bench, Status.OK, Status.OK)
