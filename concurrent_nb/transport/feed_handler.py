@@ -34,6 +34,8 @@ ERRORS_MAX: Final = 3
 UNREAD_MAX: Final = 8
 #: most bytes for one connection in the system's buffer, which would grow to several MiB for a reader that does not read
 SEND_BUFFER_BYTES: Final = 256 * 1024
+#: seconds between two looks whether the web session of a reader is over; a logout is noticed at once
+SESSION_CHECK_S: Final = 60.0
 #: reasons for closing, as in RFC 6455
 GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1001, 1008, 1011
 #: an unfragmented text frame
@@ -55,10 +57,18 @@ class FeedConnection:
         role: of its token.
         stream: below the WebSocket.
         close: closes the WebSocket, with a code and a reason.
+        is_allowed: returns whether its web session, if that gave it access, is not over.
     """
 
-    def __init__(self, role: str, stream: IOStream, close: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        role: str,
+        stream: IOStream,
+        close: Callable[[int, str], None],
+        is_allowed: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.role = role
+        self.is_allowed = is_allowed
         self.since: tuple[int, int] | None = None  #: the state that the reader has
         self.served_s = monotonic()  #: when the last part of the feed was sent
         self.frame = b""  #: that part
@@ -87,6 +97,11 @@ class FeedConnection:
         """Send a part of the feed, with which the reader has a state: epoch and number."""
         self.send(frame)
         self.frame, self.since, self.served_s = frame, state, monotonic()
+
+    def close_unless_allowed(self) -> None:
+        """End the connection if its web session is over."""
+        if not self.is_allowed():
+            self.close(POLICY_VIOLATION, "the login has ended")
 
     def close(self, code: int, reason: str) -> None:
         """End the connection. The reader gets the reason if it reads."""
@@ -127,6 +142,8 @@ class FeedHandler(Guarded, WebSocketHandler):
         self._connection: FeedConnection | None = None
         self._errors = 0
         self._first: asyncio.TimerHandle | None = None
+        self._session_check: asyncio.TimerHandle | None = None
+        self._cookies_used = ""
 
     @property
     def max_message_size(self) -> int:
@@ -144,7 +161,8 @@ class FeedHandler(Guarded, WebSocketHandler):
         role = context.role_of(authorization) if authorization else None
         # A browser sends a cookie along with what pages of other sites ask for, and always their Origin.
         if not authorization and context.role_of_cookie is not None and "Origin" in headers:
-            role = context.role_of_cookie(",".join(headers.get_list("Cookie")))
+            self._cookies_used = ",".join(headers.get_list("Cookie"))
+            role = context.role_of_cookie(self._cookies_used)
         if role is None:
             self.set_header("WWW-Authenticate", "Bearer")
             text = "this master does not know the token: take it from the cluster's present connection file"
@@ -160,12 +178,14 @@ class FeedHandler(Guarded, WebSocketHandler):
         return None
 
     def open(self, *args: str, **kwargs: str) -> None:
-        self._connection = connection = FeedConnection(self._role, self._stream, self.close)
+        self._connection = connection = FeedConnection(self._role, self._stream, self.close, self._is_allowed)
         self._stream.set_nodelay(True)
         self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._context.readers[connection] = None
         loop = asyncio.get_running_loop()
         self._first = loop.call_later(self._context.answer_s, self._cut, "no `watch` came in time")
+        if self._cookies_used:
+            self._session_check = loop.call_later(SESSION_CHECK_S, self._check_session)
 
     async def on_message(self, message: str | bytes) -> None:
         connection = self._connection
@@ -184,8 +204,9 @@ class FeedHandler(Guarded, WebSocketHandler):
                 self._cut(f"{ERRORS_MAX} errors: send `watch` or `ping`, see the protocol")
 
     def on_close(self) -> None:
-        if self._first is not None:
-            self._first.cancel()
+        for timer in (self._first, self._session_check):
+            if timer is not None:
+                timer.cancel()
         if (connection := self._connection) is not None:
             self._connection = None
             self._context.readers.pop(connection, None)
@@ -225,6 +246,15 @@ class FeedHandler(Guarded, WebSocketHandler):
         if self._first is not None:
             self._first.cancel()
         return {"interval_s": watches.interval_s}
+
+    def _is_allowed(self) -> bool:
+        role_of_cookie = self._context.role_of_cookie
+        return not self._cookies_used or role_of_cookie is None or role_of_cookie(self._cookies_used) is not None
+
+    def _check_session(self) -> None:
+        if (connection := self._connection) is not None:
+            connection.close_unless_allowed()
+            self._session_check = asyncio.get_running_loop().call_later(SESSION_CHECK_S, self._check_session)
 
     def _cut(self, reason: str) -> None:
         if self._connection is not None:

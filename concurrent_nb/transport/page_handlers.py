@@ -158,12 +158,14 @@ class StaticHandler(_WebHandler):
 
 
 class LogoutHandler(_WebHandler):
-    """POST /logout: ends the session of the browser."""
+    """POST /logout: ends the session of the browser, with its feeds."""
 
     verb = "POST"
 
     async def post(self) -> None:
-        self._sessions.log_out(self._cookies)
+        if self._sessions.log_out(self._cookies):
+            for reader in list(self._context.readers):
+                reader.close_unless_allowed()
         self.clear_cookie(self._cookie_name, path="/")
         self.set_status(204)
         self.clear_header("Content-Type")

@@ -16,17 +16,19 @@ from typing import Any, TypeVar
 
 import pytest
 
+from concurrent_nb.clock import ManualClock
 from concurrent_nb.nodes.master import live_feed
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.rpc import Dispatcher, Registry, remote
 from concurrent_nb.transport import connection_file, feed_handler, keys, tls
 from concurrent_nb.transport.connection_file import ConnectionFile
-from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer, WebPages
 from concurrent_nb.transport.feed_handler import frame_of
+from concurrent_nb.transport.web_sessions import SESSION_S, WebSessions, cookie_name
 from concurrent_nb.wire import messages as m
 from tests.clusters import eventually
 from tests.feeds import Follower, RawSocket, following
-from tests.serving import EVERYBODY, TOKENS, Sample, Serving, looping
+from tests.serving import EVERYBODY, TOKENS, Sample, Serving, ask, looping
 from tests.unit.nodes.master.bench import ALICE, Bench
 
 T = TypeVar("T")
@@ -74,7 +76,7 @@ def serving() -> Iterator[ServingFeed]:
 
 
 @contextlib.contextmanager
-def serving_feed(material: tls.TlsMaterial | None = None) -> Iterator[ServingFeed]:
+def serving_feed(material: tls.TlsMaterial | None = None, sessions: WebSessions | None = None) -> Iterator[ServingFeed]:
     """Serve the feed of a master without nodes; see that all readers are forgotten in the end."""
 
     async def ask(question: Callable[[float], T]) -> T:
@@ -94,8 +96,10 @@ def serving_feed(material: tls.TlsMaterial | None = None) -> Iterator[ServingFee
         tls=material,
         limits=LIMITS,
         watches=feed,
+        pages=None if sessions is None else WebPages("made up", sessions, {}),
     )
-    server._context.role_of_cookie = role_of_cookie
+    if sessions is None:
+        server._context.role_of_cookie = role_of_cookie
     with looping() as loop:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         running = ServingFeed(server, sample, loop)
@@ -173,6 +177,33 @@ def test_a_page_shows_its_cookie_and_its_origin(serving: ServingFeed) -> None:
             assert reader.status == status
     with RawSocket(serving.port, {"Cookie": COOKIE, "Origin": origin, "Authorization": "Bearer wrong"}) as reader:
         assert reader.status == 401, "a wrong token is not made good by a cookie"
+
+
+def test_a_feed_ends_with_the_login_that_gave_access_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    sessions = WebSessions(clock)
+    monkeypatch.setattr(feed_handler, "SESSION_CHECK_S", 0.05)
+    with serving_feed(sessions=sessions) as serving, contextlib.ExitStack() as readers:
+        origin = f"http://127.0.0.1:{serving.port}"
+        cookies = [f"{cookie_name(1)}={sessions.log_in(sessions.new_code('admin'))}" for _ in range(2)]
+        first, again, second = (
+            readers.enter_context(RawSocket(serving.port, {"Cookie": cookie, "Origin": origin}))
+            for cookie in (cookies[0], cookies[0], cookies[1])
+        )
+        token = readers.enter_context(serving.reader())
+        for reader in (first, again, second, token):
+            reader.call("watch")
+            reader.answer()
+            assert reader.message()["method"] == "snapshot"
+        refused = ask(serving, path="/logout", headers={"Authorization": None, "Cookie": "x=y", "Origin": origin})
+        assert refused.status == 204
+        left = ask(serving, path="/logout", headers={"Authorization": None, "Cookie": cookies[0], "Origin": origin})
+        assert left.status == 204
+        assert [first.close_code(), again.close_code()] == [1008, 1008]
+        assert second.message()["method"] == "delta"
+        clock.advance(SESSION_S)  # the other one expires
+        assert second.close_code() == 1008
+        assert token.message()["method"] == "delta"
 
 
 def test_a_reader_of_nonsense_begins_again(serving: ServingFeed, tmp_path: Path) -> None:
