@@ -205,6 +205,19 @@ class MadeUpCluster:
             self.drained.add(params["slave"])
             self.event("slave drains", f"{params['slave']} gets no new tasks", slave=params["slave"])
             return True
+        if method == "scale":
+            return {"asked": params["workers"], "before": len(self.pool), "slots": len(self.pool)}
+        if method == "restart_slave":
+            return {"slave": params["slave"], "tasks": 2, "workers": self.workers}
+        if method == "trace":
+            (name,) = [job.name for job in self.jobs if job.id == params["job"]]
+            times = {f"{at}_s": self.now_s for at in ("accepted", "assigned", "started", "finished", "ended")}
+            numbers = dict.fromkeys(("number", "index", "status", "cpu_s", "peak_bytes", "in_bytes", "out_bytes"), 0)
+            task = {**numbers, **times, "job": params["job"], "attempt": 1, "function": name, "slave": "east"}
+            task |= {"worker": 7, "in_thread": False}
+            jobs = {params["job"]: {"name": name, "application": "fit.ipynb"}}
+            page = {"name": "demo", "host": "east.example", "pid": 7, "dropped": 0, "next": None}
+            return {**page, "tasks": [task], "jobs": jobs}
         if method == "config":
             return {"MasterNode.strategy": {"value": self.strategy, "help": "which slave gets a task", "hot": True}}
         if method == "set_config":

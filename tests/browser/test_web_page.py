@@ -1,5 +1,6 @@
 """The web page in a real browser, fed by a made-up cluster: what it shows, obeys and survives."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -102,6 +103,51 @@ def test_a_job_is_cancelled_and_its_detail_shown(page: Page) -> None:
     assert not detail.get_by_role("button", name="Cancel").is_visible()
     page.get_by_role("region", name="Job", exact=True).get_by_role("button", name="Close").click()
     assert not detail.is_visible()
+
+
+def test_the_cluster_is_scaled_and_a_slave_replaced(page: Page) -> None:
+    form = page.get_by_role("form", name="Scale the cluster")
+    field = form.get_by_label("Number of workers")
+    page.wait_for_function("() => document.querySelector('.cnb-scale input').value === '16'")
+    form.get_by_role("button", name="One worker more").click()
+    assert field.input_value() == "17"
+    with page.expect_request(lambda request: '"scale"' in (request.post_data or "")) as asked:
+        form.get_by_role("button", name="Scale", exact=True).click()
+    assert json.loads(asked.value.post_data or "")["params"] == {"workers": 17}
+    form.get_by_text("1 more come").wait_for()
+    field.fill("5000")
+    field.press("Enter")
+    page.wait_for_timeout(300)  # nothing is asked for: the browser or the form refuses
+    slave = page.locator(".cnb-slave").first
+    with page.expect_request(lambda request: '"restart_slave"' in (request.post_data or "")) as asked:
+        slave.get_by_role("button", name="Restart").click()
+    assert json.loads(asked.value.post_data or "")["params"] == {"slave": slave.locator(".cnb-slave-name").inner_text()}
+
+
+PERFETTO = """<script>addEventListener("message", ({ data, source, origin }) => {
+  if (data === "PING") source.postMessage("PONG", origin);
+  else document.title = `${data.perfetto.title}: ${new TextDecoder().decode(data.perfetto.buffer)}`;
+});</script>"""
+
+
+def test_a_trace_is_saved_and_opened_in_perfetto_after_a_click(page: Page, browser: BrowserContext) -> None:
+    fetched = list[str]()
+    page.on("request", lambda request: fetched.append(request.url))
+    page.locator(".cnb-job").filter(has_text="of 900").first.locator(".cnb-job-name").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save trace").click()
+    assert download.value.suggested_filename.startswith("trace-")
+    trace = json.loads(download.value.path().read_text())
+    assert [event["ph"] for event in trace["traceEvents"]].count("X") > 1
+    page.get_by_text("1 task", exact=True).wait_for()
+    assert not [url for url in fetched if "perfetto" in url]
+    browser.route("https://ui.perfetto.dev/**", lambda route: route.fulfill(body=PERFETTO, content_type="text/html"))
+    with page.expect_popup() as popup:
+        page.get_by_role("button", name="Open in Perfetto").click()
+    popup.value.wait_for_function("() => document.title.includes('traceEvents')")
+    assert popup.value.title().startswith("trace-")
+    popup.value.close()
+    browser.unroute("https://ui.perfetto.dev/**")
 
 
 def test_the_stream_obeys_the_keyboard_and_has_a_text_twin(page: Page) -> None:

@@ -29,9 +29,9 @@ test("how a job has ended", () => {
       { ...job, state: "ended" },
       { ...job, state: "ended", failed: 0 },
       { ...job, state: "ended", failed: 0, cancelled: 1 },
-      { ...job, state: "ended", failed: 1, cancelled: 1, isCancelled: false },
-      { ...job, state: "ended", failed: 1, cancelled: 1, isCancelled: true },
-      { ...job, state: "ended", failed: 1, cancelled: 0, isCancelled: true },
+      { ...job, state: "ended", failed: 1, cancelled: 1, is_cancelled: false },
+      { ...job, state: "ended", failed: 1, cancelled: 1, is_cancelled: true },
+      { ...job, state: "ended", failed: 1, cancelled: 0, is_cancelled: true },
     ].map(jobState),
     ["running", "failed", "done", "cancelled", "failed", "cancelled", "failed"],
   );

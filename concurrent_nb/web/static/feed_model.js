@@ -8,9 +8,10 @@ import { finite } from "./text.js";
  *   done: number, state: string, load: number, memory_used_bytes: number, memory_total_bytes: number,
  *   since_s: number}} Slave
  * @typedef {{id: string, name: string, client: string, mine: boolean, state: string, tasks: number, done: number,
- *   failed: number, cancelled: number, isCancelled: boolean, assigned: number, opened_s: number, ended_s: number | null,
- *   notebook: string, cell: string, in_bytes: number, out_bytes: number, run_s: number, rate: number}} Job
- *   `done`: tasks that have ended in any way; `isCancelled`: all of it, not only tasks; `rate`: tasks per second, lately
+ *   failed: number, cancelled: number, is_cancelled: boolean, assigned: number, opened_s: number,
+ *   ended_s: number | null, notebook: string, cell: string, in_bytes: number, out_bytes: number, run_s: number,
+ *   rate: number}} Job
+ *   `done`: tasks that have ended in any way; `rate`: those per second, lately; `is_cancelled`: the whole job was
  * @typedef {{number: number, wall_s: number, at_s: number, kind: string, text: string, slave: string,
  *   job: string}} ClusterEvent
  * @typedef {{job: string, index: number, slave: string, started_s: number}} RunningTask
@@ -293,7 +294,7 @@ function jobOf(raw, id, before) {
     done: finite(all.done),
     failed: finite(all.failed),
     cancelled: finite(all.cancelled),
-    isCancelled: all.is_cancelled === true,
+    is_cancelled: all.is_cancelled === true,
     assigned: finite(all.assigned),
     opened_s: finite(all.opened_s),
     ended_s: typeof all.ended_s === "number" ? finite(all.ended_s) : null,

@@ -6,9 +6,11 @@ import { MasterConnection } from "./client.js";
 import { button, element, plain, setText, throttled } from "./dom.js";
 import { FeedModel } from "./feed_model.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
+import { ScaleForm } from "./scale_form.js";
 import { SettingsPanel } from "./settings_panel.js";
 import { TaskStream } from "./task_stream.js";
 import { count, visible } from "./text.js";
+import { TraceTools } from "./trace_tools.js";
 
 const t = plain;
 const THEME_KEY = "concurrent-nb:theme";
@@ -93,6 +95,8 @@ function main() {
     cancelJob: (/** @type {import('./feed_model.js').Job} */ job) => void act("cancel_job", { job: job.id }),
     drainSlave: (/** @type {import('./feed_model.js').Slave} */ slave) =>
       void act("drain_slave", { slave: slave.name }),
+    restartSlave: (/** @type {import('./feed_model.js').Slave} */ slave) =>
+      void act("restart_slave", { slave: slave.name }),
     showJob: (/** @type {import('./feed_model.js').Job} */ job) => show(job.id),
   };
   const overview = new Overview(model);
@@ -105,6 +109,9 @@ function main() {
     actions: { cancelJob: actions.cancelJob },
     statistics: (job) => connection.call("stats", { job: job.id }),
   });
+  const trace = new TraceTools(connection.call.bind(connection), () => detail.job);
+  detail.element.append(trace.element);
+  const scale = new ScaleForm(model, (workers) => connection.call("scale", { workers }));
   const settings = new SettingsPanel((method, params) => connection.call(method, params));
   const jobCount = element("span", "cnb-muted");
   const slaveCount = element("span", "cnb-muted");
@@ -116,7 +123,7 @@ function main() {
     detailSection,
     section(t("Jobs"), [jobs.element], "", [jobCount]),
     element("div", "column", [
-      section(t("Slaves"), [slaves.element], "", [slaveCount]),
+      section(t("Slaves"), [scale.element, slaves.element], "", [slaveCount]),
       section(t("Events"), [events.element]),
     ]),
     section(t("Task stream"), [stream.element], "wide"),
@@ -141,6 +148,7 @@ function main() {
     overview.update();
     jobs.update();
     slaves.update();
+    scale.update();
     events.update();
     if (!detailSection.hidden) detail.update();
     const others = model.totals.other_jobs;

@@ -12,7 +12,7 @@ import { bytes, clock, count, duration, figure, finite, percent, visible } from 
 /**
  * @typedef {{
  *   cancelJob?: (job: Job) => void, goToCell?: (job: Job) => void, showJob?: (job: Job) => void,
- *   drainSlave?: (slave: Slave) => void,
+ *   drainSlave?: (slave: Slave) => void, restartSlave?: (slave: Slave) => void,
  * }} Actions what a face can do; a button is there for each
  */
 /** @typedef {{translate?: Translate, actions?: Actions, now?: () => number, isNarrow?: boolean}} Options */
@@ -165,7 +165,7 @@ const STATE_CLASS = {
 /** @param {Job} job @returns {string} its state as people say it */
 export function jobState(job) {
   if (job.state !== "ended") return job.state || "unknown";
-  if (job.failed && !(job.isCancelled && job.cancelled)) return "failed";
+  if (job.failed && !(job.is_cancelled && job.cancelled)) return "failed";
   return job.cancelled ? "cancelled" : "done";
 }
 
@@ -301,13 +301,19 @@ export class SlavesPanel {
   /** @param {Slave} slave */
   #make({ name }) {
     const { actions, t } = this;
-    const drain = () => {
+    const act = (/** @type {((slave: Slave) => void) | undefined} */ action) => () => {
       const slave = this.model.slaves.get(name);
-      if (slave) actions.drainSlave?.(slave);
+      if (slave) action?.(slave);
     };
-    const buttons = actions.drainSlave
-      ? [button(t("Drain"), drain, "cnb-small cnb-drain", t("No new tasks; it ends when its own have ended"))]
-      : [];
+    const buttons = [];
+    if (actions.restartSlave) {
+      const hint = t("Another slave takes its place; it ends when its own tasks have ended");
+      buttons.push(button(t("Restart"), act(actions.restartSlave), "cnb-small cnb-restart", hint));
+    }
+    if (actions.drainSlave) {
+      const hint = t("No new tasks; it ends when its own have ended");
+      buttons.push(button(t("Drain"), act(actions.drainSlave), "cnb-small cnb-drain", hint));
+    }
     return element("div", "cnb-slave", [
       element("div", "cnb-job-head", [
         element("span", "cnb-state"),
@@ -345,8 +351,10 @@ export class SlavesPanel {
         .join(" · "),
     );
     setForeign(part(row, "cnb-slave-host"), slave.host);
-    const drain = part(row, "cnb-drain");
-    if (drain) drain.hidden = slave.state === "draining";
+    for (const name of ["cnb-drain", "cnb-restart"]) {
+      const one = part(row, name);
+      if (one) one.hidden = slave.state === "draining";
+    }
   }
 
   dispose() {

@@ -6,8 +6,10 @@ import { JupyterClusters } from "./client.js";
 import { ClusterSession, connectCell, pathBelow } from "./cluster_session.js";
 import { button, element, setForeign, setText, throttled } from "./dom.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
+import { ScaleForm } from "./scale_form.js";
 import { TaskStream } from "./task_stream.js";
 import { count, visible } from "./text.js";
+import { TraceTools } from "./trace_tools.js";
 
 const ID = "concurrent-nb:plugin";
 /** how often the list of clusters is asked for: while there is none, and while one is shown */
@@ -149,10 +151,14 @@ class Sidebar extends ClusterView {
     const jobs = new JobsPanel(session.model, { ...options, row_px: 80, most_px: 400 });
     const slaves = new SlavesPanel(session.model, {
       translate: t,
-      actions: { drainSlave: (slave) => run("concurrent-nb:drain-slave", { slave: slave.name }) },
+      actions: {
+        drainSlave: (slave) => run("concurrent-nb:drain-slave", { slave: slave.name }),
+        restartSlave: (slave) => run("concurrent-nb:restart-slave", { slave: slave.name }),
+      },
       row_px: 68,
       most_px: 272,
     });
+    const scale = new ScaleForm(session.model, (workers) => session.call("scale", { workers }), t);
     const events = new EventsPanel(session.model, { translate: t, row_px: 48, most_px: 240 });
     const open = (/** @type {PanelKind} */ panel) =>
       button(t(PANELS[panel]), () => run("concurrent-nb:open-panel", { panel }), "cnb-small");
@@ -165,10 +171,10 @@ class Sidebar extends ClusterView {
         overview.element,
       ]),
       section(t("Jobs"), jobs.element),
-      section(t("Slaves"), slaves.element),
+      section(t("Slaves"), element("div", "", [scale.element, slaves.element])),
       section(t("Events"), events.element),
     );
-    this.parts = [overview, jobs, slaves, events];
+    this.parts = [overview, jobs, slaves, scale, events];
   }
 
   showLink() {
@@ -244,6 +250,8 @@ class MainPanel extends ClusterView {
         actions: jobActions(this.context),
         statistics: (job) => session.call("stats", { job: job.id }),
       });
+      const trace = new TraceTools(session.call.bind(session), () => detail.job, t);
+      detail.element.append(trace.element);
       detail.show(this.job);
       this.detail = detail;
       this.body.append(detail.element);
@@ -473,6 +481,10 @@ async function activate(app, lab, has) {
       }
       await session.call("drain_slave", { slave }).catch(report);
     },
+  });
+  add("restart-slave", t("Restart a slave"), {
+    describedBy: args({ slave: text }),
+    execute: (/** @type {any} */ { slave }) => session.call("restart_slave", { slave }).catch(report),
   });
   add("go-to-cell", t("Show the cell of a job"), {
     describedBy: args({ notebook: text, cell: text }),

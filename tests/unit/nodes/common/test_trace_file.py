@@ -37,6 +37,15 @@ class Pages:
         return {**page, "tasks": self.tasks[since : since + 10], "jobs": jobs}
 
 
+def test_the_trace_with_which_the_browser_is_compared_is_what_is_written(tmp_path: Path) -> None:
+    told = json.loads((Path(__file__).parents[3] / "web" / "trace.json").read_text())
+    pages = {0: told["pages"][0], told["pages"][0]["next"]: told["pages"][1]}
+    write_trace(tmp_path / "trace.json", pages.__getitem__)
+    written = json.loads((tmp_path / "trace.json").read_text())
+    check_trace(written["traceEvents"])
+    assert written == told["trace"], "change tests/web/trace.json and web/static/trace_events.js, too"
+
+
 def test_all_pages_are_in_the_file(tmp_path: Path) -> None:
     pages, path = Pages(25), tmp_path / "trace.json"
     path.write_text("an older one")
