@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from concurrent_nb.telemetry.advice import JobFacts, advice
 from concurrent_nb.telemetry.amounts import bytes_text, seconds_text, visible
-from concurrent_nb.telemetry.statistic import Statistic
+from concurrent_nb.telemetry.statistic import Statistic, StatisticSummary
 
 #: most workers and statistics that are shown; an object has all of them
 SHOWN_MAX: Final = 32
@@ -92,7 +92,8 @@ class JobStats:
     peak_bytes: int = 0  #: most memory that a worker had taken by the end of such a task
     slaves: dict[str, Share] = field(default_factory=dict)  #: by name
     workers: dict[str, Share] = field(default_factory=dict)  #: by slave and pid, as in "slave/123"
-    values: dict[str, Statistic] = field(default_factory=dict)  #: what tasks have added to `concurrent_nb.stats`
+    #: what tasks have added to `concurrent_nb.stats`
+    values: Mapping[str, Statistic | StatisticSummary] = field(default_factory=dict)
     times: JobTimes | None = None
     no_times: str = ""
     is_batched: bool = False
@@ -279,6 +280,7 @@ def job_stats_of(answer: Mapping[str, Any]) -> JobStats:
         peak_bytes=times.peak_bytes,
         slaves={name: Share(*share) for name, share in sample.get("slaves", {}).items()},
         workers={name: Share(*share) for name, share in sample.get("workers", {}).items()},
+        values={name: StatisticSummary.from_dict(value) for name, value in answer.get("values", {}).items()},
         times=times,
     )
 
@@ -329,7 +331,7 @@ def _time_rows(times: JobTimes) -> list[Row]:
     return [*rows, ("idle slots", idle, f"{100 * share:.0f} %", "on average, while the job had tasks")]
 
 
-def _value_rows(values: Mapping[str, Statistic]) -> list[Row]:
+def _value_rows(values: Mapping[str, Statistic | StatisticSummary]) -> list[Row]:
     rows = [
         (visible(name), f"{value.count:,} value{'s' * (value.count != 1)}", _spread(value, _number))
         for name, value in list(values.items())[:SHOWN_MAX]
@@ -346,7 +348,7 @@ def _share_rows(shares: Mapping[str, Share]) -> list[Row]:
     return [*rows, *([("...", f"{len(first) - SHOWN_MAX:,} more", "")] if len(first) > SHOWN_MAX else [])]
 
 
-def _spread(statistic: Statistic, text: Any) -> str:
+def _spread(statistic: Statistic | StatisticSummary, text: Any) -> str:
     percentiles = f"50 % {text(statistic.p50)}, 90 % {text(statistic.p90)}, 99 % {text(statistic.p99)}"
     limits = f"minimum {text(statistic.minimum)}, maximum {text(statistic.maximum)}"
     return f"average {text(statistic.average)}, {percentiles}, {limits}, total {text(statistic.total)}"

@@ -6,6 +6,7 @@ exact one for values of any size. Merging two statistics gives exactly what one 
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 #: a bin's upper limit over its lower limit
@@ -21,6 +22,33 @@ _floor: Final = math.floor
 
 #: count, total, minimum, maximum, bins
 Packed = tuple[int, float, float, float, dict[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticSummary:
+    """The numbers of a statistic without its bins, of at least one value."""
+
+    count: int
+    total: float
+    minimum: float
+    maximum: float
+    p50: float
+    p90: float
+    p99: float
+
+    @property
+    def average(self) -> float:
+        """The average."""
+        return self.total / self.count
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its numbers by name, for JSON."""
+        return {**asdict(self), "average": self.average}
+
+    @classmethod
+    def from_dict(cls, answer: Mapping[str, Any]) -> "StatisticSummary":
+        """Return the summary of what `as_dict` has returned."""
+        return cls(*(answer[each.name] for each in fields(cls)))
 
 
 class Statistic:
@@ -131,6 +159,10 @@ class Statistic:
                 value = _middle(number)
                 break
         return min(max(value, self.minimum), self.maximum)
+
+    def summary(self) -> StatisticSummary:
+        """Return its numbers without the bins."""
+        return StatisticSummary(self.count, self.total, self.minimum, self.maximum, self.p50, self.p90, self.p99)
 
     def as_dict(self) -> dict[str, Any]:
         """Return its numbers by name, for JSON; `bins` are pairs of number and count."""

@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final
 
-from concurrent_nb.telemetry.statistic import Packed, Statistic
+from concurrent_nb.telemetry.statistic import Packed, Statistic, StatisticSummary
 
 #: most names in a registry
 NAMES_MAX: Final = 1000
@@ -76,6 +77,11 @@ class StatisticRegistry:
         """Return copies of all statistics by name, sorted."""
         with self._lock:
             return {name: self._statistics[name].copy() for name in sorted(self._statistics)}
+
+    def summaries(self, most: int) -> dict[str, StatisticSummary]:
+        """Return the numbers of the first statistics, `most` at most, by name."""
+        with self._lock:
+            return {name: statistic.summary() for name, statistic in islice(self._statistics.items(), most)}
 
     def take(self) -> dict[str, Statistic]:
         """Return all statistics by name, and begin anew."""

@@ -30,6 +30,9 @@ BUFFERS_MAX: Final = 16_384
 
 #: a count, size or position
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+#: most statistics of a job in a `Measured`, and most characters of the name of one
+VALUES_MAX: Final = 100
+VALUE_NAME_MAX: Final = 200
 #: 16 random bytes each
 JobId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 SegmentId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -292,6 +295,26 @@ class CloseJob(Message, tag=13, frozen=True):
     job: JobId
 
 
+class MeasuredValue(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A statistic of values that tasks have measured by themselves, of all tasks of a job so far."""
+
+    name: Annotated[str, msgspec.Meta(max_length=VALUE_NAME_MAX)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    total: float
+    minimum: float
+    maximum: float
+    p50: float
+    p90: float
+    p99: float
+
+
+class Measured(Message, tag=14, frozen=True):
+    """What the tasks of a job have measured by themselves so far, for people who ask for its statistics."""
+
+    job: JobId
+    values: Annotated[list[MeasuredValue], msgspec.Meta(max_length=VALUES_MAX)]
+
+
 # --------------------------------------------------------------------------------------------- master to slave
 
 
@@ -386,6 +409,7 @@ FromClient = (
     | Submit
     | Cancel
     | CloseJob
+    | Measured
     | ShareMemory
     | Segment
     | Content
@@ -436,6 +460,7 @@ AnyMessage = (
     | Submit
     | Cancel
     | CloseJob
+    | Measured
     | Assign
     | Withdraw
     | DropFunctions

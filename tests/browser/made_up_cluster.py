@@ -226,7 +226,14 @@ class MadeUpCluster:
         if method == "stats":
             spent = [job.run_s for job in self.jobs if job.id == params["job"]]
             times = {"waiting_s": 0.4, "shipping_s": 0.03, "running_s": 1.0, "fetching_s": 0.02, "cpu_s": 0.9}
-            return {"slot_s": 100.0, "idle_slot_s": 7.0, **{name: share * sum(spent) for name, share in times.items()}}
+            names = ("total", "average", "minimum", "maximum", "p50", "p90", "p99")
+            values = {"<b>rows</b>": {"count": 40, **dict.fromkeys(names, 12.5)}}
+            return {
+                "slot_s": 100.0,
+                "idle_slot_s": 7.0,
+                "values": values,
+                **{name: share * sum(spent) for name, share in times.items()},
+            }
         return {}
 
     def state(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from concurrent_nb.nodes.application.core import (
 )
 from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.job import OutputPiece
+from concurrent_nb.nodes.application.measured_reports import MeasuredReports
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
@@ -148,6 +149,7 @@ class ClientThread:
         self.statistics = StatisticRegistry()  #: what the tasks of this application have measured
         #: called with what a task has measured; never raises
         self.task_measured: Callable[[TaskStatistics], None] | None = None
+        self._measured_reports = MeasuredReports()
         self._lock = threading.Lock()  # guards the attributes up to the inbox
         self._closed = False  # no more tasks
         self._sources: dict[JobId, TaskSource] = {}
@@ -278,6 +280,8 @@ class ClientThread:
             with self._lock:
                 self._closed = True
             if self._broken is None:
+                self._report_measured(float("inf"))
+                self._loop.send(False, monotonic())
                 self._loop.acknowledge()
                 self.member.leave()
             else:
@@ -319,6 +323,7 @@ class ClientThread:
             self._core.release([self._released.popleft() for _ in range(len(self._released))])
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
+            self._report_measured(now)
         verdict = self._loop.send(self._monitor_fd in ready and self.member.link.disturbed(), now)
         self._end_unsent()
         if nested.note_blocked is not None:
@@ -552,10 +557,17 @@ class ClientThread:
                 NAMES_MAX,
                 future.task,
             )
-        if future.job is not None:
-            future.job._statistics.merge(note.values)
+        of_job = self._measured_reports.of_other(future.job_id) if future.job is None else future.job._statistics
+        of_job.merge(note.values)
+        self._measured_reports.changed(future.job_id, of_job)
         if self.task_measured is not None:
             self.task_measured(note)
+
+    def _report_measured(self, now: float) -> None:
+        """Tell the master what tasks have measured, if that is due."""
+        if self._measured_reports.is_due(now):
+            for job, values in self._measured_reports.take(now):
+                self._core.measured(job, values)
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 

@@ -305,6 +305,11 @@ class ClientCore(Generic[T]):
         if self.session is not None:
             self.session.send(m.Release(list(slices), clean))
 
+    def measured(self, job: JobId, values: Sequence[m.MeasuredValue]) -> None:
+        """Tell the master what the tasks of a job have measured so far."""
+        if self.session is not None:
+            self.session.send(m.Measured(job, list(values)))
+
     def closed(self, segments: Sequence[bytes]) -> None:
         """Announce that segments of this application are closed."""
         if self._announced is not None:

@@ -30,6 +30,7 @@ from concurrent_nb.nodes.master.cluster_view import view_of
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
+from concurrent_nb.nodes.master.measured_values import MeasuredValues
 from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer, ids_of
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.shared_views import SharedViews
@@ -139,12 +140,14 @@ class MasterCore:
             limits=limits,
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
+        self._measured = MeasuredValues()
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
             m.Submit: self._on_submit,
             m.Cancel: self._on_cancel,
             m.CloseJob: self._on_close_job,
+            m.Measured: self._on_measured,
             m.Outcomes: self._on_outcomes,
             m.Started: self._on_started,
             m.Returned: self._on_returned,
@@ -623,6 +626,12 @@ class MasterCore:
     def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
         self._peer_events.append(e.JobClosed(peer.session_id, JobId(message.job)))
 
+    def _on_measured(self, peer: Peer, message: m.Measured, _: Received, now: float) -> None:
+        job_id = JobId(message.job)
+        job = self.scheduler.jobs.get(job_id) or self.scheduler.ended_jobs.get(job_id)
+        if job is not None and job.owner == peer.key.decode():
+            self._measured.take(job_id, message.values)
+
     def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
         peer.done += len(message.items)
         items: Sequence[m.OutcomeFrame] = message.items
@@ -851,4 +860,4 @@ class MasterCore:
         owner = None if sees_all else asker.key.decode() if asker is not None else ""
         if job is None:
             return cluster_statistics(self.peers, self.scheduler, now, owner)
-        return job_statistics(self.scheduler, now, job, owner)
+        return {**job_statistics(self.scheduler, now, job, owner), "values": self._measured.of(job)}

@@ -3,6 +3,7 @@
 
 import { button, element, plain, setAttribute, setForeign, setText } from "./dom.js";
 import { elapsed_s, hostFigures, left_s, progressOf, sortJobs } from "./feed_model.js";
+import { MeasuredValues } from "./measured_values.js";
 import { bytes, clock, count, duration, figure, finite, percent, visible } from "./text.js";
 
 /** @typedef {import('./feed_model.js').FeedModel} FeedModel */
@@ -517,6 +518,7 @@ export class JobDetail {
       element("p", "cnb-legend cnb-muted", keys),
     ]);
     this.time.hidden = true;
+    this.values = new MeasuredValues(this.t);
     const { actions, t } = this;
     this.go = button(t("Go to cell"), () => this.job && actions.goToCell?.(this.job), "cnb-small");
     this.cancel = button(t("Cancel"), () => this.job && actions.cancelJob?.(this.job), "cnb-small cnb-cancel");
@@ -534,11 +536,13 @@ export class JobDetail {
       this.time,
       this.measured,
     ]);
+    this.measured.after(this.values.element);
   }
 
   /** @param {string} id */
   show(id) {
     if (id !== this.id) {
+      this.values.show(null);
       this.statistics = null;
       this.askedAt_ms = -Infinity;
       this.job = null;
@@ -625,6 +629,7 @@ export class JobDetail {
       finite(answer?.slot_s) > 0 ? t("%1 of the slots' time was idle", percent(idle)) : "",
     ];
     setText(this.measured, facts.filter(Boolean).join(" · "));
+    this.values.show(answer?.values);
     this.time.hidden = all <= 0;
     parts.forEach(([name, value], at) => {
       const share = all > 0 ? Number(value) / all : 0;

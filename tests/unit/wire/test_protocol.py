@@ -52,7 +52,9 @@ def _fields(listed: str) -> list[str]:
     return [part for part in re.sub(r"\(.*?\)", "", listed).split(",") if part.strip()]
 
 
-@pytest.mark.parametrize("record", [m.TaskFrame, m.OutcomeFrame, m.TaskRef, m.Needs, m.ErrorReport, m.Slice])
+@pytest.mark.parametrize(
+    "record", [m.TaskFrame, m.OutcomeFrame, m.TaskRef, m.Needs, m.ErrorReport, m.Slice, m.MeasuredValue]
+)
 def test_records_are_listed_as_they_are(record: type[msgspec.Struct]) -> None:
     (listed,) = re.findall(rf"^\| {record.__name__} \| (.*) \|$", TEXT, re.MULTILINE)
     names = [re.match(r"\w+", part.strip())[0] for part in re.sub(r"\(.*?\)", "", listed).split(",")]  # type: ignore[index]
