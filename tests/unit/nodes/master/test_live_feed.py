@@ -54,7 +54,7 @@ def test_a_snapshot_is_as_the_protocol_describes_it() -> None:
     for table in ("slaves", "jobs"):
         (entity,), (described,) = snapshot.pop(table).values(), example.pop(table).values()
         assert shape(entity) == shape(described)
-    assert len(snapshot["stream"]["marks"]) == 32
+    assert len(snapshot["stream"]["marks"]) == 40
     assert shape(snapshot) == shape(example)
 
 
