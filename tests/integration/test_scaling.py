@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import concurrent_nb
 from concurrent_nb import Cluster
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.control_client import ControlClient
 from tests.clusters import BRISK, alive, eventually, run, running, slave_pids, status_of, workers_of
@@ -135,3 +137,43 @@ def test_an_owner_that_is_stopped_or_killed_hangs_nothing() -> None:
         os.kill(start.pid, signal.SIGKILL)
         start.wait(PATIENCE_S)
         eventually(lambda: not alive(pids), "all end with it")
+
+
+def test_a_notebook_scales_a_cluster_that_another_process_has_started() -> None:
+    with running("start", "--name", "theirs", "--workers", "1", says="is running"):
+        current = CurrentCluster()
+        current.connect("theirs")
+        try:
+            assert current.scale(2) == "2 workers from now on"
+            with control_of("theirs") as admin:
+                eventually(lambda: slots(admin) == 2, "one more")
+        finally:
+            current.stop()
+
+
+def measure(value: float) -> None:
+    concurrent_nb.stats.add("<b>rows</b>", value)
+
+
+def values_of(control: ControlClient, job: str) -> dict[str, Any]:
+    values: dict[str, dict[str, Any]] = control.call("stats", job=job)["values"]
+    return values.get("<b>rows</b>", {})
+
+
+def test_what_tasks_measure_is_seen_by_others() -> None:
+    with running("start", "--name", "measured", "--workers", "1", says="is running"):
+        with concurrent_nb.connect("measured") as app:
+            job = app.start_job(measure, [(10.0,), (30.0,)], name="fits")
+            job.wait(PATIENCE_S)
+            app.submit(measure, 5.0).result(PATIENCE_S)
+            with control_of("measured") as admin:
+                eventually(lambda: values_of(admin, job.id.hex()).get("count") == 2, "both are there")
+                assert values_of(admin, job.id.hex())["average"] == 20.0
+                ids = [each["id"] for each in admin.call("stats")["jobs"] if each["id"] != job.id.hex()]
+                assert [values_of(admin, other)["count"] for other in ids] == [1]
+            assert "average 20" in run("stats", "measured", "--job", "fits").stdout
+        with concurrent_nb.connect("measured") as app:  # which leaves at once
+            job = app.start_job(measure, [(1.0,)] * 3, name="short")
+            job.wait(PATIENCE_S)
+        with control_of("measured") as admin:
+            eventually(lambda: values_of(admin, job.id.hex()).get("count") == 3, "all three are there")

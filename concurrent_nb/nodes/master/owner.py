@@ -94,6 +94,11 @@ class Owner:
             else:
                 future.set_result(answer)
 
+    def ended(self) -> None:
+        """Note that the owner has ended, so that nobody waits for it."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(WishAnswer(self._number, refused=f"{self._who()} has ended"))
+
     def _who(self) -> str:
         return f"the process that has started the cluster (process {self._pid})"
 

@@ -592,10 +592,13 @@ async def _serve(
 
         def lease_readable() -> None:
             received = os.read(lease, 4096)
-            if not received:
-                master.stop()
-            elif owner is not None:
-                owner.received(received)
+            if received:
+                if owner is not None:
+                    owner.received(received)
+                return
+            if owner is not None:
+                owner.ended()
+            master.stop()
 
         loop.add_reader(lease, lease_readable)
         watch = asyncio.create_task(_watch_parent(os.getppid(), master.stop))

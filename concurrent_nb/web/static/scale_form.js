@@ -37,6 +37,8 @@ export class ScaleForm {
     this.model = model;
     this.scale = scale;
     this.isEdited = false;
+    /** what was asked for last, until there are so many */
+    this.awaited = 0;
     this.field = element("input", "cnb-input", "", {
       type: "number",
       min: "1",
@@ -63,6 +65,10 @@ export class ScaleForm {
   }
 
   update() {
+    if (this.awaited && this.awaited === this.model.totals.slots) {
+      this.awaited = 0;
+      setText(this.said, "");
+    }
     // What somebody is typing stays.
     if (this.isEdited || document.activeElement === this.field) return;
     const slots = String(this.model.totals.slots);
@@ -88,6 +94,7 @@ export class ScaleForm {
       setText(this.said, words);
       this.said.title = "";
       this.isEdited = false;
+      this.awaited = workers;
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       setText(this.said, visible(why, 300));

@@ -131,6 +131,18 @@ def test_an_owner_that_has_ended_is_named(pipe: tuple[int, int]) -> None:
     asyncio.run(play())
 
 
+def test_nobody_waits_for_an_owner_that_ends(pipe: tuple[int, int]) -> None:
+    async def play() -> None:
+        owner = Owner(pipe[1], NEVER_S)
+        owner.ended()
+        task = await asked(owner, 4)
+        owner.ended()
+        with pytest.raises(ClusterError, match="has ended"):
+            await task
+
+    asyncio.run(play())
+
+
 def test_an_owner_that_does_not_read_makes_nobody_wait(pipe: tuple[int, int]) -> None:
     async def play() -> None:
         owner = Owner(pipe[1], NEVER_S)
