@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { handToPerfetto, traceName } from "../../concurrent_nb/web/static/trace_tools.js";
+import { handToPerfetto, traceName } from "../../concurrent_nb/web/static/trace_files.js";
 
 const PERFETTO = "https://ui.perfetto.dev";
 
