@@ -150,7 +150,10 @@ function main() {
     slaves.update();
     scale.update();
     events.update();
-    if (!detailSection.hidden) detail.update();
+    if (!detailSection.hidden) {
+      detail.update();
+      trace.update();
+    }
     const others = model.totals.other_jobs;
     setText(
       jobCount,

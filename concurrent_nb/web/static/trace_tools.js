@@ -20,6 +20,7 @@ export class TraceTools {
     const t = translate;
     this.t = t;
     this.job = job;
+    this.told = "";
     const act = (/** @type {(job: Job) => Promise<Told>} */ work) => () => void this.#busy(work);
     this.save = button(
       t("Save trace"),
@@ -42,12 +43,18 @@ export class TraceTools {
     this.element = element("div", "cnb-trace-tools", [this.save, this.open, this.said]);
   }
 
+  update() {
+    // What was said about another job says nothing about this one.
+    if (this.told && this.told !== this.job()?.id) setText(this.said, "");
+  }
+
   /** @param {(job: Job) => Promise<Told>} work */
   async #busy(work) {
     const { t } = this;
     const job = this.job();
     if (!job) return;
     this.save.disabled = this.open.disabled = true;
+    this.told = job.id;
     setText(this.said, t("reading the trace"));
     try {
       const { tasks, dropped } = await work(job);

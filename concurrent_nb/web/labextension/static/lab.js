@@ -255,7 +255,7 @@ class MainPanel extends ClusterView {
       detail.show(this.job);
       this.detail = detail;
       this.body.append(detail.element);
-      this.parts = [detail];
+      this.parts = [detail, trace];
     }
     this.head.replaceChildren(this.name, this.link, ...aside);
   }
