@@ -565,7 +565,7 @@ class ClientThread:
 
     def _report_measured(self, now: float) -> None:
         """Tell the master what tasks have measured, if that is due."""
-        if self._measured_reports.is_due(now):
+        while self._measured_reports.is_due(now):  # more than once only at infinity, when the application leaves
             for job, values in self._measured_reports.take(now):
                 self._core.measured(job, values)
 

@@ -1,6 +1,6 @@
 """When the master is told what tasks have measured (`concurrent_nb.stats`), so that others than this process see it.
 
-At once, then every few seconds while it changes, and when the application leaves: nothing happens for tasks that
+Within a second, then every few seconds while it changes, and when the application leaves: nothing happens for tasks that
 measure nothing. Pure; used by the client thread.
 """
 
