@@ -1,7 +1,7 @@
 """When the master is told what tasks have measured (`concurrent_nb.stats`), so that others than this process see it.
 
-Within a second, then every few seconds while it changes, and when the application leaves: nothing happens for tasks that
-measure nothing. Pure; used by the client thread.
+Within a second, then every few seconds while it changes, and when the application leaves. Tasks that measure nothing
+cost nothing. Pure; used by the client thread.
 """
 
 from collections import OrderedDict
