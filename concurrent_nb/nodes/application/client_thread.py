@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import Any, Final, Protocol
 
 from concurrent_nb import foreign
@@ -68,6 +69,8 @@ STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
 #: shared memory is tidied this often, and unused memory is closed after so long
 TIDY_S: Final = 1.0
 REST_AFTER_S: Final = 10.0
+#: most seconds for which an application that leaves waits until the master has its last report, if there is one
+LAST_REPORT_S: Final = 1.0
 #: after these a worker does not use the arguments of a task any more
 _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE})
 
@@ -280,8 +283,7 @@ class ClientThread:
             with self._lock:
                 self._closed = True
             if self._broken is None:
-                self._report_measured(float("inf"))
-                self._loop.send(False, monotonic())
+                self._report_last()
                 self._loop.acknowledge()
                 self.member.leave()
             else:
@@ -568,6 +570,21 @@ class ClientThread:
         while self._measured_reports.is_due(now):  # more than once only at infinity, when the application leaves
             for job, values in self._measured_reports.take(now):
                 self._core.measured(job, values)
+
+    def _report_last(self) -> None:
+        """Tell the master what tasks have measured last, if anything, and wait a moment until it has got that."""
+        if not self._measured_reports.is_due(inf):
+            return
+        self._report_measured(inf)
+        now, session = monotonic(), self._core.session
+        until_s = now + LAST_REPORT_S
+        while self._loop.send(False, now) is Verdict.STAY and session is not None and session.in_flight:
+            if now >= until_s:
+                return
+            left_s = min(until_s, self._core.next_deadline()) - now
+            self._waiter.poll(0.0 if has_message(self.member.link.socket) else max(0.0, left_s))
+            now = monotonic()
+            self._loop.receive(now)
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 
