@@ -49,6 +49,21 @@ def test_a_job_is_cancelled_while_the_kernel_is_busy(lab: Lab, sidebar: Locator)
     sidebar.locator(".cnb-job .cnb-state").get_by_text("cancelled").wait_for()
 
 
+def test_the_notebooks_own_cluster_grows_while_its_cell_blocks(lab: Lab, sidebar: Locator) -> None:
+    lab.start("more")
+    sidebar.locator(".cnb-job").filter(has_text="running").wait_for()
+    form = sidebar.get_by_role("form", name="Scale the cluster")
+    form.get_by_label("Number of workers").fill("3")
+    form.get_by_role("button", name="Scale", exact=True).click()
+    form.get_by_text("1 more come").wait_for()
+    assert lab.is_running("more")
+    lab.page.wait_for_function("() => document.querySelectorAll('.cnb-slave').length === 2")
+    form.get_by_label("Number of workers").fill("2")
+    form.get_by_label("Number of workers").press("Enter")
+    lab.page.wait_for_function("() => document.querySelectorAll('.cnb-slave').length === 1")
+    lab.finish("more")
+
+
 def test_panels_show_the_tasks(lab: Lab, sidebar: Locator) -> None:
     sidebar.get_by_role("button", name="Task stream").click()
     lab.page.wait_for_function("() => document.querySelector('.cnb-stream-canvas')?.stream.frames > 2")
@@ -57,6 +72,9 @@ def test_panels_show_the_tasks(lab: Lab, sidebar: Locator) -> None:
     lab.page.locator(".cnb-lab-main .cnb-chart canvas").first.wait_for()
     sidebar.locator(".cnb-job-name").first.click()
     lab.page.locator(".cnb-lab-main .cnb-facts").get_by_text("run time", exact=True).wait_for()
+    with lab.page.expect_download() as download:
+        lab.page.locator(".cnb-lab-main").get_by_role("button", name="Save trace").click()
+    assert '"traceEvents"' in download.value.path().read_text()
 
 
 def test_the_cell_of_a_job_is_shown(lab: Lab) -> None:
