@@ -155,8 +155,8 @@ class Sidebar extends ClusterView {
         drainSlave: (slave) => run("concurrent-nb:drain-slave", { slave: slave.name }),
         restartSlave: (slave) => run("concurrent-nb:restart-slave", { slave: slave.name }),
       },
-      row_px: 68,
-      most_px: 272,
+      row_px: 96,
+      most_px: 288,
     });
     const scale = new ScaleForm(session.model, (workers) => session.call("scale", { workers }), t);
     const events = new EventsPanel(session.model, { translate: t, row_px: 48, most_px: 240 });
