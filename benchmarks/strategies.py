@@ -43,7 +43,7 @@ from concurrent_nb.scheduling.instructions import AssignTasks, DeliverOutcomes, 
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.tasks.task_record import ObjectSize, TaskRecord
-from concurrent_nb.wire.messages import STRATEGIES, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import STRATEGIES, OutcomeFrame, StartedTask, TaskFrame, TaskRef
 
 OK = int(Status.OK)
 #: seconds that a task has run when its slave reports it as started
@@ -118,7 +118,7 @@ class ModelSlave:
             self._running.add((task.job.id, task.index, attempt))
             self._world.after(run_s, partial(self._ended, task, attempt, run_s))
             if run_s > STARTED_AFTER_S:
-                started = TasksStarted(self.id, [TaskRef(task.job.id, task.index, attempt)])
+                started = TasksStarted(self.id, [StartedTask(task.job.id, task.index, attempt)])
                 self._world.after(STARTED_AFTER_S, partial(self._world.deliver, started))
 
     def _ended(self, task: TaskRecord, attempt: int, run_s: float) -> None:

@@ -26,7 +26,7 @@ from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
-from concurrent_nb.wire.messages import Needs, TaskRef
+from concurrent_nb.wire.messages import Needs, StartedTask
 
 #: explicit needs that mean the same as None
 PLAIN: Final = Needs()
@@ -190,8 +190,8 @@ class ClientEventHandler:
             if task.state == TaskState.FINISHED:
                 self._lifecycle.deliver(task)
             elif task.started and task.slave is not None:
-                ref = TaskRef(job.id, task.index, task.attempt)
-                self._state.outbox.announce_started(event.client, self._state.slaves[task.slave].name, ref)
+                started = StartedTask(job.id, task.index, task.attempt, task.worker)
+                self._state.outbox.announce_started(event.client, self._state.slaves[task.slave].name, started)
 
     def _count_anew(self, job: JobRecord, shares_memory: bool) -> None:
         """Recount the kept results of a job whose owner has come back on another host, or on this one."""

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task_record import Buffer, ObjectSize
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask, TaskFrame, TaskRef
 
 
 class SlaveJoined(Struct, frozen=True, gc=False):
@@ -116,7 +116,7 @@ class TasksStarted(Struct, frozen=True, gc=False):
     """A slave reports that these have been running for a while."""
 
     slave: SessionId
-    tasks: Sequence[TaskRef]
+    tasks: Sequence[StartedTask]
 
 
 class TasksReturned(Struct, frozen=True, gc=False):

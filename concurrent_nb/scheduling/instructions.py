@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task_record import Buffer, TaskRecord
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask, TaskRef
 
 
 class AssignTasks(Struct, frozen=True, gc=False):
@@ -43,7 +43,7 @@ class AnnounceStarted(Struct, frozen=True, gc=False):
 
     client: SessionId
     slave: str
-    tasks: Sequence[TaskRef]
+    tasks: Sequence[StartedTask]
 
 
 class ForgetJob(Struct, frozen=True, gc=False):

@@ -16,7 +16,7 @@ from concurrent_nb.scheduling.instructions import (
 )
 from concurrent_nb.scheduling.task_queue import QueuedRun
 from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask, TaskRef
 
 
 class OutcomeParcel:
@@ -48,12 +48,12 @@ class Outbox:
     def __init__(self) -> None:
         self.silent: set[SessionId] = set()  #: clients to which no outcomes are sent for now
         self._sealed: list[Instruction] = []
-        self._started: dict[tuple[SessionId, str], list[TaskRef]] = {}
+        self._started: dict[tuple[SessionId, str], list[StartedTask]] = {}
         self._parcels: dict[tuple[SessionId, JobId, str], OutcomeParcel] = {}
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
         self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[TaskRecord]] = {}
 
-    def announce_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
+    def announce_started(self, client: SessionId, slave: str, task: StartedTask) -> None:
         """Announce to a client that a task runs."""
         self._started.setdefault((client, slave), []).append(task)
 

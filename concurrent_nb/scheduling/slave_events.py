@@ -17,7 +17,7 @@ from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, keep
 from concurrent_nb.tasks.task_log import in_bytes_of
 from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
-from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import OutcomeFrame, StartedTask, TaskRef
 
 #: most unfinished tasks that a slave may accept
 CREDIT_MAX: Final = 1_000_000
@@ -250,9 +250,10 @@ class SlaveEventHandler:
         task = job.tasks.get(ref.index) if job is not None else None
         return task if task is not None and task.slave == slave.id and task.attempt == ref.attempt else None
 
-    def _start(self, task: TaskRecord, ref: TaskRef, slave: SlaveState, now: float) -> None:
+    def _start(self, task: TaskRecord, ref: StartedTask, slave: SlaveState, now: float) -> None:
         task.started = True
         task.started_s = now
+        task.worker = ref.worker
         slave.started += 1
         self._state.drop_recall(task, slave)
         if task.timeout_s is not None:

@@ -82,6 +82,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     accepted_s: float = 0.0  #: when it was accepted
     assigned_s: float = 0.0  #: when it was last assigned
     started_s: float = 0.0  #: when its slave last reported that it runs
+    worker: int = 0  #: pid of the worker that ran it then; 0 if the slave did not say
 
     @property
     def name(self) -> str:

@@ -52,6 +52,7 @@ class RunningTask(NamedTuple):
     number: int  #: its index in the job
     slave: str
     started_s: float
+    worker: int = 0  #: pid; 0 if it is unknown
 
 
 class ClusterView(NamedTuple):
@@ -349,7 +350,7 @@ class FeedState:
             if visibility.sees(owner):
                 yield key, {**jobs[key], "mine": owner == visibility.owner}
 
-    def _running_for(self, visibility: Visibility) -> list[tuple[str, int, str, float]]:
+    def _running_for(self, visibility: Visibility) -> list[tuple[str, int, str, float, int]]:
         visible = [task[1:] for owner, (_, tasks) in self._running.items() if visibility.sees(owner) for task in tasks]
         return visible[:RUNNING_MAX]
 

@@ -388,7 +388,7 @@ def _replace(message: Any, name: str, members: list[Any], at: int, count: int) -
 
 _RUNS: Final[dict[type, str]] = {m.Outcomes: "items", m.Submit: "tasks", m.Assign: "tasks"}
 _LISTS: Final[dict[type, tuple[str, int]]] = {
-    m.Started: ("tasks", 30),
+    m.Started: ("tasks", 35),
     m.Returned: ("tasks", 30),
     m.Withdraw: ("tasks", 30),
     m.Cancel: ("indexes", 5),

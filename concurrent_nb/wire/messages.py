@@ -122,6 +122,12 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
     attempt: int
 
 
+class StartedTask(TaskRef, array_like=True, frozen=True, gc=False):
+    """An attempt that runs, and the process that runs it."""
+
+    worker: Count = 0  #: pid of the worker; 0: unknown
+
+
 class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What each task needs of a slave: how many cores, and what kind of worker.
 
@@ -197,7 +203,7 @@ class Started(Message, tag=3, frozen=True):
     """These tasks have been running for a while (short tasks are never reported as started)."""
 
     slave: str
-    tasks: list[TaskRef]
+    tasks: list[StartedTask]
 
 
 class Output(Message, tag=4, frozen=True):

@@ -244,7 +244,8 @@ class MadeUpCluster:
             if worker.task is not None:
                 busy[worker.slave] += 1
                 if self.now_s - worker.task[2] > 0.05 and len(running) < 500:
-                    running.append([worker.task[0].id, worker.task[1], worker.slave, worker.task[2]])
+                    pid = int(self.lanes[worker.lane].rpartition("/")[2])
+                    running.append([worker.task[0].id, worker.task[1], worker.slave, worker.task[2], pid])
         slaves = {
             name: {
                 "name": name, "host": f"{name}.cluster.example", "pid": 4000 + at, "cores": self.workers,

@@ -335,6 +335,11 @@ def _ref(generator: MessageGenerator) -> m.TaskRef:
     )
 
 
+def _started_task(generator: MessageGenerator) -> m.StartedTask:
+    ref = _ref(generator)
+    return m.StartedTask(ref.job, ref.index, ref.attempt, generator.chance.choice((0, 7)))
+
+
 def _outcome(generator: MessageGenerator) -> m.OutcomeFrame:
     ref = _ref(generator)
     body, sizes, _ = generator.payload()
@@ -368,6 +373,7 @@ _VALID: Final[dict[type[Any], Callable[[MessageGenerator], Any]]] = {
     m.TaskFrame: _task_frame,
     m.Content: _content,
     m.TaskRef: _ref,
+    m.StartedTask: _started_task,
     m.OutcomeFrame: _outcome,
     m.Outcomes: _outcomes,
     m.Capacity: _capacity,

@@ -161,7 +161,7 @@ class Driver:
 
     def _take_reports(self) -> None:
         reports = self.pool.take_reports()
-        self.started += reports.started
+        self.started += [TaskRef(it.job, it.index, it.attempt) for it in reports.started]
         self.returned += reports.returned
         self.degraded = self.degraded or reports.degraded
         for ref, stream, data in reports.output:

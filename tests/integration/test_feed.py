@@ -80,9 +80,10 @@ def test_the_progress_of_a_job_arrives_while_it_runs(follower: Follower, app: co
 def test_a_task_is_seen_while_it_runs(follower: Follower, app: concurrent_nb.ApplicationNode) -> None:
     future = app.submit(time.sleep, 1.5)
     follower.eventually(lambda state: state["running"], "it runs", within_s=10)
-    (_, number, slave, started_s), *_ = follower.state["running"]
+    (_, number, slave, started_s, worker), *_ = follower.state["running"]
     assert number == 0 and slave in follower.state["slaves"] and started_s <= follower.state["time_s"]
     future.result()
+    assert future.worker == worker
     follower.eventually(lambda state: not state["running"], "it does not run any more", within_s=10)
 
 

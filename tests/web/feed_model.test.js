@@ -72,7 +72,7 @@ const snapshot = (more = {}) => ({
   },
   jobs: { aa: job("aa") },
   stream: { lanes: ["s1/10"], functions: ["f"], first: 0, skipped: 0, marks: packed([[0, 0, 0, 95, 1, 0.5]]) },
-  running: [["aa", 3, "s1", 99]],
+  running: [["aa", 3, "s1", 99, 42]],
   events: [{ number: 0, at_s: 98, kind: "slave joined", text: "s1", slave: "s1", job: "" }],
   ...more,
 });
@@ -89,7 +89,7 @@ test("a snapshot is the whole state", () => {
   assert.equal(model.name, "demo");
   assert.equal(model.slaves.get("s1")?.busy, 2);
   assert.equal(model.jobs.get("aa")?.tasks, 10);
-  assert.deepEqual(model.running, [{ job: "aa", index: 3, slave: "s1", started_s: 99 }]);
+  assert.deepEqual(model.running, [{ job: "aa", index: 3, slave: "s1", started_s: 99, worker: 42 }]);
   assert.equal(model.marks.size, 1);
   assert.equal(model.events[0].wall_s, WALL_S - 2);
   assert.equal(model.totals.kept, 0);

@@ -89,39 +89,38 @@ test("colours follow names, and two functions share none while there are free on
   assert.equal(coloursOf(Array.from({ length: 20 }, (_, at) => `f${at}`)).length, 20);
 });
 
-test("a running task stays on the lane that became free before it started", () => {
+test("a running task is on the lane of its worker, or on a row of its own until one of that worker has ended", () => {
   const table = new LaneTable();
   const ring = ringOf([0, 0, 0, 0, 5, 0], [1, 0, 0, 0, 9, 0]);
   table.follow(ring);
-  const lanes = ["s/1", "s/2", "other/3"];
-  const task = (index, started_s) => ({ job: "j", index, slave: "s", started_s });
-  const places = (running) => table.place(running, lanes).map(({ task: { index }, place }) => [index, place]);
-  assert.deepEqual(places([task(0, 9.5)]), [[0, 1]]);
-  ring.add(0, 0, 0, 5, 20, 0);
-  table.follow(ring);
-  assert.deepEqual(places([task(0, 9.5), task(1, 9.6)]), [
-    [0, 1],
-    [1, -1],
-  ]);
-  assert.deepEqual(places([task(1, 9.6)]), [[1, -1]]);
-  const rows = table.rows(lanes, table.place([task(1, 9.6)], lanes), 0, 30);
+  const lanes = ["s/3", "s/12", "other/3"];
+  const task = (worker, slave = "s") => ({ job: "j", index: worker, slave, started_s: 9.5, worker });
+  const running = [task(12), task(7), task(0), task(12, "odd/name")];
+  const placed = table.place(running, lanes);
   assert.deepEqual(
-    rows.map((row) => [row.slave, row.worker, row.extra]),
+    placed.map(({ task: { worker }, place }) => [worker, place]),
     [
-      ["s", "1", 0],
-      ["s", "2", 0],
-      ["s", "", 1],
+      [12, 1],
+      [7, -8],
+      [0, -1],
+      [12, -13],
     ],
   );
-  ring.add(1, 0, 0, 9.4, 0.5, 0); // another one has ended on the lane, so the first task is elsewhere
-  table.follow(ring);
-  assert.deepEqual(places([task(0, 9.5), task(1, 9.6)]), [
-    [0, -2],
-    [1, -1],
-  ]);
+  assert.deepEqual(
+    table.rows(lanes, placed, 0, 30).map((row) => [row.slave, row.worker, row.lane, row.extra]),
+    [
+      ["odd/name", "12", -1, 13],
+      ["s", "3", 0, 0],
+      ["s", "7", -1, 8],
+      ["s", "12", 1, 0],
+      ["s", "", -1, 1],
+    ],
+  );
+  const grown = [...lanes, "s/7"]; // its first task has ended
+  assert.deepEqual(table.place([task(7)], grown)[0].place, 3);
   ring.clear();
   table.follow(ring);
-  assert.deepEqual(table.rows(lanes, [], 0, 30), []);
+  assert.deepEqual(table.rows(grown, [], 0, 30), []);
 });
 
 test("a name with slashes is still a name", () => {

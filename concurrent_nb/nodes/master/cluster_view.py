@@ -131,7 +131,9 @@ def _count_assigned(scheduler: Scheduler) -> tuple[Counter[JobRecord], list[Runn
                 break
             if task.started:
                 job = task.job
-                running.append(RunningTask(job.owner, job.id.hex(), task.index, slave.name, task.started_s))
+                running.append(
+                    RunningTask(job.owner, job.id.hex(), task.index, slave.name, task.started_s, task.worker)
+                )
     return assigned, running
 
 

@@ -46,7 +46,7 @@ class WorkerReports(Protocol):
     """What workers have reported since the last time."""
 
     outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Sequence[Buffer]]]]  #: by job
-    started: list[m.TaskRef]
+    started: list[m.StartedTask]
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
     degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then

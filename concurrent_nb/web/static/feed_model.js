@@ -14,7 +14,8 @@ import { finite } from "./text.js";
  *   `done`: tasks that have ended in any way; `rate`: those per second, lately; `is_cancelled`: the whole job was
  * @typedef {{number: number, wall_s: number, at_s: number, kind: string, text: string, slave: string,
  *   job: string}} ClusterEvent
- * @typedef {{job: string, index: number, slave: string, started_s: number}} RunningTask
+ * @typedef {{job: string, index: number, slave: string, started_s: number, worker: number}} RunningTask
+ *   `worker`: its pid; 0 if that is unknown
  * @typedef {{waiting: number, assigned: number, kept: number, done: number, failed: number, cancelled: number,
  *   slots: number, busy: number, in_bytes: number, out_bytes: number, clients: number, other_jobs: number}} Totals
  */
@@ -478,11 +479,12 @@ export class FeedModel {
   #setRunning(running) {
     this.running = running
       .filter((task) => Array.isArray(task) && Number.isFinite(task[3]))
-      .map(([job, index, slave, started_s]) => ({
+      .map(([job, index, slave, started_s, worker]) => ({
         job: text(job),
         index: finite(index),
         slave: text(slave),
         started_s,
+        worker: Number.isInteger(worker) && worker > 0 ? worker : 0,
       }));
     this.versions.running += 1;
   }

@@ -59,7 +59,7 @@ export function pixel(colour, alpha = 255) {
 
 /**
  * @typedef {{lane: number, slave: string, worker: string, extra: number}} Row
- *   `lane`: -1 for tasks that run on a worker which has not ended one yet; `extra` numbers such rows of a slave
+ *   `lane`: -1 for a worker that runs a task and has not ended one yet; `extra` numbers such rows of a slave
  */
 
 /** @param {string} lane `slave/pid` @returns {[string, string]} */
@@ -68,7 +68,7 @@ export function splitLane(lane) {
   return at < 0 ? [lane, ""] : [lane.slice(0, at), lane.slice(at + 1)];
 }
 
-/** Remembers when lanes were used, and on which row each running task is drawn. */
+/** Remembers when lanes were used, and finds those of running tasks. */
 export class LaneTable {
   constructor() {
     /** @type {number[]} */
@@ -77,8 +77,10 @@ export class LaneTable {
     this.last_s = [];
     this.seen = 0;
     this.generation = 0;
-    /** @type {Map<string, number>} running task -> lane, or -1 - number of the extra row */
-    this.places = new Map();
+    /** @type {string[]} */
+    this.lanes = [];
+    /** @type {Map<string, number>} */
+    this.numbers = new Map();
   }
 
   /** @param {MarkRing} ring */
@@ -87,7 +89,6 @@ export class LaneTable {
       this.generation = ring.generation;
       this.first_s = [];
       this.last_s = [];
-      this.places.clear();
       this.seen = 0;
     }
     for (let number = Math.max(this.seen, ring.begin); number < ring.end; number += 1) {
@@ -102,60 +103,18 @@ export class LaneTable {
   }
 
   /**
-   * Place running tasks: the feed gives the slave of a task, but its worker only when it has ended. So a task gets the
-   * lane of its slave that became free last before it started, or a row of its own if there is none. It keeps its place
-   * until another task ends there, which shows that it was the wrong one.
+   * Place running tasks: on the lane of their worker, or below 0, on a row of its own, if no task of it has ended yet.
    * @param {RunningTask[]} running @param {string[]} lanes @returns {{task: RunningTask, place: number}[]}
    */
   place(running, lanes) {
-    const keys = new Set(running.map((task) => `${task.job}/${task.index}/${task.started_s}`));
-    for (const key of this.places.keys()) if (!keys.has(key)) this.places.delete(key);
-    /** @type {Map<string, number[]>} */
-    const ofSlave = new Map();
-    lanes.forEach((lane, number) => {
-      const [slave] = splitLane(lane);
-      const group = ofSlave.get(slave);
-      if (group) group.push(number);
-      else ofSlave.set(slave, [number]);
-    });
-    /** @type {Map<string, Set<number>>} */
-    const taken = new Map();
-    const takenOf = (/** @type {string} */ slave) => {
-      let found = taken.get(slave);
-      if (!found) taken.set(slave, (found = new Set()));
-      return found;
-    };
-    for (const task of running) {
-      const key = `${task.job}/${task.index}/${task.started_s}`;
-      const place = this.places.get(key);
-      if (place === undefined) continue;
-      if (place >= 0 && this.last_s[place] > task.started_s + 0.01) this.places.delete(key);
-      else takenOf(task.slave).add(place);
+    if (this.lanes !== lanes) {
+      this.lanes = lanes;
+      this.numbers = new Map(lanes.map((lane, number) => [lane, number]));
     }
-    return [...running]
-      .sort((a, b) => a.started_s - b.started_s)
-      .map((task) => {
-        const key = `${task.job}/${task.index}/${task.started_s}`;
-        let place = this.places.get(key);
-        if (place === undefined) {
-          const used = takenOf(task.slave);
-          let best = -Infinity;
-          for (const lane of ofSlave.get(task.slave) ?? []) {
-            const free_s = this.last_s[lane] ?? -Infinity;
-            if (!used.has(lane) && free_s <= task.started_s + 0.01 && free_s > best) {
-              best = free_s;
-              place = lane;
-            }
-          }
-          if (place === undefined) {
-            place = -1;
-            while (used.has(place)) place -= 1;
-          }
-          used.add(place);
-          this.places.set(key, place);
-        }
-        return { task, place };
-      });
+    return running.map((task) => ({
+      task,
+      place: this.numbers.get(`${task.slave}/${task.worker}`) ?? -1 - task.worker,
+    }));
   }
 
   /**
@@ -173,7 +132,10 @@ export class LaneTable {
     for (const { task, place } of placed) {
       if (task.started_s > to_s) continue;
       if (place >= 0) used.add(place);
-      else extra.set(`${task.slave}/${place}`, { lane: -1, slave: task.slave, worker: "", extra: -place });
+      else {
+        const worker = task.worker ? String(task.worker) : "";
+        extra.set(`${task.slave}/${place}`, { lane: -1, slave: task.slave, worker, extra: -place });
+      }
     }
     const rows = [...used].map((lane) => {
       const [slave, worker] = splitLane(lanes[lane] ?? "");
@@ -181,7 +143,7 @@ export class LaneTable {
     });
     return [...rows, ...extra.values()].sort((a, b) =>
       a.slave === b.slave
-        ? a.extra - b.extra || Number(a.worker) - Number(b.worker) || a.lane - b.lane
+        ? Number(a.worker || Infinity) - Number(b.worker || Infinity) || a.lane - b.lane
         : a.slave < b.slave
           ? -1
           : 1,

@@ -53,6 +53,8 @@ export class TaskStream {
     /** @type {Row[]} */
     this.rows = [];
     this.rowsAt_ms = -Infinity;
+    /** @type {string[]} those for which the rows were chosen */
+    this.rowLanes = [];
     /** @type {string[] | null} */
     this.colourNames = null;
     /** @type {string[]} */
@@ -359,11 +361,12 @@ export class TaskStream {
     this.#chooseColours();
     table.follow(model.marks);
     const placed = table.place(model.running, model.lanes);
-    // Rows come and go as time moves on, but not with each frame.
+    // Rows come and go as time moves on, but not with each frame; a new lane takes the place of a row at once.
     const begun = performance.now();
-    if (begun - this.rowsAt_ms > 400 || !this.isFollowing) {
+    if (begun - this.rowsAt_ms > 400 || !this.isFollowing || this.rowLanes !== model.lanes) {
       this.rows = table.rows(model.lanes, placed, from_s, to_s);
       this.rowsAt_ms = begun;
+      this.rowLanes = model.lanes;
     }
     const { rows, size } = this;
     size.ratio = Math.min(2, window.devicePixelRatio || 1);
@@ -629,12 +632,7 @@ export class TaskStream {
         continue;
       }
       const name = visible(model.jobs.get(task.job)?.name || task.job, 80);
-      return [
-        `${name} [${task.index}]`,
-        t("running for %1", duration(now_s - task.started_s)),
-        visible(row.slave, 60),
-        t("the worker is known when it ends"),
-      ];
+      return [`${name} [${task.index}]`, t("running for %1", duration(now_s - task.started_s)), where];
     }
     const slot = row.lane < 0 ? -1 : markAt(model.marks, row.lane, at_s, 3 * second);
     if (slot < 0) return null;

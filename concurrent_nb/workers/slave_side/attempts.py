@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, StartedTask, TaskRef
 from concurrent_nb.workers.protocol.records import AddSegment, Result
 
 Buffer = bytes | bytearray | memoryview
@@ -141,7 +141,7 @@ class PoolReports(Struct):
     """What has happened since the last reports."""
 
     outcomes: list[JobOutcomes] = []
-    started: list[TaskRef] = []  #: these have been running for a while
+    started: list[StartedTask] = []  #: these have been running for a while
     returned: list[TaskRef] = []  #: these never started, and never will here
     output: list[tuple[TaskRef, int, bytes]] = []  #: of streams 1 and 2, in order
     degraded: str = ""  #: why no worker is started any more; from then on every task is returned

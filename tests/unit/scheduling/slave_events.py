@@ -4,7 +4,7 @@ import msgspec
 
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling import events as e
-from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, StartedTask, TaskRef
 from tests.unit.scheduling.bench import DIED, JOB, OK
 
 
@@ -47,7 +47,7 @@ def refs(*indexes: int, attempt: int = 1, job: JobId = JOB) -> list[TaskRef]:
 
 
 def started(slave: str, *indexes: int, attempt: int = 1, job: JobId = JOB) -> e.TasksStarted:
-    return e.TasksStarted(slave_id(slave), refs(*indexes, attempt=attempt, job=job))
+    return e.TasksStarted(slave_id(slave), [StartedTask(job, index, attempt, 42) for index in indexes])
 
 
 def returned(slave: str, *indexes: int, attempt: int = 1, job: JobId = JOB) -> e.TasksReturned:

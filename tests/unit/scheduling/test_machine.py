@@ -29,7 +29,7 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import TaskState
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask, TaskFrame, TaskRef
 
 Attempt = tuple[JobId, int, int]
 SYSTEM_HOST = Needs(kind="system_host")
@@ -219,7 +219,7 @@ class World(RuleBasedStateMachine):
         fresh = [attempt for attempt in slave.held if attempt not in slave.running][: slave.slots - len(slave.running)]
         slave.running.update(fresh)
         if fresh:
-            slave.saying.append(e.TasksStarted(slave.id, [TaskRef(*attempt) for attempt in fresh]))
+            slave.saying.append(e.TasksStarted(slave.id, [StartedTask(*attempt, 42) for attempt in fresh]))
 
     @precondition(has_slave)
     @rule(data=st.data(), status=st.sampled_from(ANSWERS))
@@ -264,7 +264,7 @@ class World(RuleBasedStateMachine):
         ref = TaskRef(job, index, number)
         words: list[e.Event] = [
             e.OutcomesReceived(slave, job, [OutcomeFrame(index, number, int(status), 0.001, 1, b"")], ()),
-            e.TasksStarted(slave, [ref]),
+            e.TasksStarted(slave, [StartedTask(job, index, number, 42)]),
             e.TasksReturned(slave, [ref]),
         ]
         assert self.scheduler.handle(*words, now=self.now) == [], (

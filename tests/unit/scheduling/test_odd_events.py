@@ -17,7 +17,7 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, Slice, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, Slice, StartedTask, TaskFrame, TaskRef
 from tests.unit.scheduling.bench import JOB, ME, OTHER_JOB, YOU, Bench, F
 from tests.unit.scheduling.client_events import acknowledged, cancelled, opened, submitted
 from tests.unit.scheduling.slave_events import ended, joined, lost, slave_id, started
@@ -38,6 +38,7 @@ texts = st.sampled_from(["", "me", "you", "stealing", "no strategy", "\x00\n\u20
 sizes = st.lists(st.one_of(numbers, st.builds(Slice, st.just(b"s"), numbers, numbers, numbers)), max_size=3).map(tuple)
 buffers = st.lists(st.lists(st.just(b"buffer"), max_size=2), max_size=3)
 refs = st.lists(st.builds(TaskRef, jobs, numbers, numbers), max_size=4)
+started_tasks = st.lists(st.builds(StartedTask, jobs, numbers, numbers, numbers), max_size=4)
 frames = st.lists(st.builds(TaskFrame, numbers, numbers, st.sampled_from(BYTES), sizes), max_size=4)
 outcomes = st.lists(
     st.builds(
@@ -71,7 +72,7 @@ odd_events: st.SearchStrategy[e.Event] = st.one_of(
     st.builds(e.OutcomesAcknowledged, clients, jobs, st.lists(numbers, max_size=4)),
     st.builds(e.ClientSilent, clients),
     st.builds(e.ClientResumed, clients),
-    st.builds(e.TasksStarted, slaves, refs),
+    st.builds(e.TasksStarted, slaves, started_tasks),
     st.builds(e.TasksReturned, slaves, refs),
     st.builds(e.OutcomesReceived, slaves, jobs, outcomes, buffers),
     st.builds(e.ObjectsHeld, slaves, st.lists(st.sampled_from(BYTES), max_size=3)),

@@ -50,7 +50,7 @@ def act(cluster: MadeUpCluster, readers: list[Reader], what: str, *details: Any)
     elif what == "running":
         job, count = details
         key = cluster.job(job, OWNERS[job])
-        cluster.running = [RunningTask(OWNERS[job], key, number, "east", 1.5) for number in range(count)]
+        cluster.running = [RunningTask(OWNERS[job], key, number, "east", 1.5, 42) for number in range(count)]
     elif what == "event":
         cluster.events.add(cluster.now, "worker died", "boom", owner=details[0])
     elif what == "tick":

@@ -182,7 +182,7 @@ def outcomes(*sizes: int | m.Slice) -> m.Outcomes:
         (outcomes(m.Slice(SEGMENT[1:], 0, 1, 1)), "from_slave"),
         (outcomes(*[SLICE] * (m.BUFFERS_MAX + 1)), "from_slave"),
         (outcomes(*[0] * (m.BUFFERS_MAX + 1)), "from_slave"),
-        (m.Started("s", [m.TaskRef(b"", 0, 1)]), "from_slave"),
+        (m.Started("s", [m.StartedTask(b"", 0, 1)]), "from_slave"),
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from typing import Final
 
+from concurrent_nb.wire.messages import StartedTask
 from concurrent_nb.workers.slave_side.attempts import (
     Attempt,
     Command,
@@ -123,7 +124,8 @@ class WorkerLifecycle:
         if run_time_s >= SLOW_S:
             if not attempt.reported:
                 attempt.reported = True
-                self._state.reports.started.append(attempt.ref)
+                started = StartedTask(attempt.job, attempt.index, attempt.number, worker.pid)
+                self._state.reports.started.append(started)
             if not worker.recalled and attempt is not worker.last:
                 commands.append(self.recall(worker))
         if attempt.timeout_s is not None and run_time_s >= attempt.timeout_s and worker.stopping != ticket:

@@ -69,7 +69,8 @@ def test_news_come_with_what_the_application_put_in() -> None:
     bench.core.add([bench.entry(0)])
     bench.sent()
     ref = m.TaskRef(JOB, 0, 1)
-    runs, wrote, ended = bench.receive(m.Started("east", [ref]), m.Output(ref, 1, b"text"), outcome(0))
+    started = m.Started("east", [m.StartedTask(JOB, 0, 1, 42)])
+    runs, wrote, ended = bench.receive(started, m.Output(ref, 1, b"text"), outcome(0))
     assert isinstance(runs, TaskRunning) and runs.slave == "east"
     assert isinstance(wrote, TaskWrote) and wrote.data == b"text"
     assert isinstance(ended, TaskEnded) and ended.entry.handle == "future 0"

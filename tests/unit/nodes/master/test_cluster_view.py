@@ -115,8 +115,8 @@ def test_a_task_that_was_reported_to_run_is_listed() -> None:
     bench = with_job()
     bench.now = 3.0
     assert view(bench).running == []
-    bench.send(EAST, m.Started("", [m.TaskRef(JOB, 1, 1)]))
-    assert view(bench).running == [("alice's key", JOB.hex(), 1, "east", 3.0)]
+    bench.send(EAST, m.Started("", [m.StartedTask(JOB, 1, 1, 42)]))
+    assert view(bench).running == [("alice's key", JOB.hex(), 1, "east", 3.0, 42)]
 
 
 def test_of_many_jobs_the_newest_are_listed() -> None:

@@ -43,7 +43,7 @@ def test_a_snapshot_is_as_the_protocol_describes_it() -> None:
     )
     bench.sent_to(EAST)
     bench.send(
-        EAST, m.Started("", [m.TaskRef(JOB, 1, 1)]), m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"")])
+        EAST, m.Started("", [m.StartedTask(JOB, 1, 1)]), m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"")])
     )
     scheduler, admin = bench.core.scheduler, Visibility(sees_all=True, owner="")
     state = FeedState(7, "east", 0.0)

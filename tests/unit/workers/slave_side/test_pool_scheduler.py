@@ -5,7 +5,7 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import ErrorReport, Needs, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, StartedTask, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import GiveTasks, Interrupt, Kill, Recall, Start
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
@@ -513,7 +513,7 @@ def test_only_tasks_that_run_for_a_while_are_reported_as_started_and_once() -> N
     model.pass_time(0.015)
     assert model.take_reports().started == []
     model.pass_time(0.1)
-    assert model.take_reports().started == [TaskRef(JOB, 0, 1)]
+    assert model.take_reports().started == [StartedTask(JOB, 0, 1, 1001)]
     model.pass_time(1)
     assert model.take_reports().started == []
 
