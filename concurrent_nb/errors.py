@@ -108,6 +108,10 @@ class KernelUnavailable(ClusterError):
     """A slave did not become a Jupyter kernel; the message contains the reason and a remedy."""
 
 
+class StackUnavailable(ClusterError):
+    """A task has no stack to show, because it does not run, or its worker did not write it; the message says which."""
+
+
 # ------------------------------------------------------------------------------------------------------------ a task
 
 

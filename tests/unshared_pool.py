@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers
-from concurrent_nb.wire.messages import Needs, Slice, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, Slice, StackSampled, TaskFrame, TaskRef
 from concurrent_nb.workers.slave_side.attempts import PoolReports
 
 
@@ -66,6 +66,10 @@ class QueueingPool(UnsharedPool):
             if ref is not None:
                 self.waiting.remove(item)
                 self._reports.returned.append(ref)
+
+    def sample_stack(self, request: int, ref: TaskRef, now: float) -> None:
+        """Report that it does not run: tasks run while the reports are taken."""
+        self._reports.stacks.append(StackSampled(request, 0, 0.0, "", "it has not begun"))
 
     def restart_workers(self, now: float, *, stop: bool) -> None:
         """Do nothing: there are no workers to restart."""

@@ -1,4 +1,4 @@
-"""The commands that inspect and steer a running cluster: slaves, jobs, cancel, drain, scale, trace, config, top.
+"""The commands that inspect and steer a running cluster: slaves, jobs, stack, cancel, drain, scale, trace, config, top.
 
 Each prints a table or a line for people, or JSON for programs with --json.
 """
@@ -37,6 +37,7 @@ def add_commands(command: AddCommand) -> None:
     slaves = command("slaves", _slaves, "List the slaves of a cluster.")
     jobs = command("jobs", _jobs, "List the jobs of a cluster.")
     jobs.add_argument("--all", action="store_true", help="also jobs that have no task now")
+    stack = command("stack", _stack, "Show what a running task is doing: its stack. The task goes on.")
     cancel = command("cancel", _cancel, "Cancel a job, or one task of it. Running tasks are stopped.")
     drain = command(
         "drain", _drain, "Have a slave leave: it gets no more tasks, and ends when its running tasks have ended."
@@ -57,7 +58,7 @@ def add_commands(command: AddCommand) -> None:
         " the master ends.",
     )
     top = command("top", _top, "Show slaves and jobs with rates, again and again until Ctrl-C.")
-    for each in (cancel, drain, scale):
+    for each in (stack, cancel, drain, scale):
         each.add_argument("name", help="name of the cluster, or its connection file")
     for each in (slaves, jobs, trace, config, top):
         each.add_argument(
@@ -66,7 +67,9 @@ def add_commands(command: AddCommand) -> None:
             default="default",
             help="name of the cluster, or its connection file (default: %(default)s)",
         )
-    cancel.add_argument("job", help="name of the job, or the beginning of its id, as `concurrent-nb jobs` lists it")
+    for each in (stack, cancel):
+        each.add_argument("job", help="name of the job, or the beginning of its id, as `concurrent-nb jobs` lists it")
+    stack.add_argument("index", type=whole_number(0), help="index of the task in its job, from 0")
     cancel.add_argument("--task", type=whole_number(0), metavar="INDEX", help="only this task of the job")
     drain.add_argument("slave", help="name of the slave, as `concurrent-nb slaves` lists it")
     drain.add_argument("--wait", action="store_true", help="return only when the slave has left")
@@ -82,7 +85,7 @@ def add_commands(command: AddCommand) -> None:
     top.add_argument(
         "--interval", type=seconds, default=2.0, metavar="SECONDS", help="seconds between two updates (default: 2)"
     )
-    for each in (slaves, jobs, cancel, drain, scale, trace, config, top):
+    for each in (slaves, jobs, stack, cancel, drain, scale, trace, config, top):
         each.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -110,6 +113,20 @@ def _jobs(options: argparse.Namespace, items: Items) -> int:
         if others:
             lines.append(f"and {others:,} job{'s' * (others != 1)} {what}")
     _print(lines)
+    return 0
+
+
+def _stack(options: argparse.Namespace, items: Items) -> int:
+    _refuse_items(options, items)
+    with control_of(options.name) as control:
+        job = find_job(control.call("status")["jobs"], options.job)
+        sample = control.call("stack_sample", job=job["id"], index=options.index)
+    if options.json:
+        print(json.dumps({"job": job["id"], "index": options.index, **sample}))
+        return 0
+    where = f"worker {sample['worker']} of slave {shown(sample['slave'])}"
+    print(f"task {options.index} of job {_label(job)} has run for {sample['seconds']:.1f} s in {where}")
+    _print([shown(line) for line in sample["stack"].split("\n")])
     return 0
 
 

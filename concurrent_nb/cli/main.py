@@ -55,6 +55,7 @@ examples:
   concurrent-nb trace demo                        when and where tasks ran, as a file for https://ui.perfetto.dev
   concurrent-nb cancel demo JOB                   cancel a job; see also jobs, slaves, drain and config
   concurrent-nb scale demo 4                      have 4 workers; `restart demo SLAVE` replaces a slave
+  concurrent-nb stack demo JOB 3                  show what a running task is doing
   concurrent-nb stats demo --job fits             show where the time of a job went
   concurrent-nb dashboard demo                    open the web page of the cluster in a browser
   concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client

@@ -352,7 +352,7 @@ def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.
             piece = message.data[at : at + OUTPUT_BYTES]  # type: ignore[union-attr]
             yield msgspec.structs.replace(message, data=piece), (), 64 + len(piece)
     else:
-        yield message, (), 128 + len(getattr(message, "data", b""))
+        yield message, (), 128 + len(getattr(message, "data", b"")) + len(getattr(message, "stack", ""))
 
 
 def _split_run(message: Any, buffers: ItemBuffers) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:

@@ -43,6 +43,9 @@ CORES_MAX: Final = 4096
 #: most system hosts of a slave; they do not count in its slots and its credit
 HOSTS_MAX: Final = 8
 
+#: most bytes of the stack of a task, as UTF-8
+STACK_BYTES_MAX: Final = 65_536
+
 #: levels of logs, the most detailed first
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -370,6 +373,13 @@ class SetLogLevel(Message, tag=28, frozen=True):
     level: LogLevel
 
 
+class SampleStack(Message, tag=29, frozen=True):
+    """Say what a running task is doing. Answered by one StackSampled."""
+
+    request: int  #: the master's number of this request
+    task: TaskRef
+
+
 # --------------------------------------------------------------------------------------------- slave to master
 
 
@@ -409,6 +419,16 @@ class WorkersOutdated(Message, tag=34, frozen=True):
     left: int  #: workers that are not replaced yet, or whose successors are not ready
 
 
+class StackSampled(Message, tag=35, frozen=True):
+    """Answer to SampleStack."""
+
+    request: int
+    worker: Count  #: pid of the worker; 0 if the task has none
+    run_s: float  #: how long the task had run, in seconds
+    stack: Annotated[str, msgspec.Meta(max_length=STACK_BYTES_MAX)]  #: the most recent call last; "" if there is none
+    error: str  #: why there is none
+
+
 FromClient = (
     Function
     | OpenJob
@@ -432,6 +452,7 @@ FromSlave = (
     | Capacity
     | KernelOpened
     | WorkersOutdated
+    | StackSampled
     | HostLoad
     | ShareMemory
     | Segment
@@ -449,6 +470,7 @@ ToSlave = (
     | RestartWorkers
     | Drain
     | SetLogLevel
+    | SampleStack
     | Segment
     | Content
     | Part
@@ -474,10 +496,12 @@ AnyMessage = (
     | RestartWorkers
     | Drain
     | SetLogLevel
+    | SampleStack
     | Returned
     | Capacity
     | KernelOpened
     | WorkersOutdated
+    | StackSampled
     | HostLoad
     | ShareMemory
     | Segment

@@ -63,7 +63,7 @@ class FakeWorker:
         self.is_bad = False
         self.is_there = True
         self.tickets: list[int] = []  #: that it has received
-        tasks, self.tokens, page, self._parent_pipe, self.out, self.err = [os.dup(fd) for fd in ends]
+        tasks, self.tokens, page, self._parent_pipe, self.out, self.err, stacks = [os.dup(fd) for fd in ends]
         self.socket = socket.socket(fileno=tasks)
         self.socket.setblocking(False)
         os.set_blocking(self.tokens, False)
@@ -71,6 +71,7 @@ class FakeWorker:
         os.set_blocking(self.err, False)
         self.page = StatusPage(page)
         os.close(page)
+        os.close(stacks)
         self._reader = records.RecordReader(records.decode_slave_record)
         self.queue: deque[tuple[int, int, bytes]] = deque()  # epoch, ticket, body
         self.write(records.pack_results([]))
@@ -159,6 +160,9 @@ class FakeLauncher:
 
     def interrupt(self, worker: int) -> None:
         """Do nothing: a good worker has ended its task before an interrupt, a bad one ignores it."""
+
+    def write_stack(self, worker: int, thread: int) -> None:
+        """Do nothing: the file stays empty, as that of a worker which does not answer."""
 
     def kill(self, worker: int) -> None:
         """End a worker."""

@@ -23,6 +23,7 @@ def held_for(core: MasterCore, session_id: SessionId, key: bytes) -> list[str]:
         "an envelope to be sent": session_id in core._dispatch.touched,
         "a liveness entry": session_id in core._liveness._nodes,
         "requests for a kernel": sum(asked.slave == session_id for asked in core.kernels._pending.values()),
+        "questions for a stack": sum(asked.slave == session_id for asked in core.stacks._pending.values()),
         "jobs": sum(job.owner == owner or job.client == session_id for job in scheduler.jobs.values()),
         "a slave": session_id in scheduler.slaves,
         "tasks on it": sum(task.slave == session_id for job in scheduler.jobs.values() for task in job.tasks.values()),

@@ -201,6 +201,7 @@ class VirtualPool(UnsharedPool):
         self._on_top: set[tuple[bytes, int, int]] = set()  # of these, those that do not count as credit
         self._events: deque[WorkerEvent] = deque()
         self._output: list[tuple[m.TaskRef, int, bytes]] = []
+        self._stacks: list[m.StackSampled] = []
         self.broken = False  #: every new worker dies before its first task
         self._poll_at = 0.0
         self._poll_after_s = PAGE_POLL_S
@@ -246,6 +247,15 @@ class VirtualPool(UnsharedPool):
         """Return what has not started; with `stop`, stop what has."""
         self._obey(self.scheduler.withdrawn(tasks, stop, now))
 
+    def sample_stack(self, request: int, ref: m.TaskRef, now: float) -> None:
+        """Answer for a task that a worker has; others are said to wait, or to have ended."""
+        place = self.scheduler.place_of(ref)
+        worker = place[1] if place is not None else 0
+        if worker:
+            self._stacks.append(m.StackSampled(request, worker, 0.5, '  File "x.py", line 1, in f', ""))
+        else:
+            self._stacks.append(m.StackSampled(request, 0, 0.0, "", "it does not run"))
+
     def restart_workers(self, now: float, *, stop: bool) -> None:
         """Replace all workers."""
         self._obey(self.scheduler.restart_requested(now, stop=stop))
@@ -259,6 +269,7 @@ class VirtualPool(UnsharedPool):
         """Return the reports, and check that they are about assigned attempts, each once."""
         reports = self.scheduler.take_reports()
         reports.output, self._output = self._output, []
+        reports.stacks, self._stacks = self._stacks, []
         for job, frames, _ in reports.outcomes:
             refs = [m.TaskRef(job, frame.index, frame.attempt) for frame in frames]
             check_references(f"slave {self._name}", refs, self._open)

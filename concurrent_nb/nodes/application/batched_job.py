@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import ClusterError, ConfigurationError, TooLarge
+from concurrent_nb.errors import ClusterError, ConfigurationError, StackUnavailable, TooLarge
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.chunking import (
     BACKLOG,
@@ -131,6 +131,7 @@ class BatchedJob:
         self.record = replace(options, stop_on_error=False).new_record()
         self.job = Job(self.record.id, options.name, self.cancel, options.watched, options.prints)
         self.job._is_batched = True
+        self.job._index_at_master = self._index_at_master
         self.secret = os.urandom(8).hex()
         self._client_thread = client_thread
         self._function = packer.function_payload(function, spawns=True)
@@ -172,6 +173,13 @@ class BatchedJob:
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         """Cancel items, or all (None), running ones too. For any thread."""
         self._client_thread.call_soon(lambda: self._stop() if indexes is None else self._recall(indexes))
+
+    def _index_at_master(self, index: int) -> int:
+        """Return the index of the batch that has an item. For any thread."""
+        batch = self._batch_of.get(index)
+        if batch is None:
+            raise StackUnavailable(f"item {index} does not run: it waits in this application, or has ended")
+        return batch.index
 
     # --------------------------------------------------------------------------------------------- in the client thread
 

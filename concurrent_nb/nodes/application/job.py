@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, 
 
 from msgspec import Struct
 
-from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.errors import ConcurrentError, ConfigurationError, StackUnavailable
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
@@ -158,6 +158,7 @@ class Job(Generic[T]):
         self._done = self._failed = self._cancelled = 0
         self._statistics = StatisticRegistry()  # what its tasks have measured
         self._is_batched = False
+        self._index_at_master: Callable[[int], int] = _same  # of the task that a task travels in
         #: returns the master's statistics of a job; None: no master has it
         self._ask_statistics: Callable[[JobId], dict[str, Any]] | None = None
         self._output: deque[OutputPiece | TaskDisplay] = deque()
@@ -398,6 +399,32 @@ class Job(Generic[T]):
             raise ConfigurationError(f"{self._title} has no trace, because it runs without a cluster")
         return self.ask.write_trace(path, self.id.hex())
 
+    def stack(self, index: int) -> str:
+        """Find out what a running task is doing: where it runs, for how long, and its stack, the most recent call last.
+
+        The task goes on, also if it computes in compiled code. Of tasks that travel together (`batch`) one runs at a
+        time; this is the stack of that one.
+
+        Args:
+            index: of the task, as in `job[index]`.
+
+        Raises:
+            StackUnavailable: the task does not run, and where it is instead; or its worker did not answer, and why.
+            IndexError: the job has no such task.
+            ConfigurationError: the job runs without a cluster, or the master does not have it any more.
+            MasterUnreachable: the master does not answer.
+        """
+        if self.ask is None:
+            raise ConfigurationError(f"{self._title} has no stacks, because it runs without a cluster")
+        index = operator.index(index)
+        if not 0 <= index < len(self.futures):
+            raise IndexError(f"{self._title} has {len(self.futures)} tasks, none of them is number {index}")
+        if self.futures[index].done():
+            raise StackUnavailable(f"task {index} of {self._title} has ended")
+        sample = self.ask("stack_sample", job=self.id.hex(), index=self._index_at_master(index))
+        where = f"worker {sample['worker']} of slave {sample['slave']}"
+        return f"task {index} has run for {sample['seconds']:.1f} s in {where}\n{sample['stack']}"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a job cannot be sent: call its results() first and use those")
 
@@ -621,6 +648,10 @@ class Job(Generic[T]):
             self._condition.notify_all()
         if self._coroutine_wakers:
             self._wake_coroutines()
+
+
+def _same(index: int) -> int:
+    return index
 
 
 def _is_unpacked_in_a_coroutine(frame: FrameType) -> bool:

@@ -3,6 +3,7 @@
 Called in the master's main thread; each asks the compute thread, which alone touches the core.
 """
 
+import asyncio
 import logging
 import os
 import socket
@@ -18,6 +19,8 @@ from concurrent_nb.nodes.common.log_format import PACKAGE_LOGGER
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.master.hot_settings import HotSettings
 from concurrent_nb.nodes.master.questions import Asks
+from concurrent_nb.nodes.master.stack_requests import StackSample
+from concurrent_nb.nodes.master.waiting_callers import WaitingCallers
 from concurrent_nb.rpc import Caller, remote
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.jsonrpc import MAX_VIEW_BYTES
@@ -34,12 +37,16 @@ class ControlMethods:
         core: of the master.
         settings: of the master.
         ask: asks the core's thread.
+        stacks: those who wait for stacks.
     """
 
-    def __init__(self, name: str, core: MasterCore, settings: Component, ask: Asks) -> None:
+    def __init__(
+        self, name: str, core: MasterCore, settings: Component, ask: Asks, stacks: WaitingCallers[StackSample]
+    ) -> None:
         self._name = name
         self._core = core
         self._ask = ask
+        self._stacks = stacks
         self._settings = HotSettings(settings, core)
 
     async def _ask_as_owner(
@@ -83,6 +90,25 @@ class ControlMethods:
         return await self._ask_as_owner(
             caller, session, secret, lambda owner, now: self._core.cancel(which, [index], owner, now)
         )
+
+    @remote(roles=["admin", "client"])
+    async def stack_sample(
+        self, caller: Caller, job: str, index: int, session: str = "", secret: str = ""
+    ) -> dict[str, Any]:
+        """Return what a running task is doing: its slave, the pid of its worker, seconds since its start, its stack.
+
+        The stack is like a traceback, the most recent call last, of 64 KiB at most. The task goes on. A task that does
+        not run is an error that says where it is. A client sees as with `cancel_job`.
+        """
+        which = job_of(job)
+        answer: asyncio.Future[StackSample] = asyncio.get_running_loop().create_future()
+        await self._ask_as_owner(
+            caller,
+            session,
+            secret,
+            lambda owner, now: self._stacks.add(self._core.sample_stack(which, index, owner, now), answer),
+        )
+        return (await answer).as_json()
 
     @remote(roles=["admin"])
     async def drain_slave(self, slave: str) -> int:

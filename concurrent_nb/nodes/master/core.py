@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError
+from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError, StackUnavailable
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.common.shared_memory_link import PeerSegments, objects_of
 from concurrent_nb.nodes.common.size_limits import too_large
@@ -34,6 +34,7 @@ from concurrent_nb.nodes.master.measured_values import MeasuredValues
 from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer, ids_of
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.shared_views import SharedViews
+from concurrent_nb.nodes.master.stack_requests import StackRequests, why_not_running
 from concurrent_nb.nodes.master.status import describe
 from concurrent_nb.nodes.master.task_pages import TaskPage, page_of
 from concurrent_nb.object_store.store import ObjectStore
@@ -44,7 +45,7 @@ from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.task_record import ObjectSize
+from concurrent_nb.tasks.task_record import JobRecord, ObjectSize
 from concurrent_nb.telemetry.feed_state import ClusterView
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
@@ -129,6 +130,7 @@ class MasterCore:
         self._log_level: m.LogLevel | None = None  # of slaves, if it was set
         self.kernels = KernelRequests()
         self.shared_views = SharedViews(scheduler)
+        self.stacks = StackRequests()
         self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
         scheduler.task_log.name_of = self._name_of
         self._memory = SharedMemoryTracker(
@@ -154,6 +156,7 @@ class MasterCore:
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
             m.KernelOpened: self._on_kernel_opened,
+            m.StackSampled: self._on_stack_sampled,
             m.WorkersOutdated: self._on_workers_outdated,
             m.HostLoad: self._on_host_load,
             m.ShareMemory: self._on_memory,
@@ -278,6 +281,7 @@ class MasterCore:
             self.scheduler.event_log.add(now, f"slave {kind}", text, slave=peer.name)
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
+            self.stacks.lost(session_id, reason)
         self._decide(now)
         self._memory.abandon(peer.memory, now + linger_s)
         return True
@@ -347,12 +351,7 @@ class MasterCore:
         Returns how many tasks are being cancelled. Raises ConfigurationError if there is no such job, or task without
         an outcome, or if the job is another's, which looks the same.
         """
-        job = self.scheduler.jobs.get(job_id)
-        if job is None or owner not in (None, job.owner):
-            raise ConfigurationError(
-                f"there is no job {job_id.hex()} that this caller may cancel: it has ended and its results are taken, "
-                "it is another user's, or it never was; `concurrent-nb jobs` lists the jobs"
-            )
+        job = self._job_of(job_id, owner, "cancel")
         tasks = job.tasks.values() if indexes is None else [job.tasks[at] for at in indexes if at in job.tasks]
         open_tasks = [task for task in tasks if task.outcome is None]
         if indexes is not None and not open_tasks:
@@ -362,6 +361,41 @@ class MasterCore:
         self._events.append(e.CancelRequested(None, job_id, indexes))
         self._decide(now)
         return len(open_tasks)
+
+    def _job_of(self, job_id: JobId, owner: str | None, may: str) -> JobRecord:
+        """Return a job. Raises ConfigurationError if there is none, or with `owner`, none of this principal."""
+        job = self.scheduler.jobs.get(job_id)
+        if job is None or owner not in (None, job.owner):
+            raise ConfigurationError(
+                f"there is no job {job_id.hex()} that this caller may {may}: it has ended and its results are taken, "
+                "it is another user's, or it never was; `concurrent-nb jobs` lists the jobs"
+            )
+        return job
+
+    def sample_stack(self, job_id: JobId, index: int, owner: str | None, now: float) -> int:
+        """Ask what a running task is doing. Returns the request number under which `stacks` settles it.
+
+        Args:
+            job_id: the job.
+            index: of the task in it.
+            owner: whose job it must be; None for an admin.
+            now: the time.
+
+        Raises ConfigurationError as `cancel`, and StackUnavailable if no slave has the task.
+        """
+        job = self._job_of(job_id, owner, "see")
+        task = job.tasks.get(index)
+        if task is None:
+            raise StackUnavailable(
+                f"job {job_id.hex()} has no task {index} at the master: it has ended and its result is taken, or its"
+                " application has not sent it yet"
+            )
+        if why := why_not_running(task):
+            raise StackUnavailable(f"task {task.name} does not run: {why}")
+        assert task.slave is not None
+        message = self.stacks.ask(task, self.scheduler.slaves[task.slave].name, now)
+        self._dispatch.send(task.slave, message)
+        return message.request
 
     def owner_of(self, session_id: SessionId) -> str | None:
         """Return the owner whose session of an application it is; None if there is no such session."""
@@ -672,6 +706,9 @@ class MasterCore:
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
 
+    def _on_stack_sampled(self, peer: Peer, message: m.StackSampled, _: Received, now: float) -> None:
+        self.stacks.answered(peer.session_id, message)
+
     def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
         if not 0 <= message.left <= CREDIT_MAX:
             raise ProtocolError(f"{message.left} workers that are to be replaced")
@@ -748,6 +785,7 @@ class MasterCore:
             self._decide(now)
         self.kernels.tick(now)
         self.shared_views.tick(now)
+        self.stacks.tick(now)
         if self._memory.departed:
             self._memory.close_departed(now)
         if now >= self._deadlines.soonest:
@@ -825,7 +863,8 @@ class MasterCore:
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._deadlines.soonest)
         if self._silent:
             due = min(due, self._next_check_s)
-        return min(due, self.kernels.next_deadline(), self.shared_views.next_deadline())
+        deadlines = (self.kernels, self.stacks, self.shared_views)
+        return min(due, *(each.next_deadline() for each in deadlines))
 
     def view(self, now: float, ended: Mapping[str, dict[str, Any]]) -> ClusterView:
         """Return the state of the cluster for its live feed; `ended`: jobs that have ended, as the feed has them."""

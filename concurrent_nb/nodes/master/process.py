@@ -36,13 +36,13 @@ from concurrent_nb.nodes.master.cluster_statistics import SAMPLE_TASKS
 from concurrent_nb.nodes.master.cluster_statistics import sample as take_sample
 from concurrent_nb.nodes.master.control_methods import ControlMethods, job_of, session_of
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
-from concurrent_nb.nodes.master.kernel_requests import Answer
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.master.metrics_source import MetricsSource
 from concurrent_nb.nodes.master.owner import Owner, OwnerMethods
 from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
+from concurrent_nb.nodes.master.waiting_callers import WaitingCallers
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.store import ObjectStore
@@ -168,7 +168,8 @@ class Master:
             ),
         )
         self._web_sessions = WebSessions()  # used by the main thread
-        self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # callers by request; used by the compute thread
+        self._kernels = WaitingCallers(self._core.kernels)
+        self._stacks = WaitingCallers(self._core.stacks)
         self._wake = Wakeup()
         self._look_at = 0.0  # when connections are to be checked again
         self._began = monotonic()
@@ -196,7 +197,7 @@ class Master:
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         metrics = MetricsSource(self._core, self._ask, self._whole_status)
-        methods = ControlMethods(self.name, self._core, self.config, self._ask)
+        methods = ControlMethods(self.name, self._core, self.config, self._ask, self._stacks)
         of_owner = OwnerMethods(self.name, self._owner, self._core, self._ask)
         dispatcher = Dispatcher(Registry(self, methods, metrics, of_owner))
         limits = ConnectionLimits()
@@ -368,7 +369,7 @@ class Master:
         answer: asyncio.Future[m.KernelAccess] = self._loop.create_future()
 
         def ask(now: float) -> None:
-            self._kernels[self._core.open_kernel(slave, now)] = answer
+            self._kernels.add(self._core.open_kernel(slave, now), answer)
 
         await self._ask(ask)
         return connection_info(await answer)
@@ -529,22 +530,8 @@ class Master:
             gate.answer_zap()
         loop.turn(monitor_fd in ready, now)
         self._look_at = gate.look(now)
-        if core.kernels.settled:
-            self._settle_kernels()
-
-    def _settle_kernels(self) -> None:
-        """Answer the callers that asked for kernels."""
-        for request, answer in self._core.kernels.take_settled():
-            self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
-
-
-def _settle_kernel(asker: "asyncio.Future[m.KernelAccess]", answer: Answer) -> None:
-    if asker.done():  # the caller has hung up
-        return
-    if isinstance(answer, m.KernelAccess):
-        asker.set_result(answer)
-    else:
-        asker.set_exception(answer)
+        self._kernels.settle()
+        self._stacks.settle()
 
 
 def run_master(

@@ -49,6 +49,7 @@ class WorkerReports(Protocol):
     started: list[m.StartedTask]
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
+    stacks: list[m.StackSampled]  #: one for each question
     degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
     segments: list[AddSegment]  #: shared memory that workers have made, also for results in `outcomes`
     forgotten: list[bytes]  #: segments that their workers have closed
@@ -90,6 +91,9 @@ class WorkerPool(Protocol):
 
     def hold_notes(self, hold: bool) -> None:
         """Slow down tasks that send notes, until the next call with False."""
+
+    def sample_stack(self, request: int, ref: m.TaskRef, now: float) -> None:
+        """Find out what a running task is doing. Must be reported once, with the number of the request."""
 
     def restart_workers(self, now: float, *, stop: bool) -> None:
         """Replace all workers: each one when its running task has ended, or with `stop` immediately."""
@@ -197,6 +201,8 @@ class SlaveCore:
             elif type(message) is m.RestartWorkers:
                 self._pool.restart_workers(now, stop=message.stop)
                 self._restart, self._outdated_sent = message.request, -1
+            elif type(message) is m.SampleStack:
+                self._pool.sample_stack(message.request, message.task, now)
             elif type(message) is m.Drain:
                 self.drain_requested = True
             elif type(message) is m.SetLogLevel:
@@ -249,6 +255,8 @@ class SlaveCore:
             self.session.send(m.Output(task, stream, data), tag=len(data))
         if self._output_bytes:
             self._throttle_output()
+        for sample in reports.stacks:
+            self.session.send(sample)
         if reports.started:
             self.session.send(m.Started(self.name, reports.started))
         for made in reports.segments:

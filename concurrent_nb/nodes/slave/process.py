@@ -48,7 +48,7 @@ FAILED_SESSIONS_MAX: Final = 6
 GOOD_SESSION_S: Final = 60.0
 #: descriptors that a slave needs for itself, and for each worker
 OPEN_FILES: Final = 48
-OPEN_FILES_PER_WORKER: Final = 8
+OPEN_FILES_PER_WORKER: Final = 9
 
 
 class SlaveSettings(Component):

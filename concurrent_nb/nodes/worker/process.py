@@ -448,6 +448,8 @@ def run_worker(channels: WorkerChannels, initializer: bytes = b"") -> None:
     process_setup.replace_standard_streams(channels)
     process_setup.replace_main()
     wants_threads = StatusPage(channels.page).uses_threads
+    # Threads of one process run tasks of several users, and each is asked by itself.
+    process_setup.write_stacks_on_signal(channels.stacks, all_threads=not wants_threads)
     environments = ThreadEnvironments() if wants_threads else Environments()
     EXPLANATION.explain = environments.explain
     pass_on_environment(environments)

@@ -8,6 +8,7 @@ import os
 import socket
 from typing import NamedTuple
 
+from concurrent_nb.workers.protocol.stacks import make_stack_file
 from concurrent_nb.workers.protocol.status_page import make_page_file
 
 
@@ -20,6 +21,7 @@ class WorkerChannels(NamedTuple):
     parent_death_pipe: int  #: pipe without content: at its end of file the kernel kills the worker's process group
     out: int  #: pipe: what is written to descriptor 1
     err: int  #: pipe: what is written to descriptor 2
+    stacks: int  #: file: the stack of its task, on demand
 
     def close(self) -> None:
         """Close all of them."""
@@ -37,6 +39,7 @@ class SlaveChannels(NamedTuple):
     parent_death_pipe: int
     out: int
     err: int
+    stacks: int
 
     def close(self) -> None:
         """Close all of them."""
@@ -59,6 +62,8 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
         made.append(worker_tokens := _open_again(tokens_back))
         made.append(page := make_page_file())
         made.append(worker_page := os.dup(page))
+        made.append(stacks := make_stack_file())
+        made.append(worker_stacks := os.dup(stacks))
         for fd in (tasks, tokens, tokens_back, worker_tokens, out, err):
             os.set_blocking(fd, False)
     except OSError:
@@ -66,8 +71,10 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
             os.close(fd)
         raise
     return (
-        SlaveChannels(tasks, tokens, tokens_back, page, parent_death_pipe, out, err),
-        WorkerChannels(worker_tasks, worker_tokens, worker_page, worker_death_pipe, worker_out, worker_err),
+        SlaveChannels(tasks, tokens, tokens_back, page, parent_death_pipe, out, err, stacks),
+        WorkerChannels(
+            worker_tasks, worker_tokens, worker_page, worker_death_pipe, worker_out, worker_err, worker_stacks
+        ),
     )
 
 

@@ -1,7 +1,7 @@
 """The records between a slave and the fork server of its workers, over a socket. Each is a `RECORD`.
 
-slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  fork server
-slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  fork server
+slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE | WRITE_STACK worker, thread  -->
+slave  <--  STARTED worker, pid | ENDED worker, pid, wait status  ---  fork server
 
 """
 
@@ -10,9 +10,9 @@ import struct
 import sys
 from typing import Final
 
-#: kind, worker, pid, wait status, peak memory in bytes
+#: kind, worker, pid (with WRITE_STACK: the thread, 0 for the main thread), wait status, peak memory in bytes
 RECORD: Final = struct.Struct("<BIiiQ")
-FORK, KILL, INTERRUPT, STARTED, ENDED, PREPARE = 1, 2, 3, 4, 5, 6
+FORK, KILL, INTERRUPT, STARTED, ENDED, PREPARE, WRITE_STACK = 1, 2, 3, 4, 5, 6, 7
 #: pid and status of a worker that could not be forked
 NO_PROCESS: Final = -1
 

@@ -1,7 +1,7 @@
 """The status page: 64 KiB of memory that a slave and a worker share, for what each must see without a message.
 
     worker writes   ticket and start of its running task; ticket of the task that has ended last; results that it has
-                    not sent yet; ticket of its blocked task
+                    not sent yet; ticket of its blocked task; the thread that runs its tasks; whether there are others
     slave writes    ticket of the task to stop; how often it has read each output pipe; whether tasks run in threads
 
 Every word has one writer. The words are aligned, so each is read and written as a whole. To read two words that belong
@@ -14,6 +14,8 @@ import mmap
 import os
 from typing import Final
 
+from concurrent_nb.workers.protocol.anonymous_file import make_anonymous_file
+
 PAGE_BYTES: Final = 64 * 1024
 NONCE_BYTES: Final = 16
 #: where the results that are not sent yet begin
@@ -22,7 +24,7 @@ _UNSENT_AT: Final = 256
 UNSENT_BYTES_MAX: Final = PAGE_BYTES - _UNSENT_AT
 
 # Words of 8 bytes. Those of the worker and those of the slave are in cache lines of their own.
-_TICKET, _START, _UNSENT, _SENDING, _BLOCKED, _ENDED = 0, 1, 2, 3, 4, 5
+_TICKET, _START, _UNSENT, _SENDING, _BLOCKED, _ENDED, _THREAD, _LEFT = 0, 1, 2, 3, 4, 5, 6, 7
 _STOP, _READS = 8, 9  # _READS + 1 for stream 1, + 2 for stream 2
 _THREADS = 12
 _NONCE_AT: Final = 128
@@ -32,13 +34,7 @@ _READS_MAX: Final = 100
 
 def make_page_file() -> int:
     """Make the file of a page, without a name, and return its descriptor."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("concurrent_nb.page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    else:
-        import tempfile  # here, because a cold start pays for each import
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    fd = make_anonymous_file("concurrent_nb.page", may_be_sealed=True)
     os.truncate(fd, PAGE_BYTES)
     # Text that ends as a marker begins would be kept until the next read, so a nonce begins with a byte of no text.
     os.pwrite(fd, b"\xc0" + os.urandom(NONCE_BYTES - 1), _NONCE_AT)
@@ -77,6 +73,14 @@ class StatusPage:
     def block(self, is_blocked: bool) -> None:
         """Write whether the running task waits for tasks of its own. For any thread of the worker."""
         self.words[_BLOCKED] = self.words[_TICKET] if is_blocked else 0
+
+    def name_thread(self, thread: int) -> None:
+        """Write which thread of the process runs the tasks of this worker, as the system numbers them."""
+        self.words[_THREAD] = thread
+
+    def note_left_threads(self, are_there: bool) -> None:
+        """Write whether there are threads that former tasks have left."""
+        self.words[_LEFT] = are_there
 
     def keep_unsent(self, count: int, at: int, result: bytes) -> int:
         """Write an encoded result, the `count`th, behind the `at` bytes of unsent ones; return where it ends."""
@@ -119,6 +123,16 @@ class StatusPage:
     def ended(self) -> int:
         """Return the ticket of the task that has ended last, 0 if none has."""
         return self.words[_ENDED]
+
+    @property
+    def thread(self) -> int:
+        """Return which thread of the process runs the tasks; 0: the main thread."""
+        return self.words[_THREAD]
+
+    @property
+    def has_left_threads(self) -> bool:
+        """Return whether there are threads that former tasks have left."""
+        return bool(self.words[_LEFT])
 
     @property
     def blocked(self) -> int:

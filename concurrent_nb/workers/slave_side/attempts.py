@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, StartedTask, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, StackSampled, StartedTask, TaskRef
 from concurrent_nb.workers.protocol.records import AddSegment, Result
 
 Buffer = bytes | bytearray | memoryview
@@ -144,6 +144,7 @@ class PoolReports(Struct):
     started: list[StartedTask] = []  #: these have been running for a while
     returned: list[TaskRef] = []  #: these never started, and never will here
     output: list[tuple[TaskRef, int, bytes]] = []  #: of streams 1 and 2, in order
+    stacks: list[StackSampled] = []  #: answers to questions for stacks
     degraded: str = ""  #: why no worker is started any more; from then on every task is returned
     segments: list[AddSegment] = []  #: shared memory that workers have made for results, also for those in `outcomes`
     forgotten: list[bytes] = []  #: segments that their workers have closed
@@ -151,7 +152,7 @@ class PoolReports(Struct):
     _places: dict[bytes, int] = {}  # job to its place in outcomes
 
     def __bool__(self) -> bool:
-        return bool(self.outcomes or self.started or self.returned or self.output or self.degraded)
+        return bool(self.outcomes or self.started or self.returned or self.output or self.stacks or self.degraded)
 
     def ended(self, job: bytes, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
         """Add an outcome."""

@@ -30,8 +30,10 @@ from concurrent_nb.workers.protocol.fork_records import (
     PREPARE,
     RECORD,
     STARTED,
+    WRITE_STACK,
     peak_bytes,
 )
+from concurrent_nb.workers.protocol.stacks import send_stack_signal
 from concurrent_nb.workers.protocol.thread_variables import FOLLOWERS, THREADS
 from concurrent_nb.workers.slave_side.output_capture import PIPE_BYTES_MAX
 
@@ -77,6 +79,9 @@ class Launcher(Protocol):
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker, not to its group, which may contain children of the next task by now."""
+
+    def write_stack(self, worker: int, thread: int) -> None:
+        """Have the worker write the stack of a thread into its file, 0: of its main thread. Harmless if it cannot."""
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the worker's process group."""
@@ -213,6 +218,10 @@ class ForkServerLauncher:
         """Let the fork server signal the worker: as its parent, it cannot signal a later process of the same pid."""
         self._signal(INTERRUPT, worker)
 
+    def write_stack(self, worker: int, thread: int) -> None:
+        """Let the fork server signal the worker, as with `interrupt`."""
+        self._signal(WRITE_STACK, worker, thread)
+
     def kill(self, worker: int) -> None:
         """Let the fork server kill the worker; if the worker is not forked yet, kill the fork server."""
         if self._workers.get(worker) == 0 and self._server is not None:
@@ -220,10 +229,10 @@ class ForkServerLauncher:
         else:
             self._signal(KILL, worker)
 
-    def _signal(self, kind: int, worker: int) -> None:
+    def _signal(self, kind: int, worker: int, thread: int = 0) -> None:
         if self._link is not None:
             with contextlib.suppress(BlockingIOError, ConnectionError):
-                self._link.send(RECORD.pack(kind, worker, 0, 0, 0))
+                self._link.send(RECORD.pack(kind, worker, thread, 0, 0))
 
     def fds(self) -> list[int]:
         """Return the descriptors that become readable when there are events."""
@@ -340,6 +349,13 @@ class SpawnLauncher:
             # Not by Popen.send_signal, which reaps it if it has just ended; only `take_events` may do that.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGINT)
+
+    def write_stack(self, worker: int, thread: int) -> None:
+        """Signal the worker."""
+        process = self._workers.get(worker)
+        if process is not None and process.returncode is None:  # not reaped, so the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                send_stack_signal(process.pid, thread)
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the worker's process group."""

@@ -30,6 +30,7 @@ from concurrent_nb.workers.protocol.records import (
     Results,
     WorkerRecord,
 )
+from concurrent_nb.workers.protocol.stacks import STACK_SIGNAL, can_choose_thread
 from concurrent_nb.workers.slave_side import machine
 from concurrent_nb.workers.slave_side.attempts import (
     Buffer,
@@ -55,6 +56,7 @@ from concurrent_nb.workers.slave_side.output_capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, SLOW_S
+from concurrent_nb.workers.slave_side.stack_samples import StackSamples
 from concurrent_nb.workers.slave_side.worker_connection import LOG_LINES_MAX, SEGMENTS_MAX, WorkerConnection
 
 log = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ class Pool:
         self._log = LineLimit(LOG_LINES_MAX)  # for workers that are killed
         self._cores = machine.cores()
         self._launcher = launcher
+        self._samples = StackSamples(launcher)
         self._output_limit_bytes = output_limit_bytes
         self._connections: dict[int, WorkerConnection] = {}  # by worker
         self._main_threads: dict[int, WorkerConnection] = {}  # of processes of threads, by process
@@ -208,6 +211,40 @@ class Pool:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""
         self._execute(self._scheduler.withdrawn(refs, stop, now), now)
 
+    def sample_stack(self, request: int, ref: TaskRef, now: float) -> None:
+        """Have a running task's worker write its stack; reported with this number, as is why there is none."""
+        try:
+            if why := self._sample_stack(request, ref, now):
+                self._samples.refuse(request, why)
+        except OSError as error:
+            self._samples.refuse(request, f"its file cannot be used: {error}")
+
+    def _sample_stack(self, request: int, ref: TaskRef, now: float) -> str:
+        """Begin to sample the stack of a task. Return why that is not possible, else ""."""
+        if not STACK_SIGNAL:
+            return "stacks are written at SIGUSR2, which this system does not have, as Windows does not"
+        place = self._scheduler.place_of(ref)
+        if place is None:
+            return "it has ended"
+        ticket, worker = place
+        connection = self._connections.get(worker)
+        if connection is None:
+            return "it has not begun: it waits for a worker"
+        if connection.is_broken:
+            return f"its worker {connection.pid} is being replaced"
+        running, started_at = connection.page.running_task()
+        if running != ticket:
+            if ticket in (connection.page.ended, connection.page.result_in_transit):
+                return "it has ended"
+            return f"it has not begun: it is next in worker {connection.pid}, behind others"
+        is_thread = connection.process != connection.worker
+        if is_thread and not can_choose_thread():
+            return "it runs in a thread, and this system cannot ask a single thread"
+        file = self._main_threads[connection.process].stacks if is_thread else connection.stacks
+        run_s = self._scheduler.run_time_s(worker, ticket, started_at, now)
+        self._samples.begin(request, connection.process, file, connection.page, ticket, connection.pid, run_s, now)
+        return ""
+
     def drain(self, now: float) -> None:
         """Return what has not started, now and from now on. Running tasks may end."""
         self._execute(self._scheduler.drained(), now)
@@ -225,6 +262,7 @@ class Pool:
         """Forget all tasks, reports, functions and shared memory; kill and replace the workers that have tasks."""
         self._execute(self._scheduler.reset(), now)
         self._output.clear()
+        self._samples.clear()
         self.drop_functions(list(self._functions))
         self.drop_segments(list(self._segments))
 
@@ -232,6 +270,7 @@ class Pool:
         """Return what has happened since the last call."""
         reports = self._scheduler.take_reports()
         reports.output, self._output = self._output, []
+        reports.stacks = self._samples.take()
         if self._added_segments or self._removed_segments or self._orphaned_segments:
             reports.segments, self._added_segments = self._added_segments, []
             reports.forgotten, self._removed_segments = self._removed_segments, []
@@ -271,7 +310,8 @@ class Pool:
         due = self._scheduler.next_deadline()
         # Not every launcher has a descriptor that reports the end of a process, so it is checked again soon.
         check_at = self._next_launcher_check
-        return check_at if self._kill_deadlines and (due is None or check_at < due) else due
+        is_watching = self._kill_deadlines or self._samples
+        return check_at if is_watching and (due is None or check_at < due) else due
 
     def ready(self, fd: int, events: int, now: float) -> None:
         """Handle the events of a descriptor. One that was closed meanwhile is ignored."""
@@ -321,6 +361,8 @@ class Pool:
                 self._read_page(busy, now)
             except Exception as error:  # noqa: BLE001  (the bulkhead)
                 self._break(busy, error, now)
+        if self._samples:
+            self._samples.tick(now)
         self._execute(self._scheduler.tick(now), now)
 
     def _read_page(self, connection: WorkerConnection, now: float) -> None:
@@ -620,6 +662,7 @@ class Pool:
 
     def _reap(self, connection: WorkerConnection, reason: str, now: float) -> None:
         """Take what a dead worker has left, then report its death to the scheduler."""
+        self._samples.died(connection.process, reason)
         del self._connections[connection.worker]
         ticket, started_at = self._drain_connection(connection, now)
         reason = self._death_reason(connection, reason)
@@ -627,6 +670,7 @@ class Pool:
 
     def _reap_process(self, main: WorkerConnection, reason: str, now: float) -> None:
         """Take what the threads of a dead process have left, then report all deaths to the scheduler together."""
+        self._samples.died(main.worker, reason)
         self._scheduler.process_ends(main.worker)
         reason = self._death_reason(main, reason)
         threads = [connection for connection in self._threads_of(main) if connection is not main]

@@ -33,6 +33,7 @@ from concurrent_nb.workers.protocol.records import (
     pack,
     unpack_unsent,
 )
+from concurrent_nb.workers.protocol.stacks import StackFile
 from concurrent_nb.workers.protocol.status_page import StatusPage
 from concurrent_nb.workers.slave_side.attempts import Attempt, Buffer
 from concurrent_nb.workers.slave_side.note_framing import NoteFraming
@@ -81,6 +82,7 @@ class WorkerConnection:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.page = StatusPage(channels.page)
         os.close(channels.page)
+        self.stacks = StackFile(channels.stacks)
         self.outputs = (channels.out, channels.err)
         self.capture = OutputCapture(self.page, self.outputs, limit_bytes)
         self._fds: tuple[int, ...] = (
@@ -249,6 +251,7 @@ class WorkerConnection:
         """Close everything; the kernel kills what is left of the worker's process group."""
         self.socket.close()
         self.page.close()
+        self.stacks.close()
         for fd in self._fds:
             os.close(fd)
 

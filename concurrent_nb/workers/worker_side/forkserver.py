@@ -4,11 +4,8 @@ It has one thread and no ZeroMQ context, so forking it is safe, and takes a mill
 start. It reaps the workers and reports how each ended. When its slave has gone, it kills the remaining workers and
 exits.
 
-    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  fork server
-    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  fork server
-
-Every record has the size of `RECORD`. The fork server runs no task and opens no pickle; the workers do, in
-`nodes.worker.process`.
+The records that it exchanges with the slave are in `fork_records`. The fork server runs no task and opens no pickle;
+the workers do, in `nodes.worker.process`.
 """
 
 import contextlib
@@ -30,8 +27,10 @@ from concurrent_nb.workers.protocol.fork_records import (
     PREPARE,
     RECORD,
     STARTED,
+    WRITE_STACK,
     peak_bytes,
 )
+from concurrent_nb.workers.protocol.stacks import send_stack_signal
 from concurrent_nb.workers.worker_side import process_setup
 
 #: how long the fork server waits for the processes that it has killed, in seconds
@@ -79,11 +78,11 @@ class ForkServer:
                 if len(record) < RECORD.size:
                     self._kill_all()
                     return None
-                kind, worker, *_ = RECORD.unpack(record)
-                if channels := self._handle(kind, worker, fds):
+                kind, worker, thread, *_ = RECORD.unpack(record)
+                if channels := self._handle(kind, worker, thread, fds):
                     return channels
 
-    def _handle(self, kind: int, worker: int, fds: list[int]) -> WorkerChannels | None:
+    def _handle(self, kind: int, worker: int, thread: int, fds: list[int]) -> WorkerChannels | None:
         if kind == FORK:
             return self._fork(worker, WorkerChannels(*fds))
         if kind == PREPARE:
@@ -92,6 +91,8 @@ class ForkServer:
         for pid, number in self._workers.items():
             if number == worker and kind == KILL:
                 _kill_group(pid)
+            elif number == worker and kind == WRITE_STACK:
+                send_stack_signal(pid, thread)
             elif number == worker:
                 os.kill(pid, signal.SIGINT)  # not its group, which may contain children of the next task by now
         return None

@@ -16,6 +16,7 @@ import types
 from typing import Final
 
 from concurrent_nb.workers.protocol.channels import WorkerChannels
+from concurrent_nb.workers.protocol.stacks import STACK_SIGNAL
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -77,6 +78,15 @@ def replace_standard_streams(channels: WorkerChannels) -> None:
             # Unbuffered: output of C code needs no flush after each task.
             _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, name), None, _UNBUFFERED, 0)
             break
+
+
+def write_stacks_on_signal(file: int, *, all_threads: bool) -> None:
+    """Write the stack of the thread that handles STACK_SIGNAL into this file, or those of all threads.
+
+    This happens in C, also while compiled code holds the GIL. Until a task handles the signal in another way.
+    """
+    if STACK_SIGNAL:
+        faulthandler.register(STACK_SIGNAL, file, all_threads=all_threads, chain=False)
 
 
 def reopen_stream(fd: int) -> io.TextIOWrapper:

@@ -301,6 +301,7 @@ class TaskLoop:
     def _note_foreign_threads(self) -> None:
         if threading.active_count() > 1 or self._foreign_threads:
             self._foreign_threads = frozenset(threading.enumerate()) - {threading.main_thread()}
+            self._page.note_left_threads(bool(self._foreign_threads))
 
     def _run_with_threads(
         self,

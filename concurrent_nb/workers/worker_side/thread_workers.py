@@ -73,7 +73,9 @@ class ThreadWorker(TaskLoop):
         self._lock = threading.Lock()  # another thread interrupts this one
         self._ident = threading.get_ident()
         super().__init__(channels, runner, time.thread_time)
-        os.close(channels.parent_death_pipe)  # the process's is enough
+        self._page.name_thread(threading.get_native_id())
+        for fd in (channels.parent_death_pipe, channels.stacks):  # the process's are enough
+            os.close(fd)
         self._streams = cast(tuple[TextIO, TextIO], self._thread_streams)
         self._reopen_streams()
 

@@ -114,6 +114,19 @@ class PoolScheduler:
         self._state.check_over(ticket)
         return None
 
+    def place_of(self, ref: TaskRef) -> tuple[int, int] | None:
+        """Return the ticket of an attempt and the number of the worker that has it, 0 while it waits.
+
+        None if it is not here, or no longer.
+        """
+        ticket = self._state.tickets.get((ref.job, ref.index, ref.attempt))
+        return None if ticket is None else (ticket, self._state.attempts[ticket].worker)
+
+    def run_time_s(self, number: int, ticket: int, started_at: float, now: float) -> float:
+        """Return how long the task in a worker's page has run, in seconds; impossible claims count nothing."""
+        worker = self._workers.get(number)
+        return 0.0 if worker is None else worker.run_time_s(ticket, started_at, now)
+
     def busy_workers(self) -> list[int]:
         """Return the numbers of the workers that have tasks: the pool must read their pages."""
         return [worker.number for worker in self._workers if worker.held]

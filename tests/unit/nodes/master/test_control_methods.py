@@ -15,6 +15,7 @@ from concurrent_nb.nodes.master.control_methods import ControlMethods
 from concurrent_nb.nodes.master.metrics_source import MetricsSource
 from concurrent_nb.nodes.master.process import MasterSettings
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN
+from concurrent_nb.nodes.master.waiting_callers import WaitingCallers
 from concurrent_nb.rpc import Caller, Dispatcher, Registry
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.jsonrpc import MAX_BODY_BYTES, MAX_VIEW_BYTES, encode_call
@@ -26,6 +27,7 @@ T = TypeVar("T")
 METHODS: dict[str, tuple[set[str], dict[str, Any]]] = {
     "cancel_job": ({"admin", "client"}, {"job": JOB.hex()}),
     "cancel_task": ({"admin", "client"}, {"job": JOB.hex(), "index": 9}),
+    "stack_sample": ({"admin", "client"}, {"job": JOB.hex(), "index": 0}),
     "drain_slave": ({"admin"}, {"slave": "east"}),
     "trace": ({"admin", "client"}, {"job": JOB.hex()}),
     "share_view": ({"admin", "client"}, {"job": JOB.hex(), "view": {"format": 1}}),
@@ -36,7 +38,7 @@ METHODS: dict[str, tuple[set[str], dict[str, Any]]] = {
     "totals": ({"admin", "client"}, {}),
 }
 #: those for which a client must have a session
-OF_OWNERS = ("cancel_job", "cancel_task", "trace", "share_view", "job_view")
+OF_OWNERS = ("cancel_job", "cancel_task", "stack_sample", "trace", "share_view", "job_view")
 
 
 class Control:
@@ -55,11 +57,17 @@ class Control:
         )
         manager = ComponentManager()
         manager.load([MasterSettings, *BUILT_IN])
-        methods = ControlMethods("lab", bench.core, manager.get(MasterSettings), self.ask)
+        self.stacks = WaitingCallers(bench.core.stacks)
+        methods = ControlMethods("lab", bench.core, manager.get(MasterSettings), self.ask, self.stacks)
         self.dispatcher = Dispatcher(Registry(methods, MetricsSource(bench.core, self.ask, self.status)))
 
     async def ask(self, question: Callable[[float], T], /) -> T:
-        return question(self.bench.now)
+        answer = question(self.bench.now)
+        for message in self.bench.sent_to(EAST):
+            if isinstance(message, m.SampleStack):
+                self.bench.send(EAST, m.StackSampled(message.request, 42, 1.5, "  File", ""))
+        self.stacks.settle()
+        return answer
 
     async def status(self) -> dict[str, Any]:
         return self.bench.core.status(self.bench.now, sees_all=True)
@@ -142,11 +150,12 @@ def test_a_client_may_do_it_with_its_own_job_only(control: Control, method: str)
 
 
 @pytest.mark.parametrize("job", ["x", "", "ab", JOB.hex() + "00", "\x00" * 32, "é" * 32])
-@pytest.mark.parametrize("method", ["cancel_job", "trace", "share_view", "job_view"])
+@pytest.mark.parametrize("method", ["cancel_job", "stack_sample", "trace", "share_view", "job_view"])
 def test_an_id_that_is_none_is_named(control: Control, method: str, job: str) -> None:
     if method == "trace" and not job:
         return  # all jobs
-    kind, text = error_of(control.call("admin", method, job=job))
+    more = {"index": 0} if method == "stack_sample" else {}
+    kind, text = error_of(control.call("admin", method, job=job, **more))
     assert kind == "ConfigurationError"
     assert "is not the id of a job, which has 32 hexadecimal digits" in text
 
@@ -156,6 +165,7 @@ def test_an_id_that_is_none_is_named(control: Control, method: str, job: str) ->
     [
         ("set_log_level", {"level": "LOUD"}),
         ("cancel_task", {"job": JOB.hex(), "index": "first"}),
+        ("stack_sample", {"job": JOB.hex(), "index": "first"}),
         ("trace", {"job": JOB.hex(), "since": 1.5}),
         ("set_config", {"item": "MasterNode.clients", "value": {"a": 1}}),
         ("drain_slave", {"slave": None}),
@@ -172,6 +182,13 @@ def test_arguments_of_another_type_are_refused(control: Control, method: str, pa
 @pytest.mark.parametrize("since", [-5, 10**18])
 def test_a_page_from_a_number_that_is_none(control: Control, since: int) -> None:
     assert control.call("admin", "trace", since=since)["result"]["tasks"] == []
+
+
+def test_a_stack_has_its_place(control: Control) -> None:
+    sample = control.call("admin", "stack_sample", job=JOB.hex(), index=0)["result"]
+    assert sample == {"slave": "east", "worker": 42, "seconds": 1.5, "stack": "  File"}
+    kind, text = error_of(control.call("admin", "stack_sample", job=JOB.hex(), index=10))
+    assert kind == "StackUnavailable" and "no task 10 at the master" in text
 
 
 def test_totals_count_each_task_once(control: Control) -> None:

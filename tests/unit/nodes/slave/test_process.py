@@ -18,4 +18,4 @@ except ClusterStartFailed as error:
 
 def test_the_error_names_the_open_files_that_a_slave_needs() -> None:
     output = subprocess.run([sys.executable, "-c", CHECK], stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert "a slave with 20 workers needs 208 open files and may have 64: raise the hard limit (`ulimit -Hn`)" in output
+    assert "a slave with 20 workers needs 228 open files and may have 64: raise the hard limit (`ulimit -Hn`)" in output
