@@ -20,7 +20,7 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import joined, lengths, slices_of
-from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, StackSampled, TaskFrame, TaskRef
 from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, Launcher, SpawnLauncher, environment
 from concurrent_nb.workers.slave_side.pool import Pool
 
@@ -54,6 +54,7 @@ class Driver:
         self.started: list[TaskRef] = []
         self.returned: list[TaskRef] = []
         self.output: defaultdict[TaskRef, dict[int, bytes]] = defaultdict(lambda: {1: b"", 2: b""})
+        self.stacks: list[StackSampled] = []
         self.degraded = ""
         self._next_index = 0
         self.segment_reader = SegmentReader()  # shared memory of the workers
@@ -163,6 +164,7 @@ class Driver:
         reports = self.pool.take_reports()
         self.started += [TaskRef(it.job, it.index, it.attempt) for it in reports.started]
         self.returned += reports.returned
+        self.stacks += reports.stacks
         self.degraded = self.degraded or reports.degraded
         for ref, stream, data in reports.output:
             assert ref not in self.ended, "output after the outcome"

@@ -331,6 +331,26 @@ def test_what_is_sent_along_is_shown(notebook: Notebook) -> None:
     assert sorted(line.split()[:2] for line in rest) == [["helper", "function"], ["words", "value"]]
 
 
+def test_a_running_cell_is_seen_at_its_line(notebook: Notebook) -> None:
+    notebook.run("%%concurrent_task --no-block --name stuck\nimport time\ndef wait():\n    time.sleep(1000)\nwait()")
+    asked = (
+        "from concurrent_nb.errors import StackUnavailable\n"
+        "while True:\n"
+        "    try:\n"
+        "        text = _job.stack(0)\n"
+        "        if 'wait' in text: break\n"
+        "    except StackUnavailable: pass\n"
+        "print(text)\n"
+    )
+    first, *lines = notebook.run(asked).text.splitlines()
+    assert re.fullmatch(r"task 0 has run for \d+\.\d s in worker \d+ of slave \S+", first)
+    cell, wait = lines
+    assert re.fullmatch(r'  File "<cell In\[\d+\]>", line 5, in .*', cell)
+    assert re.fullmatch(r'  File "<cell In\[\d+\]>", line 4, in wait', wait)
+    assert notebook.run("%concurrent cancel stuck").error is None
+    assert notebook.run("_job.wait(30)").value == "True"
+
+
 def test_jobs_are_listed_and_cancelled(notebook: Notebook) -> None:
     assert notebook.run("%%concurrent_task --no-block --name long\nimport time\ntime.sleep(1000)").error is None
     assert re.search(r"running +long +0 of 1 done", notebook.run("%concurrent jobs").shown[0]["text/plain"])

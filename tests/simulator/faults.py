@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from concurrent_nb.nodes.master.core import JOIN_WITHIN_S
+from concurrent_nb.tasks.task_record import TaskState
 from tests.simulator.actors import ApplicationActor, MasterActor, Node, SlaveActor
 from tests.simulator.network import HEARTBEAT_TIMEOUT_S, SimulatedHost
 from tests.simulator.plans import Violation
@@ -50,6 +51,7 @@ class Faults:
             (self._leave, 1),
             (self._restart_workers, 1),
             (self._drain, 1),
+            (self._sample_stack, 1),
         )
 
     def begin(self, until_s: float) -> None:
@@ -239,6 +241,14 @@ class Faults:
             self._trace_fault(f"{name} is asked to leave when its tasks have ended")
             master.core.drain_slave(name, self._world.clock.now)
             self._world.clock.after(1.0, self._add_slave)
+
+    def _sample_stack(self) -> None:
+        master = self._world.master
+        jobs = master.core.scheduler.jobs.values() if master.alive else ()
+        if tasks := [task for job in jobs for task in job.tasks.values() if task.state == TaskState.ASSIGNED]:
+            task = self._chance.choice(tasks)
+            self._trace_fault(f"somebody asks what task {task.name} is doing")
+            master.core.sample_stack(task.job.id, task.index, None, self._world.clock.now)
 
 
 def _cut(node: Node) -> None:

@@ -19,6 +19,14 @@ class MasterCalls:
         """Call a method. Raises MasterUnreachable, and what the method raises."""
         return self._client_thread.member.ask(method, **params)
 
+    def sample_stack(self, job: str, index: int) -> dict[str, Any]:
+        """Ask what a task of a job, by its id in hexadecimal, is doing."""
+        try:
+            sample: dict[str, Any] = self("stack_sample", job=job, index=index)
+            return sample
+        finally:
+            self._client_thread.member.control.close()  # the next call comes much later
+
     def write_trace(self, path: Path | str, job: str = "") -> TraceSummary:
         """Write the trace of a job, by its id in hexadecimal, or of all of this user."""
         try:

@@ -2,11 +2,11 @@
 
 faulthandler's text                                    becomes
     Thread 0x00007f3c1d7fa6c0 (most recent call first):    the task, its outermost call first, without our own frames:
-      File "/usr/lib/python3.11/threading.py", line ...      File "<cell fits [3]>", line 7, in fit
+      File "/usr/lib/python3.11/threading.py", line ...      File "<cell In[3]>", line 7, in fit
                                                               File ".../numpy/linalg/linalg.py", line 1681, in svd
     Current thread 0x00007f3c1f0fd740 (most ...):          other threads
       File ".../numpy/linalg/linalg.py", line 1681 in svd    Thread 1
-      File "<cell fits [3]>", line 7 in fit                    ...
+      File "<cell In[3]>", line 7 in fit                    ...
       File ".../nodes/worker/process.py", line 212 in _run
 """
 
@@ -27,7 +27,7 @@ _PACKAGE: Final = {str(Path(__file__).parents[2]), str(Path(__file__).resolve().
 _OWN_FOLDERS: Final = tuple(f"{package}/{room}/" for package in _PACKAGE for room in ("nodes", "workers", "shipping"))
 _TASK_LOOP: Final = "/workers/worker_side/task_loop.py"
 
-_HEADER: Final = re.compile(r"(Current thread|Thread|Stack).* \(most recent call first\):")
+_HEADER: Final = re.compile(r"(Current thread|Thread|Stack)(.*) \(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _ESCAPED: Final = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 
@@ -80,9 +80,14 @@ def stack_text(dump: str, *, shows_others: bool) -> str:
 
 
 def _threads_in(dump: str) -> list[_Thread]:
+    """Return the threads of the last dump: a process that was stopped may have written an earlier one just before."""
     threads: list[_Thread] = []
+    seen: set[str] = set()
     for line in dump.split("\n"):
         if header := _HEADER.fullmatch(line):
+            if header[2] in seen:
+                threads, seen = [], set()
+            seen.add(header[2])
             threads.append(_Thread(header[1] != "Thread"))
         elif threads and (frame := _FRAME.fullmatch(line)):
             file, number, function = _unescaped(frame[1]), frame[2], _unescaped(frame[3])

@@ -71,6 +71,15 @@ def test_a_thread_that_writes_itself_alone() -> None:
     assert stack_text(written, shows_others=True).startswith(f"{SHOWN}")
 
 
+def test_of_two_dumps_the_last_one_counts() -> None:
+    block = [CURRENT, CELL, *MAIN]
+    late = dump(block[3:], other("helper"), block)
+    later = [CURRENT, '  File "In[4]", line 1 in g', *MAIN]
+    assert is_complete(late) and not is_complete(late + dump(later[:3]))
+    assert stack_text(late + dump(other("helper"), later), shows_others=False) == '  File "In[4]", line 1, in g'
+    assert stack_text(late + dump(other("helper"), later), shows_others=True).count("beside") == 1
+
+
 def test_between_two_functions_of_a_task_our_frames_are_shown() -> None:
     text = stack_text(dump([CURRENT, *MAIN]), shows_others=False)
     assert text.startswith("  no function of the task runs: its worker prepares it")
@@ -116,7 +125,7 @@ def test_a_stack_is_bounded_and_keeps_its_end() -> None:
 
 
 def test_threads_that_find_no_room_are_counted() -> None:
-    many = [other("f" * 450, number) for number in range(9)] * 30
+    many = [other("f" * 450, number) for number in range(270)]
     text = stack_text(dump(*many, [CURRENT, CELL, *MAIN]), shows_others=True)
     assert len(text.encode()) <= STACK_BYTES_MAX
     assert text.startswith(f"{SHOWN}\nThread 1 beside it:\n")
