@@ -1,13 +1,15 @@
 """The stack of a task for people, from what `faulthandler` has written in its worker. Pure.
 
-faulthandler's text                                    becomes
-    Thread 0x00007f3c1d7fa6c0 (most recent call first):    the task, its outermost call first, without our own frames:
-      File "/usr/lib/python3.11/threading.py", line ...      File "<cell In[3]>", line 7, in fit
-                                                              File ".../numpy/linalg/linalg.py", line 1681, in svd
-    Current thread 0x00007f3c1f0fd740 (most ...):          other threads
-      File ".../numpy/linalg/linalg.py", line 1681 in svd    Thread 1
-      File "<cell In[3]>", line 7 in fit                    ...
-      File ".../nodes/worker/process.py", line 212 in _run
+    Current thread 0x00007f3c1f0fd740 (most recent call first):
+      File ".../numpy/linalg/linalg.py", line 1681 in svd
+      File "<cell In[3]>", line 7 in fit
+      File ".../concurrent_nb/nodes/worker/process.py", line 212 in _run
+      ...
+
+becomes, without our own frames, in the order and the form of tracebacks, and followed by the task's other threads:
+
+      File "<cell In[3]>", line 7, in fit
+      File ".../numpy/linalg/linalg.py", line 1681, in svd
 """
 
 import re
