@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, WorkerDied
+from concurrent_nb.errors import ConfigurationError, MasterLost, StackUnavailable, TaskTimeout, WorkerDied
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
@@ -100,6 +100,15 @@ class Bench:
 
     def ended(self) -> list[int]:
         return [future.index for future in self.job.ended]
+
+
+def test_an_item_is_found_in_the_task_that_it_travels_in() -> None:
+    bench = Bench(4, 2)
+    for item in range(4):
+        with pytest.raises(StackUnavailable, match=f"item {item} does not run"):
+            bench.job._index_at_master(item)
+    sent = bench.turn()
+    assert [bench.job._index_at_master(item) for item in range(4)] == [sent[0].index] * 2 + [sent[1].index] * 2
 
 
 def test_tasks_in_threads_are_refused() -> None:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from concurrent_nb.errors import ConfigurationError, StackUnavailable
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
+from concurrent_nb.nodes.application.master_calls import MasterCalls
 from concurrent_nb.outcome import Status
 
 
@@ -333,3 +335,42 @@ def test_no_thread_waits_for_ever_however_ends_and_waiting_meet() -> None:
         assert asyncio.run(main()) == [0, 10]
         thread.join()
     assert time.monotonic() < deadline
+
+
+# ------------------------------------------------------------------------------------------- what a running task does
+
+
+class Asked:
+    """What the master answers about stacks."""
+
+    def __init__(self) -> None:
+        self.indexes: list[int] = []
+
+    def sample_stack(self, job: str, index: int) -> dict[str, Any]:
+        assert job == (b"j" * 16).hex()
+        self.indexes.append(index)
+        return {"slave": "east", "worker": 42, "seconds": 12.34, "stack": '  File "<cell In[3]>", line 7, in fit'}
+
+
+def test_the_stack_of_a_task_comes_with_its_place() -> None:
+    bench, asked = Bench(3), Asked()
+    bench.job.ask = cast(MasterCalls, asked)
+    place = "task 1 has run for 12.3 s in worker 42 of slave east"
+    assert bench.job.stack(1) == f'{place}\n  File "<cell In[3]>", line 7, in fit'
+    assert asked.indexes == [1]
+
+
+def test_tasks_without_a_stack_are_not_asked_for() -> None:
+    bench, asked = Bench(3), Asked()
+    with pytest.raises(ConfigurationError, match=r"fits.* has no stacks, because it runs without a cluster"):
+        bench.job.stack(0)
+    bench.job.ask = cast(MasterCalls, asked)
+    bench.end(0)
+    with pytest.raises(StackUnavailable, match=r"task 0 of .*fits.* has ended"):
+        bench.job.stack(0)
+    for index in (3, -1):
+        with pytest.raises(IndexError, match=f"has 3 tasks, none of them is number {index}"):
+            bench.job.stack(index)
+    with pytest.raises(TypeError):
+        bench.job.stack(cast(int, "1"))
+    assert asked.indexes == []
