@@ -1,8 +1,8 @@
 """The records between a slave and the fork server of its workers, over a socket. Each is a `RECORD`.
 
-slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE | WRITE_STACK worker, thread  -->
-slave  <--  STARTED worker, pid | ENDED worker, pid, wait status  ---  fork server
-
+slave        ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE |
+                  WRITE_STACK worker, thread                                              --->  fork server
+fork server  ---  STARTED worker, pid | ENDED worker, pid, wait status                    --->  slave
 """
 
 import resource
