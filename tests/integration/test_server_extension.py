@@ -121,6 +121,25 @@ def test_a_file_that_others_can_read_is_left_out(server: JupyterServer) -> None:
         path.unlink()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_cluster_of_another_user_is_out_of_reach(server: JupyterServer) -> None:
+    path = connection_file.write(dead_file("of-another-user"))
+    try:
+        os.chown(path, 65534, -1)
+        assert "of-another-user" not in listed(server)
+        one = f"{CLUSTERS}/of-another-user"
+        for method, name, body in (("POST", f"{one}/call", {"method": "ping"}), ("DELETE", one, None)):
+            reply = server.request(method, name, body)
+            assert (reply.status, reply.value["error"]["data"]["type"]) == (403, "AccessRefused")
+            assert "belongs to user 65534" in reply.value["message"]
+            assert b"a" * 43 not in reply.body
+        code, reason = closed_with(server, "of-another-user")
+        assert code == 4502 and "belongs to user 65534" in str(reason)
+        assert path.exists()
+    finally:
+        path.unlink()
+
+
 def test_a_cluster_is_started_called_and_stopped(server: JupyterServer) -> None:
     reply = server.request("POST", CLUSTERS, {"name": "lab-1", "workers": 1})
     log = connection_file.folder_to_write() / "concurrent_nb-lab-1.log"
@@ -163,6 +182,24 @@ def test_an_error_of_the_master_has_its_class(
     reply = server.request("POST", f"{CLUSTERS}/{cluster.name}/call", {"method": method, "params": params})
     assert (reply.status, reply.value["error"]["data"]["type"]) == (status, kind)
     assert reply.value["message"] == reply.value["error"]["message"]
+
+
+def test_a_wrong_call_of_any_method_is_refused_with_the_masters_words(server: JupyterServer, cluster: Cluster) -> None:
+    methods = call(server, cluster.name, "api")["result"]["methods"]
+    for name, method in methods.items():
+        wrong: list[dict[str, Any]] = [{"unknown": 1}]
+        if "str" in [parameter["type"] for parameter in method["params"].values()]:
+            wrong.append({key: ["no text"] for key, each in method["params"].items() if each["type"] == "str"})
+        if any(parameter["required"] for parameter in method["params"].values()):
+            wrong.append({})
+        for params in wrong:
+            reply = server.request("POST", f"{CLUSTERS}/{cluster.name}/call", {"method": name, "params": params})
+            assert (reply.status, reply.value["error"]["data"]["type"]) == (502, "ProtocolError"), (name, params)
+            assert f"of {name} " in reply.value["message"]
+        for body in ({"method": name, "params": [1]}, {"method": name, "params": {}, "token": "x"}, [name]):
+            reply = server.request("POST", f"{CLUSTERS}/{cluster.name}/call", body)
+            assert (reply.status, reply.value["error"]["data"]["type"]) == (400, "ConfigurationError"), (name, body)
+    assert call(server, cluster.name, "ping")["result"] == "pong", "the cluster was stopped"
 
 
 def test_a_browser_that_has_logged_in_needs_no_token(server: JupyterServer, cluster: Cluster) -> None:
