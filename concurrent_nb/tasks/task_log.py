@@ -377,7 +377,9 @@ def _decode(block: _RecordBlock, number: int, end: int) -> Iterator[TaskTimes]:
         ) = _RECORD.unpack_from(block.records, current % _BLOCK * _RECORD.size)  # fmt: skip
         # What a slave reports cannot be outside the time that the task was there.
         finished_s = ended_s - min(ago, assigned)
-        started_s = max(finished_s - elapsed, ended_s - assigned)
+        started_s = finished_s - elapsed
+        if not ended_s - assigned <= started_s <= finished_s:  # also for a time that is no number
+            started_s = ended_s - assigned
         yield TaskTimes(
             current, JobId(jobs[job]), index, attempt, Status(status), functions[function], slaves[slave],
             worker, ended_s - accepted, ended_s - assigned, started_s, finished_s, ended_s, cpu_s, peak_kib * _KIB,

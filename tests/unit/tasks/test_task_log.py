@@ -48,7 +48,7 @@ def test_a_task_has_all_its_times_in_the_clock_of_the_master() -> None:
 
 
 @pytest.mark.parametrize("ago_us", [0, 10**9, 2**62])
-@pytest.mark.parametrize("elapsed_s", [0.0, 1e300, float("inf")])
+@pytest.mark.parametrize("elapsed_s", [0.0, 1e300, float("inf"), -1.0, -1e300, float("-inf"), float("nan")])
 def test_a_slave_cannot_report_times_outside_those_of_its_assignment(ago_us: int, elapsed_s: float) -> None:
     log = TaskLog()
     log.now_s = 10.0
