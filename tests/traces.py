@@ -1,14 +1,72 @@
 """Check traces in Chrome's trace event format, as strictly as viewers that draw them need it."""
 
 import itertools
+import json
 import math
 from collections import defaultdict
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+import fastjsonschema
 
 from concurrent_nb.telemetry.trace_format import TraceEvent
 
-PHASES = {"X", "M", "i", "s", "t", "f"}
-METADATA = {"process_name", "process_sort_index", "thread_name", "thread_sort_index"}
+_TEXT, _NUMBER, _TIME = {"type": "string"}, {"type": "integer"}, {"type": "number", "minimum": 0}
+_EVENT_MEMBERS = {"name": _TEXT, "ph": _TEXT, "ts": _TIME, "pid": _NUMBER, "tid": _NUMBER}
+
+
+def _phase(phases: list[str], needs: dict[str, Any], may_have: dict[str, Any] | None = None) -> dict[str, Any]:
+    members = {**_EVENT_MEMBERS, "ph": {"enum": phases}, **needs}
+    return {
+        "type": "object",
+        "required": list(members),
+        "properties": {**members, **(may_have or {})},
+        "additionalProperties": False,
+    }
+
+
+def _names(what: str, argument: str, kind: dict[str, Any]) -> dict[str, Any]:
+    args = {"type": "object", "required": [argument], "properties": {argument: kind}, "additionalProperties": False}
+    return _phase(["M"], {"name": {"enum": [f"process_{what}", f"thread_{what}"]}, "args": args})
+
+
+#: an event, of those that the "Trace Event Format" of the Chromium project has: complete, instant, flow, metadata
+EVENT_SCHEMA = {
+    "oneOf": [
+        _phase(["X"], {"cat": _TEXT, "dur": _TIME}, {"args": {"type": "object"}}),
+        _phase(["i"], {"cat": _TEXT, "s": {"enum": ["g", "p", "t"]}}, {"args": {"type": "object"}}),
+        _phase(["s", "t"], {"cat": _TEXT, "id": _NUMBER}),
+        _phase(["f"], {"cat": _TEXT, "id": _NUMBER, "bp": {"const": "e"}}),
+        _names("name", "name", _TEXT),
+        _names("sort_index", "sort_index", _NUMBER),
+    ]
+}
+#: a file in the JSON object format
+FILE_SCHEMA = {
+    "type": "object",
+    "required": ["traceEvents"],
+    "properties": {
+        "traceEvents": {"type": "array", "items": {"type": "object"}},
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "otherData": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
+_check_event = fastjsonschema.compile(EVENT_SCHEMA)
+_check_file = fastjsonschema.compile(FILE_SCHEMA)
+
+
+def read_trace(path: Path) -> list[TraceEvent]:
+    """Return the events of a file. Fails unless it is strict JSON in the format, as `check_trace` checks it."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{path} has {constant}, which is no JSON")
+
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    _check_file(content)
+    events: list[TraceEvent] = content["traceEvents"]
+    check_trace(events)
+    return events
 
 
 def check_trace(events: list[TraceEvent]) -> None:
@@ -17,6 +75,7 @@ def check_trace(events: list[TraceEvent]) -> None:
     flows: defaultdict[int, list[TraceEvent]] = defaultdict(list)
     for event in events:
         _check_event(event)
+        assert math.isfinite(event["ts"] + event.get("dur", 0))
         row = event["pid"], event["tid"]
         if event["ph"] == "X":
             slices[row].append((event["ts"], event["ts"] + event["dur"]))
@@ -35,20 +94,6 @@ def check_trace(events: list[TraceEvent]) -> None:
         for stop in stops:
             spans = slices[stop["pid"], stop["tid"]]
             assert any(start <= stop["ts"] <= end + 0.002 for start, end in spans), f"flow {number} is in no slice"
-
-
-def _check_event(event: TraceEvent) -> None:
-    assert event["ph"] in PHASES
-    for member in ("pid", "tid"):
-        assert isinstance(event[member], int)
-    assert isinstance(event["name"], str)
-    assert math.isfinite(event["ts"])
-    assert event["ts"] >= 0
-    if event["ph"] == "X":
-        assert math.isfinite(event["dur"])
-        assert event["dur"] >= 0
-    elif event["ph"] == "M":
-        assert event["name"] in METADATA
 
 
 def rows_of(events: list[TraceEvent]) -> dict[tuple[int, int], tuple[str, str]]:

@@ -32,7 +32,7 @@ from tests.clusters import (
     status_of,
     workers_of,
 )
-from tests.traces import check_trace, rows_of, slices_of_tasks
+from tests.traces import read_trace, rows_of, slices_of_tasks
 from tests.work import PATIENCE_S
 
 LAB = "steered"
@@ -178,8 +178,7 @@ def test_the_columns_of_the_mandelbrot_set_are_on_their_workers(app: Application
     job.results()
     summary = job.trace(tmp_path / "mandelbrot.json")
     assert (summary.tasks, summary.dropped) == (90, 0)
-    events = json.loads((tmp_path / "mandelbrot.json").read_text())["traceEvents"]
-    check_trace(events)
+    events = read_trace(tmp_path / "mandelbrot.json")
     rows, slices = rows_of(events), slices_of_tasks(events)
     placed = {int(each["args"]["task"].rpartition("/")[2]): rows[each["pid"], each["tid"]] for each in slices}
     assert placed == {future.index: (f"slave {future.slave}", f"worker {future.worker}") for future in job.futures}
@@ -196,8 +195,7 @@ def test_a_trace_of_all_has_submits_maps_and_failures(app: ApplicationNode, tmp_
     assert list(app.map(abs, [-1, -2])) == [1, 2]
     assert isinstance(app.submit(divmod, 1, 0).exception(), ZeroDivisionError)
     summary = app.trace(tmp_path / "all.json")
-    events = json.loads((tmp_path / "all.json").read_text())["traceEvents"]
-    check_trace(events)
+    events = read_trace(tmp_path / "all.json")
     assert summary.tasks >= 3
     assert "task,failed" in {each["cat"] for each in slices_of_tasks(events)}
 
@@ -308,7 +306,7 @@ def test_a_trace_is_written_by_the_command_line(app: ApplicationNode, tmp_path: 
     path = tmp_path / "out.json"
     for which in (job.id.hex(), job.id.hex()[:10], "traced"):
         assert printed("trace", LAB, "--job", which, "-o", str(path)).startswith("wrote 5 tasks on 1 slave to ")
-        check_trace(json.loads(path.read_text())["traceEvents"])
+        read_trace(path)
     told = json.loads(printed("trace", LAB, "-o", str(path), "--json"))
     assert told["tasks"] >= 5
     assert told["file"] == str(path)
