@@ -123,6 +123,7 @@ def test_wrong_usage_is_refused_and_named(arguments: list[str], says: str, capsy
     [
         (["start", "--name", "a/b"], "'a/b' cannot name a cluster"),
         (["start", "--name", ""], "'' cannot name a cluster"),
+        (["start", "--name", "<script>"], "'<script>' cannot name a cluster: a name has 1 to 64 letters, digits"),
         (["master", "--name", ".x"], "'.x' cannot name a cluster"),
         (["status", "no such"], "'no such' cannot name a cluster"),
         (["start", "--name", "bad", "--MasterNode.control_port=70000"], "MasterNode.control_port cannot be 70000"),

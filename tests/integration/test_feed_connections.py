@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 from concurrent_nb.clock import ManualClock
+from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master import live_feed
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.rpc import Dispatcher, Registry, remote
@@ -29,7 +30,7 @@ from concurrent_nb.wire import messages as m
 from tests.clusters import eventually
 from tests.feeds import Follower, RawSocket, following
 from tests.serving import EVERYBODY, TOKENS, Sample, Serving, ask, looping
-from tests.unit.nodes.master.bench import ALICE, Bench
+from tests.unit.nodes.master.bench import ALICE, KEYS, Bench
 
 T = TypeVar("T")
 
@@ -234,6 +235,20 @@ def send_all(serving: ServingFeed, text: bytes) -> None:
 
 def has_begun_again(follower: Follower, before: int) -> bool:
     return len(follower.reasons) > before and follower.kinds[-1] != "lost"
+
+
+def test_256_slaves_and_900_jobs_are_in_one_snapshot(serving: ServingFeed, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = [SessionId(number.to_bytes(16, "big")) for number in range(256)]
+    for session in sessions:
+        monkeypatch.setitem(KEYS, session, bytes(session))
+    serving.in_loop(lambda: [serving.bench.slave(session) for session in sessions])
+    open_jobs(serving)
+    with serving.reader("client") as client, serving.reader() as admin:
+        for reader, jobs in ((client, 0), (admin, 900)):
+            reader.call("watch")
+            reader.answer()
+            state = reader.message()["params"]
+            assert (len(state["slaves"]), len(state["jobs"]), state["totals"]["slots"]) == (256, jobs, 256)
 
 
 def test_nothing_is_compressed(serving: ServingFeed) -> None:
