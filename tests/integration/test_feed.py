@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ cluster = fixtures.shared_cluster()
 app = fixtures.app
 leaves_nothing_behind = fixtures.leaves_nothing_behind
 
+ROOT = Path(__file__).parents[2]
 EVIL_NAMES = [
     "<script>alert(1)</script><img src=x onerror=alert(1)>",
     "\x1b]0;owned\x07\x1b[31mred",
@@ -221,6 +225,26 @@ def test_a_slave_that_is_killed_is_an_event_within_five_seconds() -> None:
             follower.eventually(lambda _: follower.events("slave lost"), "the slave is lost", within_s=5.0)
             assert follower.events("slave lost")[0]["slave"] == name
             follower.eventually(lambda state: name not in state["slaves"], "it is not listed", within_s=5.0)
+
+
+def test_the_jobs_of_a_kernel_that_is_killed_end_within_five_seconds(follower: Follower, cluster: Cluster) -> None:
+    follower.eventually(lambda state: state["totals"]["clients"] == 1, "the cluster's own application is there")
+    source = (
+        "import sys, time, concurrent_nb\n"
+        "app = concurrent_nb.connect(sys.argv[1])\n"
+        "app.start_job(time.sleep, [(600,)] * 5, name='orphan').results()\n"
+    )
+    command = [sys.executable, "-c", source, str(cluster.connection_file)]
+    with subprocess.Popen(command, cwd=ROOT) as kernel:
+        try:
+            follower.eventually(lambda _: (job := follower.job("orphan")) and job["state"] == "running", "it runs")
+        finally:
+            kernel.kill()
+    follower.eventually(lambda state: state["totals"]["clients"] == 1, "its application is gone", within_s=5.0)
+    follower.eventually(
+        lambda _: (job := follower.job("orphan")) is None or job["cancelled"] == 5, "its job has ended", within_s=5.0
+    )
+    follower.eventually(lambda state: state["totals"]["assigned"] == 0, "nothing of it runs", within_s=10.0)
 
 
 def test_a_master_that_was_started_anew_under_its_name_sends_a_new_snapshot() -> None:

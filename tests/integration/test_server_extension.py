@@ -28,6 +28,7 @@ from tests.jupyter_servers import (
     feed_master,
     jupyter_server,
 )
+from tests.reverse_proxy import reverse_proxy
 from tests.work import PATIENCE_S
 
 CLUSTERS = "concurrent-nb/clusters"
@@ -323,6 +324,35 @@ def test_jupyters_authorizer_is_asked(tmp_path: Path, cluster: Cluster) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the feed
+
+
+def test_all_of_it_works_behind_a_reverse_proxy(server: JupyterServer, cluster: Cluster) -> None:
+    """As a browser sees it, which knows the proxy's port only."""
+    with reverse_proxy(server.port) as public, feed_master("feed-0", greet):
+        proxied = JupyterServer(int(public.rpartition(":")[2]))
+        proxied.log_in()
+        path = f"{CLUSTERS}/{cluster.name}/call"
+        body = {"method": "ping"}
+        reply = proxied.request("POST", path, body, token=None, headers=proxied.as_browser())
+        assert (reply.status, reply.value["result"]) == (200, "pong")
+        for headers in (
+            proxied.as_browser(X_XSRFToken=None),
+            proxied.as_browser(Origin=server.origin, X_XSRFToken=None),
+            {},
+        ):
+            assert proxied.request("POST", path, body, token=None, headers=headers).status in (403, 404)
+
+        async def watch(headers: dict[str, str]) -> Any:
+            feed = await proxied.feed("feed-0", headers)
+            got = [await feed.read_message(), await feed.read_message()]
+            await close_feed(feed)
+            return got
+
+        assert asyncio.run(watch(proxied.as_browser()))[1] == b"\x00\xff"
+        for headers in (proxied.as_browser(Origin=server.origin), proxied.as_browser(Cookie=None), {}):
+            with pytest.raises(HTTPClientError) as refused:
+                asyncio.run(watch(headers))
+            assert refused.value.code == 403
 
 
 async def greet(reader: FeedOfMaster) -> None:
