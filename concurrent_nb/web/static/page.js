@@ -170,25 +170,32 @@ function main() {
     lost: t("connection lost, trying again"),
     refused: t("not logged in"),
   };
-  connection.watch({
-    since: () => model.since,
-    message: (method, params) => {
-      const isFollowing = model.apply(method, params, Date.now() / 1000);
-      if (isFollowing) {
-        stream.update();
-        refresh();
-        refreshCharts();
-      }
-      return isFollowing;
-    },
-    state: (state, reason) => {
-      link.dataset.state = document.body.dataset.state = state;
-      setText(link, words[state]);
-      link.title = visible(reason, 300);
-      if (state === "refused") notify(reason);
-    },
-  });
+  const watch = () =>
+    connection.watch({
+      since: () => model.since,
+      message: (method, params) => {
+        const isFollowing = model.apply(method, params, Date.now() / 1000);
+        if (isFollowing) {
+          stream.update();
+          refresh();
+          refreshCharts();
+        }
+        return isFollowing;
+      },
+      state: (state, reason) => {
+        link.dataset.state = document.body.dataset.state = state;
+        setText(link, words[state]);
+        link.title = visible(reason, 300);
+        if (state === "refused") notify(reason);
+      },
+    });
+  let unwatch = watch();
   document.addEventListener("visibilitychange", () => {
+    // Somebody may have logged in meanwhile, in another tab.
+    if (!document.hidden && link.dataset.state === "refused") {
+      unwatch();
+      unwatch = watch();
+    }
     refresh();
     refreshCharts();
   });
