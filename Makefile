@@ -13,6 +13,9 @@ LATEST_VENV := .venv-latest$(VENV:.venv%=%)
 # The peers of the benchmarks are large, so they have an environment of their own.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+# The wheel, with the oldest Lab and Jupyter Server that pyproject.toml allows, has one too.
+OLDEST_LAB_VENV := .venv-oldest-lab$(VENV:.venv%=%)
+OLDEST_LAB := $(shell sed -nE 's/^ *"(jupyterlab|jupyter_server)>=([0-9.]+)",/\1==\2/p' pyproject.toml)
 ROUNDS ?= 3
 SECONDS ?= 3600
 comma := ,
@@ -25,7 +28,7 @@ COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # In a container root is often the only user, and JupyterLab refuses to run as root without this option.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo check test test-unit test-short test-latest lab lint lint-web dist venv constraints bench bench-quick fuzz floods clean
+.PHONY: help demo check test test-unit test-short test-latest test-oldest-lab lab lint lint-web dist venv constraints bench bench-quick fuzz floods clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +38,7 @@ help:
 	@echo "make test-unit    the unit tests"
 	@echo "make test-short   the unit, contract and notebook tests, as CI runs them on the newest Python"
 	@echo "make test-latest  the test suite with the newest version of each package, in .venv-latest"
+	@echo "make test-oldest-lab  the wheel with the oldest JupyterLab that is supported, in .venv-oldest-lab"
 	@echo "make lab          JupyterLab on notebooks/"
 	@echo "make lint         ruff, mypy and import-linter"
 	@echo "make lint-web     types and style of the JavaScript; needs node and npm, which nothing else does"
@@ -74,6 +78,13 @@ test-latest:
 	$(call DATA_FILES,$(LATEST_VENV))
 	$(call TEST_NOTEBOOKS,$(LATEST_VENV))
 	$(LATEST_VENV)/bin/python -m pytest $(PARALLEL)
+
+test-oldest-lab: dist
+	@echo "Setting up $(OLDEST_LAB_VENV) with $(OLDEST_LAB)"
+	@$(FOUND_PYTHON) -m venv --clear $(OLDEST_LAB_VENV)
+	$(OLDEST_LAB_VENV)/bin/python -m pip install --quiet --no-compile "$$(echo dist/*.whl)[notebook]" $(OLDEST_LAB)
+	CONCURRENT_NB_LAB_PYTHON=$(CURDIR)/$(OLDEST_LAB_VENV)/bin/python $(BIN)/python -m pytest \
+		-o cache_dir=$(OLDEST_LAB_VENV)/.pytest_cache tests/integration/test_installation.py tests/browser/test_lab_extension.py
 
 lab: $(STAMP)
 	@$(BIN)/python $(COMPILE)

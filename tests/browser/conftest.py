@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from tests import leaks
 ROOT = Path(__file__).parents[2]
 #: what does not come within this time never will
 PATIENCE_S = 45.0
+#: the Python of Lab's environment: this one, or that of `make test-oldest-lab`
+LAB_PYTHON = os.environ.get("CONCURRENT_NB_LAB_PYTHON", sys.executable)
 #: a browser without what it would fetch, report and draw by itself
 BROWSER_OPTIONS = [
     "--no-sandbox",
@@ -34,7 +38,7 @@ SERVER_OPTIONS = [
     "--no-browser",
     "--allow-root",
     "--ip=127.0.0.1",
-    "--port=0",
+    "--ServerApp.port_retries=0",
     "--IdentityProvider.token=",
     "--ServerApp.password=",
     "--LabApp.extension_manager=readonly",
@@ -65,6 +69,12 @@ def browser_path() -> str:
     if os.environ.get("CI"):
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
 
 
 @dataclass
@@ -169,9 +179,20 @@ def notebook_of(cells: dict[str, str]) -> str:
 @pytest.fixture(scope="module")
 def server(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A Jupyter server with a home of its own; gives its address, and the folder that it shows."""
-    home = tmp_path_factory.mktemp("jupyter")
+    with lab_server(tmp_path_factory.mktemp("jupyter")) as running:
+        yield running
+
+
+@contextmanager
+def lab_server(home: Path, *options: str, runtime: Path | None = None) -> Iterator[tuple[str, Path]]:
+    """Run a Jupyter server with a home of its own for the time of a `with`; see `server`.
+
+    Args:
+        options: further ones of the server.
+        runtime: folder of connection files, if it is not its own one.
+    """
     folders = {name: home / name.lower() for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    runtime = home / "runtime"
+    runtime = runtime or home / "runtime"
     settings = folders["JUPYTER_CONFIG_DIR"] / "lab/user-settings/@jupyterlab/apputils-extension"
     shown = home / "notebooks"
     for folder in (*folders.values(), runtime, settings, shown):
@@ -181,11 +202,14 @@ def server(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory
         **os.environ,
         **{name: str(folder) for name, folder in folders.items()},
         "JUPYTER_RUNTIME_DIR": str(runtime),
-        "PYTHONPATH": str(ROOT),
+        # What is installed beside another Lab is tested as it is there.
+        "PYTHONPATH": str(ROOT) if sys.executable == LAB_PYTHON else "",
     }
+    # Old servers write into their file the port that they were given, also when that is 0.
+    place = [f"--port={free_port()}", f"--ServerApp.root_dir={shown}"]
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *SERVER_OPTIONS, f"--ServerApp.root_dir={shown}"],
+            [LAB_PYTHON, "-m", "jupyterlab", *SERVER_OPTIONS, *place, *options],
             env=environment,
             cwd=shown,
             stdout=log,
@@ -203,13 +227,11 @@ def server(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory
 
 
 def _address(process: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> str:
+    file = runtime / f"jpserver-{process.pid}.json"
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
-        for file in runtime.glob("jpserver-*.json"):
-            try:
-                return str(json.loads(file.read_text(encoding="utf-8"))["url"])
-            except ValueError:
-                continue  # half written
+        with suppress(OSError, ValueError):  # not there, or half written
+            return str(json.loads(file.read_text(encoding="utf-8"))["url"])
         time.sleep(0.05)
     pytest.fail(f"JupyterLab does not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 

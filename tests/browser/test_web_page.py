@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page
 
-from tests.browser.conftest import PATIENCE_S, ROOT
+from tests.browser.conftest import PATIENCE_S, ROOT, free_port
 
 #: what users may wait until the page admits that it has lost the master
 ADMITS_WITHIN_S = 5.0
@@ -20,16 +20,10 @@ THEMES = ("light", "dark")
 SIZES = (1280, 400)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 @contextmanager
-def master(port: int, *options: str) -> Iterator[str]:
+def master(port: int, *options: str, module: str = "made_up_cluster") -> Iterator[str]:
     """Run a made-up master; give the address of its page."""
-    command = [sys.executable, "-m", "tests.browser.made_up_cluster", "--port", str(port), *options]
+    command = [sys.executable, "-m", f"tests.browser.{module}", "--port", str(port), *options]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         deadline = time.monotonic() + PATIENCE_S
