@@ -82,7 +82,9 @@ test-latest:
 test-oldest-lab: dist
 	@echo "Setting up $(OLDEST_LAB_VENV) with $(OLDEST_LAB)"
 	@$(FOUND_PYTHON) -m venv --clear $(OLDEST_LAB_VENV)
-	$(OLDEST_LAB_VENV)/bin/python -m pip install --quiet --no-compile "$$(echo dist/*.whl)[notebook]" $(OLDEST_LAB)
+	@grep -vE '^(jupyterlab|jupyter-server)==' constraints.txt >$(OLDEST_LAB_VENV)/constraints.txt
+	$(OLDEST_LAB_VENV)/bin/python -m pip install --quiet --no-compile --constraint $(OLDEST_LAB_VENV)/constraints.txt \
+		"$$(echo dist/*.whl)[notebook]" $(OLDEST_LAB)
 	CONCURRENT_NB_LAB_PYTHON=$(CURDIR)/$(OLDEST_LAB_VENV)/bin/python $(BIN)/python -m pytest \
 		-o cache_dir=$(OLDEST_LAB_VENV)/.pytest_cache tests/integration/test_installation.py tests/browser/test_lab_extension.py
 

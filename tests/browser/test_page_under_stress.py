@@ -75,7 +75,7 @@ def test_the_heap_of_a_busy_page_does_not_grow(page: Page, leaves_nothing_behind
     with master(free_port(), "busy", "--interval", "0.1", module="extreme_clusters") as url:
         page.goto(url)
         page.locator(".cnb-job-name").first.click()
-        measured = growth(page, seconds=12.0, warm_up_s=8.0, samples=9)
+        measured = growth(page, seconds=10.0, warm_up_s=6.0, samples=9)
         page.close()
     print(f"{measured.step_bytes / 1000:+.1f} kB")  # noqa: T201 - read with -s
     assert measured.messages > 50 and measured.marks > 10_000
