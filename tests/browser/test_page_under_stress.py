@@ -10,8 +10,8 @@ from tests.browser.extreme_clusters import JOBS, SLAVES
 from tests.browser.page_heap import growth
 from tests.browser.test_web_page import master
 
-#: what a page may hold more after a while, in bytes: a leak of one message in ten is more by far
-NOISE_BYTES = 600_000
+#: what a page may hold more after a while, in bytes: the messages of two seconds
+NOISE_BYTES = 500_000
 #: the page may stand still for this long at most: while it loads, and on a machine that is busy with other tests
 STILL_MS = 3000
 
