@@ -12,6 +12,7 @@ from typing import Any, Final
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
+from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import Application, HTTPError, RequestHandler
@@ -76,8 +77,8 @@ class _Pages(RequestHandler):
 class _Sockets(WebSocketHandler):
     """Passes messages of both sides on."""
 
-    def initialize(self, target: str) -> None:
-        self.target = target
+    def initialize(self, target: str, streams: set[IOStream]) -> None:
+        self.target, self.streams = target, streams
         self.server: WebSocketClientConnection | None = None
 
     def check_origin(self, origin: str) -> bool:
@@ -101,6 +102,9 @@ class _Sockets(WebSocketHandler):
             )
         except HTTPClientError as error:
             raise HTTPError(error.code) from None
+        protocol = self.server.protocol
+        if protocol is not None and protocol.stream is not None:
+            self.streams.add(protocol.stream)
         await super().get(*args, **kwargs)
 
     def open(self, *args: str, **kwargs: str) -> None:
@@ -128,18 +132,19 @@ class _Router(Application):
 
     def find_handler(self, request: Any, **kwargs: Any) -> Any:
         is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
-        handler, arguments = (_Sockets, {}) if is_socket else (_Pages, {"client": self.settings["client"]})
-        return self.get_handler_delegate(request, handler, {"target": self.settings["target"], **arguments})
+        handler, needs = (_Sockets, "streams") if is_socket else (_Pages, "client")
+        return self.get_handler_delegate(request, handler, {name: self.settings[name] for name in ("target", needs)})
 
 
 @contextlib.contextmanager
 def reverse_proxy(port: int) -> Iterator[str]:
     """Run a proxy before a server on a port of this machine; give the address that browsers use, without a path."""
     (sock,) = bind_sockets(0, "127.0.0.1")
+    streams = set[IOStream]()
 
     async def start() -> tuple[HTTPServer, SimpleAsyncHTTPClient]:
         client = SimpleAsyncHTTPClient(force_instance=True, max_clients=100, max_body_size=_LARGEST_BYTES)
-        router = _Router(target=f"127.0.0.1:{port}", client=client, log_function=lambda handler: None)
+        router = _Router(target=f"127.0.0.1:{port}", client=client, streams=streams, log_function=lambda handler: None)
         server = HTTPServer(router, max_body_size=_LARGEST_BYTES)
         server.add_socket(sock)
         return server, client
@@ -148,6 +153,8 @@ def reverse_proxy(port: int) -> Iterator[str]:
         server.stop()
         await server.close_all_connections()
         client.close()
+        for stream in streams:  # also those whose browsers left while they were opened
+            stream.close()
         await asyncio.sleep(0.1)  # the relays see that their connections have ended
 
     with looping() as loop:

@@ -57,6 +57,12 @@ test_the_cell_of_a_job_is_shown = direct.test_the_cell_of_a_job_is_shown
 test_a_cluster_is_started_and_stopped = direct.test_a_cluster_is_started_and_stopped
 
 
+def test_the_button_of_a_job_shows_its_cell(lab: Lab, sidebar: Locator) -> None:
+    job = sidebar.locator(".cnb-job").filter(has_text="cancelled").first
+    job.get_by_role("button", name="Cell", exact=True).click()
+    lab.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.content?.activeCell?.model.id === 'work'")
+
+
 def test_the_page_knows_the_proxy_only(lab: Lab) -> None:
     assert urlsplit(lab.page.url).hostname == HOST
     fetched: list[str] = lab.page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
