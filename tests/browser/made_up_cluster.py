@@ -21,9 +21,9 @@ import tornado.httpserver
 import tornado.web
 import tornado.websocket
 
+from tests.browser.made_up_views import EVIL, view_of
+
 STATIC: Final = Path(__file__).parents[2] / "concurrent_nb/web/static"
-#: what would run, hide or turn other texts around if it were not shown as text
-EVIL: Final = "<img src=x onerror='window.caught=1'><script>window.caught=2</script> \x1b[2J \u202egnp.exe"
 POLICY: Final = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
 FUNCTIONS: Final = ("column", "search_range", "simulate", "resample", "fit_model")
 INTERVAL_S: Final = 0.25
@@ -53,6 +53,11 @@ class Job:
     in_bytes: int = 0
     out_bytes: int = 0
 
+    @property
+    def view_version(self) -> int:
+        """The version of its view, which is new whenever a task has ended; 0: it shares none."""
+        return 0 if view_of(self.id, 0, 1) is None else self.done + 1
+
     def as_dict(self) -> dict[str, Any]:
         """Return the entity of the feed."""
         state = "ended" if self.ended_s is not None else "running" if self.assigned else "waiting"
@@ -61,6 +66,7 @@ class Job:
             "tasks": self.tasks, "done": self.done, "failed": self.failed, "cancelled": self.cancelled,
             "assigned": self.assigned, "opened_s": self.opened_s, "ended_s": self.ended_s, "notebook": self.notebook,
             "cell": self.cell, "in_bytes": self.in_bytes, "out_bytes": self.out_bytes, "run_s": self.run_s,
+            "view_version": self.view_version,
         }  # fmt: skip
 
 
@@ -223,6 +229,10 @@ class MadeUpCluster:
         if method == "set_config":
             self.strategy = str(params["value"])
             return self.strategy
+        if method == "job_view":
+            job = next(job for job in self.jobs if job.id == params["job"])
+            is_known = params.get("since") == job.view_version
+            return {"version": job.view_version, "view": None if is_known else view_of(job.id, job.done, job.tasks)}
         if method == "stats":
             spent = [job.run_s for job in self.jobs if job.id == params["job"]]
             times = {"waiting_s": 0.4, "shipping_s": 0.03, "running_s": 1.0, "fetching_s": 0.02, "cpu_s": 0.9}

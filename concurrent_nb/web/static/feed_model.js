@@ -10,8 +10,9 @@ import { finite } from "./text.js";
  * @typedef {{id: string, name: string, client: string, mine: boolean, state: string, tasks: number, done: number,
  *   failed: number, cancelled: number, is_cancelled: boolean, assigned: number, opened_s: number,
  *   ended_s: number | null, notebook: string, cell: string, in_bytes: number, out_bytes: number, run_s: number,
- *   rate: number}} Job
- *   `done`: tasks that have ended in any way; `rate`: those per second, lately; `is_cancelled`: the whole job was
+ *   rate: number, view_version: number}} Job
+ *   `done`: tasks that have ended in any way; `rate`: those per second, lately; `view_version`: 0 if none was shared;
+ *   `is_cancelled`: the whole job was
  * @typedef {{number: number, wall_s: number, at_s: number, kind: string, text: string, slave: string,
  *   job: string}} ClusterEvent
  * @typedef {{job: string, index: number, slave: string, started_s: number, worker: number}} RunningTask
@@ -304,6 +305,7 @@ function jobOf(raw, id, before) {
     in_bytes: finite(all.in_bytes),
     out_bytes: finite(all.out_bytes),
     run_s: finite(all.run_s),
+    view_version: finite(all.view_version),
     rate: before?.rate ?? 0,
   };
 }

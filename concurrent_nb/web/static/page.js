@@ -108,6 +108,7 @@ function main() {
   const detail = new JobDetail(model, {
     actions: { cancelJob: actions.cancelJob },
     statistics: (job) => connection.call("stats", { job: job.id }),
+    view: (job, since) => connection.call("job_view", { job: job.id, since }),
   });
   const trace = new TraceTools(connection.call.bind(connection), () => detail.job);
   detail.element.append(trace.element);

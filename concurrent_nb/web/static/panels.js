@@ -3,7 +3,9 @@
 
 import { button, element, plain, setAttribute, setForeign, setText } from "./dom.js";
 import { elapsed_s, hostFigures, left_s, progressOf, sortJobs } from "./feed_model.js";
+import { JobView, ViewRequests } from "./job_view.js";
 import { MeasuredValues } from "./measured_values.js";
+import { RunningTasks } from "./running_tasks.js";
 import { bytes, clock, count, duration, figure, finite, percent, visible } from "./text.js";
 
 /** @typedef {import('./feed_model.js').FeedModel} FeedModel */
@@ -479,11 +481,14 @@ export class Overview {
   }
 }
 
-/** One job: its figures, and what the master's statistics add. */
+/** One job: what its cell shows, its running tasks, its figures, and what the master's statistics add. */
 export class JobDetail {
   /**
    * @param {FeedModel} model
-   * @param {Options & {statistics?: (job: Job) => Promise<any>}} [options] statistics: the method `stats` of the master
+   * @param {Options & {statistics?: (job: Job) => Promise<any>, render?: import('./job_view.js').Render,
+   *   view?: (job: Job, since: number) => Promise<import('./job_view.js').Answer>,
+   *   taskActions?: import('./running_tasks.js').TaskAction[]}} [options]
+   *   statistics and view: the methods `stats` and `job_view` of the master; taskActions: buttons of each running task
    */
   constructor(model, options = {}) {
     this.model = model;
@@ -520,6 +525,13 @@ export class JobDetail {
     this.time.hidden = true;
     this.values = new MeasuredValues(this.t);
     const { actions, t } = this;
+    this.view = new JobView({ translate: t, render: options.render });
+    const show = (/** @type {any} */ view) => {
+      this.view.show(view);
+      this.element.classList.add("has-view");
+    };
+    this.requests = options.view ? new ViewRequests(options.view, show) : null;
+    this.running = new RunningTasks(model, { translate: t, actions: options.taskActions, now: this.now });
     this.go = button(t("Go to cell"), () => this.job && actions.goToCell?.(this.job), "cnb-small");
     this.cancel = button(t("Cancel"), () => this.job && actions.cancelJob?.(this.job), "cnb-small cnb-cancel");
     this.element = element("div", "cnb-detail", [
@@ -532,9 +544,10 @@ export class JobDetail {
       ]),
       this.bar,
       this.line,
-      this.facts,
-      this.time,
-      this.measured,
+      element("div", "cnb-detail-body", [
+        this.view.element,
+        element("div", "cnb-detail-side", [this.running.element, this.facts, this.time, this.measured]),
+      ]),
     ]);
     this.measured.after(this.values.element);
   }
@@ -546,6 +559,10 @@ export class JobDetail {
       this.statistics = null;
       this.askedAt_ms = -Infinity;
       this.job = null;
+      this.requests?.begin();
+      this.view.clear();
+      this.element.classList.remove("has-view");
+      this.running.clear();
       this.facts.replaceChildren();
       this.time.hidden = true;
       setText(this.measured, "");
@@ -584,6 +601,8 @@ export class JobDetail {
       ["job", job.id],
     ];
     this.#fillFacts(facts.filter(([, value]) => value));
+    this.running.update(job);
+    this.requests?.poll(job, performance.now());
     this.#ask();
   }
 

@@ -3,6 +3,18 @@
 
 const HIDDEN =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+/** escape sequences of terminals, as far as they go; those that only set a colour */
+const ESCAPE = /\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])/g;
+const COLOUR = /^\x1b\[[0-9;:]*m$/;
+/** characters of a line that are shown */
+const LINE_MAX = 2000;
+
+/** @param {string} mark that is hidden otherwise @returns {string} */
+function named(mark) {
+  const code = mark.charCodeAt(0);
+  if (code < 0x20) return { 9: "\\t", 10: "\\n", 13: "\\r" }[code] ?? `\\x${code.toString(16).padStart(2, "0")}`;
+  return `<U+${code.toString(16).toUpperCase().padStart(4, "0")}>`;
+}
 
 /**
  * Make a text of a task or node safe to show: control characters and marks that change the direction or hide text
@@ -15,12 +27,31 @@ export function visible(value, most = 200) {
   let text = typeof value === "string" ? value : value === null || value === undefined ? "" : String(value);
   const isLong = text.length > most;
   if (isLong) text = text.slice(0, /[\ud800-\udbff]/.test(text[most - 1]) ? most - 1 : most);
-  text = text.replace(HIDDEN, (mark) => {
-    const code = mark.charCodeAt(0);
-    if (code < 0x20) return { 9: "\\t", 10: "\\n", 13: "\\r" }[code] ?? `\\x${code.toString(16).padStart(2, "0")}`;
-    return `<U+${code.toString(16).toUpperCase().padStart(4, "0")}>`;
-  });
+  text = text.replace(HIDDEN, named);
   return isLong ? `${text}\u2026` : text;
+}
+
+/**
+ * Make what a task printed safe to show: several lines, without escape sequences and what a later part of the line has
+ * overwritten. Long lines lose their ends, a long text its beginning.
+ * @param {unknown} value
+ * @param {number} [most] characters that are kept
+ * @param {boolean} [hasColours] keep the escape sequences that set colours
+ * @returns {string}
+ */
+export function visibleLines(value, most = 20_000, hasColours = false) {
+  const text = typeof value === "string" ? value : "";
+  const kept = (text.length > most ? `\u2026${text.slice(-most)}` : text).replace(/\r\n/g, "\n");
+  const clean = kept.replace(ESCAPE, (found) => (hasColours && COLOUR.test(found) ? found : ""));
+  const show = (/** @type {string} */ mark) => (mark === "\t" || (hasColours && mark === "\x1b") ? mark : named(mark));
+  return clean
+    .split("\n")
+    .map((line) => {
+      const whole = line.replace(/\r+$/, "");
+      const last = whole.slice(whole.lastIndexOf("\r") + 1);
+      return (last.length > LINE_MAX ? `${last.slice(0, LINE_MAX)}\u2026` : last).replace(HIDDEN, show);
+    })
+    .join("\n");
 }
 
 /** @param {unknown} value @returns {number} the number, or 0 for everything that is none */

@@ -249,6 +249,7 @@ class MainPanel extends ClusterView {
         translate: t,
         actions: jobActions(this.context),
         statistics: (job) => session.call("stats", { job: job.id }),
+        view: (job, since) => session.call("job_view", { job: job.id, since }),
       });
       const trace = new TraceTools(session.call.bind(session), () => detail.job, t);
       detail.element.append(trace.element);
