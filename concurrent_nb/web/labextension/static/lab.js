@@ -1,6 +1,7 @@
 // @ts-check
 // The JupyterLab plugin: a sidebar, panels in the main area, a status item, commands and a launcher card.
 
+import { CellRestorer } from "./cell_restore.js";
 import { Charts } from "./charts.js";
 import { JupyterClusters } from "./client.js";
 import { ClusterSession, connectCell, pathBelow } from "./cluster_session.js";
@@ -24,7 +25,7 @@ const PANELS = { charts: "Charts", stream: "Task stream", job: "Job" };
 /** @typedef {import("./feed_model.js").Job} Job */
 /**
  * @typedef {{session: ClusterSession, t: Translate, run: (command: string, args?: Record<string, unknown>) => void,
- *   settings: {chartMinutes: number, startWorkers: number}}} Context
+ *   settings: {chartMinutes: number, startWorkers: number}, render?: import("./job_view.js").Render}} Context
  */
 
 /** Something of a cluster in Lab: watches while it is visible, and is made anew for another cluster. */
@@ -249,6 +250,7 @@ class MainPanel extends ClusterView {
         translate: t,
         actions: jobActions(this.context),
         statistics: (job) => session.call("stats", { job: job.id }),
+        render: this.context.render,
         view: (job, since) => session.call("job_view", { job: job.id, since }),
       });
       const trace = new TraceTools(session.call.bind(session), () => detail.job, t);
@@ -282,6 +284,21 @@ function freeName(taken) {
 }
 
 /**
+ * Show displays of tasks as Lab does with what it does not trust: markup is sanitized, nothing runs.
+ * @param {any} rendermime @returns {import("./job_view.js").Render}
+ */
+function renderWith(rendermime) {
+  return (data, metadata) => {
+    const type = rendermime.preferredMimeType(data, "ensure");
+    if (!type || type === "text/plain") return null;
+    const renderer = rendermime.createRenderer(type);
+    renderer.addClass("cnb-display");
+    void renderer.renderModel(rendermime.createModel({ data, metadata, trusted: false }));
+    return renderer.node;
+  };
+}
+
+/**
  * Make the plugin of packages that the front end shares; what it lacks is left out.
  * @param {(name: string) => Promise<any>} use
  */
@@ -292,6 +309,7 @@ export async function plugin(use) {
     "coreutils",
     "launcher",
     "notebook",
+    "rendermime",
     "services",
     "settingregistry",
     "statusbar",
@@ -308,6 +326,7 @@ export async function plugin(use) {
     launcher: lab.launcher?.ILauncher,
     statusBar: lab.statusbar?.IStatusBar,
     registry: lab.settingregistry?.ISettingRegistry,
+    rendermime: lab.rendermime?.IRenderMimeRegistry,
     labShell: lab.application?.ILabShell,
     restorer: lab.application?.ILayoutRestorer,
   };
@@ -338,7 +357,7 @@ async function activate(app, lab, has) {
   const { commands, shell } = app;
   const run = (/** @type {string} */ command, args = {}) => void commands.execute(command, args).catch(report);
   /** @type {Context} */
-  const context = { session, t, run, settings };
+  const context = { session, t, run, settings, render: has.rendermime && renderWith(has.rendermime) };
 
   /** @param {unknown} error */
   function report(error) {
@@ -516,6 +535,28 @@ async function activate(app, lab, has) {
     if (!cell) throw new Error(t("the notebook %1 has no such cell any more", visible(path, 200)));
     panel.content.activeCellIndex = panel.content.widgets.indexOf(cell);
     await panel.content.scrollToCell(cell, "center");
+  }
+
+  if (has.notebooks) {
+    const restorer = new CellRestorer({
+      clusters: session.clusters,
+      root: lab.coreutils.PageConfig.getOption("serverRoot"),
+      translate: t,
+      render: context.render,
+      sanitize: (html) => new lab.apputils.Sanitizer().sanitize(html),
+      storage: localStorage,
+    });
+    const restore = (/** @type {any} */ panel) => void restorer.open(panel);
+    has.notebooks.forEach(restore);
+    has.notebooks.widgetAdded.connect((/** @type {any} */ _, /** @type {any} */ panel) => restore(panel));
+    const { executed, executionScheduled, outputCleared } = lab.notebook.NotebookActions;
+    const claim = (/** @type {any} */ _, /** @type {any} */ { cell }) => restorer.claim(cell.model);
+    executionScheduled.connect(claim);
+    outputCleared?.connect(claim);
+    executed.connect((/** @type {any} */ _, /** @type {any} */ { notebook, cell }) => {
+      const panel = has.notebooks.find((/** @type {any} */ one) => one.content === notebook);
+      if (panel) restorer.received.note(restorer.pathOf(panel), cell.model.id, Date.now() / 1000);
+    });
   }
 
   const category = t("Clusters");

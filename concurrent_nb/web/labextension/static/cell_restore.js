@@ -1,0 +1,370 @@
+// @ts-check
+// Shows a job in its cell when the page was opened after the job had begun, so that its outputs never reached the page;
+// at the end of the job they become ordinary outputs of the cell, which the notebook keeps.
+// A cell that has run in this page, or that another page writes, is left alone.
+
+import { pathBelow } from "./cluster_session.js";
+import { element, setText } from "./dom.js";
+import { FeedModel } from "./feed_model.js";
+import {
+  JobView,
+  ViewRequests,
+  base64Of,
+  errorTasks,
+  imageLine,
+  outputBlocks,
+  searchLine,
+  tableRows,
+} from "./job_view.js";
+import { jobLine } from "./panels.js";
+import { visible, visibleLines } from "./text.js";
+
+/** @typedef {import("./client.js").Connection} Connection */
+/** @typedef {import("./client.js").JupyterClusters} JupyterClusters */
+/** @typedef {import("./dom.js").Translate} Translate */
+/** @typedef {import("./feed_model.js").Job} Job */
+/** @typedef {import("./job_view.js").Render} Render */
+/**
+ * @typedef {{clusters: JupyterClusters, root: string, translate: Translate, render?: Render,
+ *   sanitize: (html: string) => string, storage?: Storage}} RestoreOptions root: the folder that the server shows
+ */
+
+/** key of the mark in the metadata of the first output that was written here */
+const MARK = "concurrent_nb";
+const RECEIVED_KEY = "concurrent-nb:received";
+const RECEIVED_MAX = 200;
+/** a page that loses its kernel and finds it again looks at the clusters at most this often */
+const LOOK_EVERY_MS = 15_000;
+/** a cluster that sends nothing within this time is left out */
+const FIRST_WITHIN_MS = 15_000;
+/** the last view of a job may be a little later than its end; without its kernel there is none */
+const LAST_WITHIN_S = 12;
+
+/** @param {any} outputs of a cell, as saved @param {string} job @returns {boolean} whether they were written here */
+export const isRestored = (outputs, job) =>
+  outputs.some((/** @type {any} */ one) => one?.metadata?.[MARK]?.job === job);
+
+/**
+ * Say whether a saved cell was saved before the end of its job, which has ended since.
+ * @param {{outputs: any[], executionCount: number | null}} cell @param {{id: string, name: string}} job
+ */
+export function lacksEnd({ outputs, executionCount }, job) {
+  const page = `cnb-job-${job.id}`; // the class of the page of a job that runs: concurrent_nb/notebook/live
+  const html = (/** @type {any} */ one) => [one?.data?.["text/html"] ?? ""].flat().join("");
+  if (outputs.some((one) => html(one).includes(page))) return true;
+  if (executionCount === null) return !outputs.length;
+  const number = /^In\[(\d+)\]$/.exec(job.name);
+  return number !== null && executionCount < Number(number[1]);
+}
+
+/**
+ * Find the newest job of each cell of a notebook.
+ * @param {Iterable<Job>} jobs @param {string} path of the notebook, below `root` @param {string} root
+ * @returns {Map<string, Job>} by the id of the cell
+ */
+export function jobsOfCells(jobs, path, root) {
+  /** @type {Map<string, Job>} */
+  const found = new Map();
+  for (const job of jobs) {
+    if (!job.cell || pathBelow(job.notebook, root) !== path) continue;
+    if ((found.get(job.cell)?.opened_s ?? -Infinity) < job.opened_s) found.set(job.cell, job);
+  }
+  return found;
+}
+
+/** @param {any} view of kind "table" @returns {string} in columns */
+function textTable(view) {
+  /** @type {string[]} */
+  const names = [view.columns ?? []].flat().map((name) => visible(name, 40));
+  const rows = [names, ...tableRows(view)];
+  const length = (/** @type {string[] | string} */ row, /** @type {number} */ at) =>
+    Array.isArray(row) ? (row[at] ?? "").length : 0;
+  const widths = names.map((_, at) => Math.max(...rows.map((row) => length(row, at))));
+  const pad = (/** @type {string} */ cell, /** @type {number} */ at) =>
+    view.right?.[at] === true ? cell.padStart(widths[at] ?? 0) : cell.padEnd(widths[at] ?? 0);
+  return rows.map((row) => (Array.isArray(row) ? row.map(pad).join("  ").trimEnd() : row)).join("\n");
+}
+
+/**
+ * Make the outputs of a cell of the last view of its job, as notebooks keep them. They contain nothing that would run:
+ * what is written into a cell that the user trusts is trusted, but a view may be of somebody else.
+ * @param {any} view @param {string} job its id @param {(html: string) => string} sanitize @returns {any[]}
+ */
+export function outputsOf(view, job, sanitize) {
+  const results = view.view && typeof view.view === "object" ? view.view : {};
+  const lines = { image: imageLine, search: searchLine, table: textTable };
+  const line = lines[/** @type {keyof typeof lines} */ (results.kind)]?.(results);
+  const png = results.kind === "image" ? base64Of(results.png) : "";
+  const head = {
+    output_type: "display_data",
+    data: {
+      "text/plain": [visible(view.text, 400), line].filter(Boolean).join("\n"),
+      ...(png ? { "image/png": png } : {}),
+    },
+    metadata: { [MARK]: { job } },
+  };
+  const outputs = outputBlocks(view.outputs, true).map((block) => {
+    if ("text" in block) return { output_type: "stream", name: block.name, text: block.text };
+    const { data } = block;
+    const html = [data["text/html"] ?? ""].flat().join("");
+    const kept = {
+      ...(data["text/plain"] === undefined ? {} : { "text/plain": visibleLines([data["text/plain"]].flat().join("")) }),
+      ...(html ? { "text/html": sanitize(html) } : {}),
+      ...Object.fromEntries(
+        ["image/png", "image/jpeg"].map((type) => [type, base64Of(data[type])]).filter(([, packed]) => packed),
+      ),
+    };
+    return { output_type: "display_data", data: kept, metadata: {} };
+  });
+  const errors = (Array.isArray(view.errors?.kinds) ? view.errors.kinds : [])
+    .slice(0, 20)
+    .map((/** @type {any} */ kind) => {
+      const trace = visibleLines(kind?.text).trimEnd();
+      const name = [visible(kind?.type), visible(kind?.message)].filter(Boolean).join(": ");
+      return `${name} (${errorTasks(kind)})\n${trace}${trace ? "\n" : ""}`;
+    });
+  if (errors.length) outputs.push({ output_type: "stream", name: "stderr", text: errors.join("\n") });
+  return [head, ...outputs];
+}
+
+/** When this browser has received the end of a cell: what was cleared afterwards does not come back. */
+export class Received {
+  /** @param {Storage} [storage] */
+  constructor(storage) {
+    this.storage = storage;
+  }
+
+  /** @returns {Record<string, number>} seconds since 1970, by path and cell */
+  #read() {
+    try {
+      return JSON.parse(this.storage?.getItem(RECEIVED_KEY) ?? "{}") ?? {};
+    } catch {
+      return {};
+    }
+  }
+
+  /** @param {string} path @param {string} cell @returns {number} */
+  at_s(path, cell) {
+    return Number(this.#read()[`${path}#${cell}`] ?? -Infinity);
+  }
+
+  /** @param {string} path @param {string} cell @param {number} wall_s */
+  note(path, cell, wall_s) {
+    const others = Object.entries(this.#read()).filter(([key]) => key !== `${path}#${cell}`);
+    const kept = Object.fromEntries(others.slice(1 - RECEIVED_MAX));
+    try {
+      this.storage?.setItem(RECEIVED_KEY, JSON.stringify({ ...kept, [`${path}#${cell}`]: wall_s }));
+    } catch {
+      // Without room for it, only what was cleared might come back.
+    }
+  }
+}
+
+/** A cell with a job that this page did not see begin. */
+class RestoredCell {
+  /**
+   * @param {CellRestorer} home @param {any} panel @param {any} cell its model @param {Connection} master
+   * @param {Job} job
+   */
+  constructor(home, panel, cell, master, job) {
+    const { translate, render } = home.options;
+    this.home = home;
+    this.panel = panel;
+    this.cell = cell;
+    this.job = job;
+    /** @type {any} */
+    this.last = null;
+    this.isDone = false;
+    this.view = new JobView({ translate, render });
+    this.requests = new ViewRequests(
+      (one, since) => master.call("job_view", { job: one.id, since }),
+      (view) => this.#take(view),
+    );
+    this.line = element("p", "cnb-muted");
+    const why = translate("This page was opened after the job had begun: its cluster shows what the cell has.");
+    this.line.title = why;
+    this.node = element("div", "cnb cnb-cell", [this.line, this.view.element], {
+      role: "region",
+      "aria-label": translate("Job of this cell"),
+    });
+    this.changed = () => this.end(); // another page with the same document has received its outputs
+    cell.outputs.changed.connect(this.changed);
+  }
+
+  /** @param {FeedModel} feed */
+  update(feed) {
+    const newest = jobsOfCells(feed.jobs.values(), this.home.pathOf(this.panel), this.home.options.root).get(
+      this.cell.id,
+    );
+    if (newest && newest.id !== this.job.id) {
+      // A cell may start one job after the other.
+      this.last = null;
+      this.view.clear();
+    }
+    const isListed = newest !== undefined;
+    this.job = newest ?? this.job;
+    const { job, requests } = this;
+    if (isListed) requests.poll(job, performance.now());
+    const isLate = !isListed || (job.ended_s !== null && feed.now_s(Date.now() / 1000) - job.ended_s > LAST_WITHIN_S);
+    const isAnswered = !isListed || (!requests.isAsking && requests.askedAt_ms > -Infinity);
+    if (this.last?.is_over || (isLate && isAnswered)) this.#finish();
+    else {
+      setText(this.line, jobLine(job, feed.now_s(Date.now() / 1000), this.home.options.translate));
+      this.#place();
+    }
+  }
+
+  /** @param {any} view */
+  #take(view) {
+    this.last = view;
+    this.view.show(view);
+    this.#place();
+  }
+
+  /** Show it in the place of the outputs; the notebook makes the elements of a cell when the cell is scrolled to. */
+  #place() {
+    const widget = this.panel.content.widgets.find((/** @type {any} */ one) => one.model === this.cell);
+    if (!widget) this.end();
+    else if (this.last && !this.isDone && !widget.isPlaceholder?.() && this.node.parentNode !== widget.node) {
+      widget.node.append(this.node);
+      widget.node.classList.add("cnb-is-restored");
+    }
+  }
+
+  #finish() {
+    const { cell, job, last } = this;
+    const { sanitize, translate } = this.home.options;
+    this.end();
+    if (!last || isRestored(cell.outputs.toJSON(), job.id)) return;
+    const text =
+      last.is_over === true ? last.text : translate("%1 · seen last, its kernel has ended", visible(last.text));
+    const number = /^In\[(\d+)\]$/.exec(job.name);
+    cell.outputs.fromJSON(outputsOf({ ...last, text }, job.id, sanitize));
+    if (number) cell.executionCount = Number(number[1]);
+  }
+
+  end() {
+    this.isDone = true;
+    this.cell.outputs?.changed.disconnect(this.changed);
+    this.node.parentElement?.classList.remove("cnb-is-restored");
+    this.node.remove();
+  }
+}
+
+/** Follows the jobs of one notebook on one cluster, as long as there are any that the page did not see begin. */
+class NotebookWatch {
+  /** @param {CellRestorer} home @param {any} panel @param {Connection} master */
+  constructor(home, panel, master) {
+    this.home = home;
+    this.panel = panel;
+    this.master = master;
+    this.feed = new FeedModel({ marks: 2000 });
+    /** @type {RestoredCell[] | null} null: not known yet */
+    this.cells = null;
+    this.timer = setTimeout(() => this.cells ?? this.end(), FIRST_WITHIN_MS);
+    this.unwatch = master.watch({
+      since: () => this.feed.since,
+      message: (method, params) => {
+        const isFollowing = this.feed.apply(method, params, Date.now() / 1000);
+        if (isFollowing) this.#update();
+        return isFollowing;
+      },
+      state: () => {},
+    });
+  }
+
+  #update() {
+    if (this.panel.isDisposed) return this.end();
+    this.cells ??= this.#find();
+    for (const cell of this.cells) cell.update(this.feed);
+    this.cells = this.cells.filter((cell) => !cell.isDone);
+    if (!this.cells.length) this.end();
+  }
+
+  #find() {
+    const { home, panel, feed } = this;
+    const path = home.pathOf(panel);
+    const jobs = jobsOfCells(feed.jobs.values(), path, home.options.root);
+    const found = [];
+    for (const { model } of panel.content.widgets) {
+      const job = model.type === "code" ? jobs.get(model.id) : undefined;
+      if (!job || home.own.has(model) || home.cells.get(model)?.isDone === false) continue;
+      const outputs = model.outputs.toJSON();
+      if (isRestored(outputs, job.id)) continue;
+      if (job.state === "ended") {
+        if (!job.view_version || !lacksEnd({ outputs, executionCount: model.executionCount }, job)) continue;
+        if (home.received.at_s(path, model.id) > (job.ended_s ?? 0) + feed.offset_s - 1) continue;
+      }
+      const cell = new RestoredCell(home, panel, model, this.master, job);
+      home.cells.set(model, cell);
+      found.push(cell);
+    }
+    return found;
+  }
+
+  end() {
+    clearTimeout(this.timer);
+    // The first message may come before `watch` returns.
+    queueMicrotask(() => this.unwatch());
+    for (const cell of this.cells ?? []) cell.end();
+    this.cells = [];
+    this.home.watches.delete(this);
+  }
+}
+
+/** Looks, when a notebook is opened, for jobs of its cells on the clusters of this machine. */
+export class CellRestorer {
+  /** @param {RestoreOptions} options */
+  constructor(options) {
+    this.options = options;
+    this.received = new Received(options.storage);
+    /** @type {WeakSet<object>} models of cells that have run here: this page gets their outputs itself */
+    this.own = new WeakSet();
+    /** @type {WeakMap<object, RestoredCell>} */
+    this.cells = new WeakMap();
+    /** @type {Set<NotebookWatch>} */
+    this.watches = new Set();
+  }
+
+  /** @param {any} panel @returns {string} the path of its notebook below the folder of the server */
+  pathOf(panel) {
+    return panel.context.localPath ?? panel.context.path.replace(/^\w+:/, "");
+  }
+
+  /** @param {any} panel of a notebook */
+  async open(panel) {
+    await panel.context.ready;
+    await panel.revealed;
+    panel.disposed.connect(() => this.#end(panel));
+    // Jobs that began while this page was cut off are like those that began before it was opened.
+    let looked_ms = performance.now();
+    panel.sessionContext.connectionStatusChanged.connect((/** @type {any} */ _, /** @type {string} */ status) => {
+      if (status !== "connected" || performance.now() - looked_ms < LOOK_EVERY_MS) return;
+      looked_ms = performance.now();
+      void this.#look(panel);
+    });
+    await this.#look(panel);
+  }
+
+  /** @param {any} panel */
+  async #look(panel) {
+    // A cluster that does not answer, or a server without our extension: the notebook is as it was saved.
+    const clusters = await this.options.clusters.list().catch(() => []);
+    if (panel.isDisposed) return;
+    this.#end(panel);
+    for (const { name, isAlive } of clusters) {
+      if (isAlive) this.watches.add(new NotebookWatch(this, panel, this.options.clusters.connect(name)));
+    }
+  }
+
+  /** @param {any} panel */
+  #end(panel) {
+    for (const watch of [...this.watches]) if (watch.panel === panel) watch.end();
+  }
+
+  /** @param {any} cell the model of a cell that runs here now, or whose outputs the user has cleared */
+  claim(cell) {
+    this.own.add(cell);
+    this.cells.get(cell)?.end();
+  }
+}
