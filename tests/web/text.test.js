@@ -10,6 +10,7 @@ import {
   finite,
   percent,
   visible,
+  visibleLines,
 } from "../../concurrent_nb/web/static/text.js";
 
 test("marks that hide, turn or move text are made visible", () => {
@@ -23,6 +24,15 @@ test("a long text is clipped, and no pair of surrogates is torn", () => {
   assert.equal(visible("123😀5", 4), "123…");
   assert.equal(visible(null), "");
   assert.equal(visible(7), "7");
+});
+
+test("prints keep their lines, and lose what moves, hides or overwrites", () => {
+  assert.equal(visibleLines("a\tb\r\n10 %\r20 %\r\nc\u202e\x07"), "a\tb\n20 %\nc<U+202E>\\x07");
+  assert.equal(visibleLines("\x1b[1;31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1b(Bx\x1b"), "redx\\x1b");
+  assert.equal(visibleLines("\x1b[1;31mred\x1b[0m\x1b[2J", 99, true), "\x1b[1;31mred\x1b[0m");
+  assert.equal(visibleLines("1\n2\n3\n4", 3), "…3\n4");
+  assert.equal(visibleLines("x".repeat(1_000_000), 2_000_000).length, 2001);
+  assert.equal(visibleLines(undefined), "");
 });
 
 test("numbers have the digits that matter", () => {

@@ -8,14 +8,13 @@ import { bytes, count, finite, percent, visible, visibleLines } from "./text.js"
 /** @typedef {import('./dom.js').Translate} Translate */
 /** @typedef {import('./feed_model.js').Job} Job */
 /** @typedef {{version: number, view: any}} Answer of the method `job_view`; view: null if it has not changed */
-/** @typedef {(data: Record<string, unknown>, metadata: any) => HTMLElement | null} Render of a MIME bundle */
 
 /** how often the master is asked at most and at least (asking makes the application share), and after an error */
 const [SOONEST_MS, LATEST_MS, RETRY_MS] = [900, 5000, 15_000];
-const [BARS_MAX, KINDS_MAX, ROWS_MAX, COLUMNS_MAX, CELLS_MAX, DISPLAYS_MAX] = [200, 20, 60, 40, 400, 24];
+const [BARS_MAX, KINDS_MAX, ROWS_MAX, COLUMNS_MAX, CELLS_MAX, DISPLAYS_MAX] = [20, 20, 60, 40, 400, 24];
 const [TEXT_MAX, DATA_MAX] = [250_000, 1_500_000];
 /** states of a task: their words and colours are those of the display in the cell */
-export const STATES = ["waiting", "running", "done", "failed", "cancelled", "hit"];
+const STATES = ["waiting", "running", "done", "failed", "cancelled", "hit"];
 const COLOURS = ["#9a9a9a3c", "#e0a030", "#3a8f6f", "#d1495b", "#8a8fa078", "#7b5cd6"];
 const [RUNNING, DONE] = [1, 2];
 const PICTURES = ["image/png", "image/jpeg", "image/svg+xml"];
@@ -44,6 +43,10 @@ export class ViewRequests {
     this.version = 0;
     this.askedAt_ms = -Infinity;
     this.isAsking = this.hasFailed = this.isLast = false;
+  }
+
+  get isAnswered() {
+    return !this.isAsking && this.askedAt_ms > -Infinity;
   }
 
   /** @param {Job} job @param {number} now_ms */
@@ -101,16 +104,11 @@ export function searchLine(view, t = plain) {
 export function imageLine(view, t = plain) {
   const parts = [t("%1 × %2 pixels", count(finite(view.width)), count(finite(view.height)))];
   if (finite(view.step) > 1) parts.push(t("shown at 1:%1", finite(view.step)));
-  const [least, greatest] = rangeOf(view);
-  if (least && least === greatest) parts.push(t("all values %1", least));
+  const [least, greatest] = list(view.range).map((limit) => visible(limit, 30));
+  if (greatest) parts.push(least === greatest ? t("all values %1", least) : t("values %1 to %2", least, greatest));
+  if (finite(view.odd)) parts.push(t("%1 not drawn; %2", count(view.odd), visible(view.first_odd)));
   return parts.join(" · ");
 }
-
-/** @param {any} view of kind "image" @returns {string[]} the least and the greatest value; none if it has colours */
-const rangeOf = (view) =>
-  list(view.range)
-    .slice(0, 2)
-    .map((limit) => visible(limit, 30));
 
 /** @param {any} view of kind "table" @returns {(string[] | string)[]} its rows; a text stands for rows left out */
 export function tableRows(view, t = plain) {
@@ -128,7 +126,7 @@ export function tableRows(view, t = plain) {
 /**
  * Bring outputs into the form in which they are shown: the newest ones, cleaned, with prints of one stream together.
  * @param {any} outputs of the document @param {boolean} [hasColours] keep those of the prints
- * @returns {({name: string, text: string} | {data: Record<string, unknown>, metadata: any})[]}
+ * @returns {({name: string, text: string} | {data: Record<string, unknown>})[]}
  */
 export function outputBlocks(outputs, hasColours = false) {
   let [left, displays] = [TEXT_MAX, DISPLAYS_MAX];
@@ -145,7 +143,7 @@ export function outputBlocks(outputs, hasColours = false) {
       else kept.push({ name, pieces: [piece] });
     } else if (output?.type === "display" && displays > 0 && output.data && typeof output.data === "object") {
       size -= JSON.stringify(output.data).length;
-      if (size > 0) kept.push({ data: output.data, metadata: output.metadata ?? {} });
+      if (size > 0) kept.push({ data: output.data });
       displays -= 1;
     }
   }
@@ -191,20 +189,17 @@ const child = (row, at) => /** @type {HTMLElement} */ (row.children[at]);
 
 /** The view of one job, as elements that are updated in place: what is open, scrolled or has the focus stays so. */
 export class JobView {
-  /** @param {{translate?: Translate, render?: Render}} [options] render: for displays that are no pictures */
-  constructor(options = {}) {
-    this.t = options.translate ?? plain;
-    this.render = options.render;
-    const { t } = this;
+  /** @param {Translate} [t] */
+  constructor(t = plain) {
+    this.t = t;
     /** @type {ReturnType<typeof outputBlocks>} the outputs that are shown */
     this.blocks = [];
     /** @type {Record<string, string>} JSON of the parts that are shown */
     this.shown = {};
     this.reports = element("div", "cnb-reports");
-    this.others = element("div", "cnb-reports");
-    this.moreReports = element("summary");
-    this.moreBars = element("details", "cnb-details", [this.moreReports, this.others]);
+    this.moreReports = element("p", "cnb-muted");
     this.errors = element("div", "cnb-errors");
+    this.moreErrors = element("p", "cnb-muted");
     this.picture = element("img", "cnb-picture", "", { alt: t("Picture made by the tasks so far") });
     this.strip = element("canvas", "cnb-strip", "", { role: "img" });
     this.hit = element("span", "cnb-hit");
@@ -214,15 +209,14 @@ export class JobView {
     const scroll = { tabindex: "0", role: "group" };
     this.tablePlace = element("div", "cnb-scroll", [this.table], { ...scroll, "aria-label": t("Results") });
     this.line = element("p", "cnb-muted");
-    this.range = element("p", "cnb-range cnb-muted", [element("span"), element("i"), element("span")]);
-    this.odd = element("p", "cnb-muted");
     this.dropped = element("p", "cnb-muted");
     this.outputs = element("div", "cnb-outputs", "", { ...scroll, "aria-label": t("Output of the tasks") });
     this.element = element("div", "cnb-view", [
       this.reports,
-      this.moreBars,
+      this.moreReports,
       this.errors,
-      element("div", "", [this.picture, this.search, this.tablePlace, this.line, this.range, this.odd]),
+      this.moreErrors,
+      element("div", "", [this.picture, this.search, this.tablePlace, this.line]),
       this.dropped,
       this.outputs,
     ]);
@@ -241,7 +235,7 @@ export class JobView {
   /** @param {any} view the document */
   show(view) {
     this.element.hidden = false;
-    this.#part("bars", view.bars, (part) => this.#showBars(part));
+    this.#part("bars", view.bars, (part) => this.#showReports(part));
     this.#part("errors", view.errors, (part) => this.#showErrors(part));
     this.#part("view", view.view, (part) => this.#showResults(part));
     this.#part("outputs", [view.outputs, view.dropped_bytes], ([outputs, dropped]) => {
@@ -260,17 +254,10 @@ export class JobView {
     show(part ?? {});
   }
 
-  /** @param {any} bars */
-  #showBars(bars) {
-    const [shown, others] = [list(bars.bars).slice(0, 20), list(bars.others).slice(0, BARS_MAX)];
-    this.#fillReports(this.reports, shown);
-    this.#fillReports(this.others, others);
-    this.moreBars.hidden = !others.length && finite(bars.more) <= 0;
-    setText(this.moreReports, this.t("%1 more that have reported", count(finite(bars.more))));
-  }
-
-  /** @param {HTMLElement} place @param {any[]} bars label, share, report, state */
-  #fillReports(place, bars) {
+  /** @param {any} reports */
+  #showReports(reports) {
+    const [place, bars, more] = [this.reports, list(reports.bars).slice(0, BARS_MAX), finite(reports.more)];
+    setText(this.moreReports, more > 0 ? this.t("%1 more have reported", count(more)) : "");
     place.hidden = !bars.length;
     fit(place, bars.length, () => {
       const bar = element("div", "cnb-progress", [element("div")], { role: "progressbar", "aria-valuemax": "100" });
@@ -297,26 +284,20 @@ export class JobView {
   /** @param {any} errors */
   #showErrors(errors) {
     const kinds = list(errors.kinds).slice(0, KINDS_MAX);
-    const more = Math.max(0, finite(errors.more));
-    this.errors.hidden = !kinds.length && !more;
-    fit(this.errors, kinds.length + (more ? 1 : 0), () => {
+    this.errors.hidden = !kinds.length;
+    const more = finite(errors.more);
+    setText(this.moreErrors, more > 0 ? this.t("%1 more errors of other kinds", count(more)) : "");
+    fit(this.errors, kinds.length, () => {
       const names = [element("b", "cnb-bad"), element("span"), element("span", "cnb-muted")];
       return element("details", "cnb-error", [element("summary", "", names), element("pre", "cnb-print")]);
     });
     kinds.forEach((kind, at) => {
-      const [head, trace] = [this.errors.children[at].children[0], this.errors.children[at].children[1]];
+      const [head, trace] = this.errors.children[at].children;
       setForeign(child(head, 0), text(kind?.type));
       setForeign(child(head, 1), text(kind?.message) ? `: ${kind.message}` : "", 200);
       setText(child(head, 2), errorTasks(kind, this.t));
       setText(trace, visibleLines(kind?.text));
     });
-    if (!more) return;
-    const [head, trace] = this.errors.children[kinds.length].children;
-    fit(head, 3, () => element("span"));
-    setText(child(head, 0), "");
-    setText(child(head, 1), this.t("%1 more errors of other kinds", count(more)));
-    setText(child(head, 2), "");
-    setText(trace, this.t("Their tracebacks are not kept here."));
   }
 
   /** @param {any} view */
@@ -329,20 +310,12 @@ export class JobView {
     if (png) this.#showPicture(view, png);
     if (view.kind === "search") this.#showSearch(view);
     if (view.kind === "table") this.#showTable(view);
-    const empty = view.kind === "table" && this.tablePlace.hidden ? t("no results yet") : "";
-    const lines = {
-      image: () => imageLine(view, t),
-      search: () => searchLine(view, t),
-      table: () => visible(view.limits, 400),
-    };
-    const line = lines[/** @type {keyof typeof lines} */ (view.kind)];
-    setText(this.line, empty || (line ? line() : ""));
-    const [least, greatest] = view.kind === "image" ? rangeOf(view) : [];
-    this.range.hidden = !greatest || least === greatest;
-    setText(child(this.range, 0), least ?? "");
-    setText(child(this.range, 2), greatest ?? "");
-    const odd = view.kind === "image" && finite(view.odd);
-    setText(this.odd, odd ? t("%1 not drawn; %2", count(odd), visible(view.first_odd)) : "");
+    const lines = new Map([
+      ["image", () => imageLine(view, t)],
+      ["search", () => searchLine(view, t)],
+      ["table", () => (this.tablePlace.hidden ? t("no results yet") : visible(view.limits, 400))],
+    ]);
+    setText(this.line, lines.get(view.kind)?.() ?? "");
   }
 
   /** @param {any} view @param {string} png */
@@ -381,25 +354,17 @@ export class JobView {
     const names = list(view.columns).slice(0, COLUMNS_MAX);
     const side = (/** @type {number} */ at) => (list(view.right)[at] === true ? "" : "is-text");
     const best = new Set(list(view.best).map(String));
-    const head = element(
-      "tr",
-      "",
-      names.map((name, at) => element("th", side(at), visible(name, 40), { scope: "col" })),
-    );
+    const cells = names.map((name, at) => element("th", side(at), visible(name, 40), { scope: "col" }));
     const rows = tableRows(view, this.t).map((row) => {
       if (typeof row === "string") {
-        return element("tr", "cnb-muted", [
-          element("td", "is-text", row, { colspan: String(Math.max(1, names.length)) }),
-        ]);
+        const whole = element("td", "is-text", row, { colspan: String(Math.max(1, names.length)) });
+        return element("tr", "cnb-muted", [whole]);
       }
-      const marks = [best.has(row[0]) ? "is-best" : "", row[row.length - 1] === "failed" ? "is-failed" : ""];
-      return element(
-        "tr",
-        marks.join(" ").trim(),
-        row.map((cell, at) => element("td", side(at), cell)),
-      );
+      const mark = row[row.length - 1] === "failed" ? "is-failed" : best.has(row[0]) ? "is-best" : "";
+      const made = row.map((cell, at) => element("td", side(at), cell));
+      return element("tr", mark, made);
     });
-    this.table.replaceChildren(element("thead", "", [head]), element("tbody", "", rows));
+    this.table.replaceChildren(element("thead", "", [element("tr", "", cells)]), element("tbody", "", rows));
   }
 
   /** @param {ReturnType<typeof outputBlocks>} blocks */
@@ -434,16 +399,14 @@ export class JobView {
     if ("text" in block) {
       return element("pre", `cnb-print ${block.name === "stderr" ? "is-stderr" : ""}`.trim(), block.text);
     }
-    const { data, metadata } = block;
+    const { data } = block;
     const uri = pictureUri(data);
     if (uri) {
       return element("img", "cnb-display", "", { src: uri, alt: visible(data["text/plain"]) || this.t("Picture") });
     }
-    const rendered = this.render?.(data, metadata);
-    if (rendered) return rendered;
     const words = visibleLines(data["text/plain"]);
     const others = Object.keys(data).filter((type) => type !== "text/plain");
-    const note = others.length ? this.t("%1 output: see the cell", visible(others[0], 60)) : "";
+    const note = others.length ? this.t("%1 output is not shown here", visible(others[0], 60)) : "";
     return element("div", "cnb-display", [
       ...(words ? [element("pre", "cnb-print", words)] : []),
       ...(note ? [element("p", "cnb-muted", note)] : []),

@@ -485,7 +485,7 @@ export class Overview {
 export class JobDetail {
   /**
    * @param {FeedModel} model
-   * @param {Options & {statistics?: (job: Job) => Promise<any>, render?: import('./job_view.js').Render,
+   * @param {Options & {statistics?: (job: Job) => Promise<any>,
    *   view?: (job: Job, since: number) => Promise<import('./job_view.js').Answer>,
    *   taskActions?: import('./running_tasks.js').TaskAction[]}} [options]
    *   statistics and view: the methods `stats` and `job_view` of the master; taskActions: buttons of each running task
@@ -525,7 +525,7 @@ export class JobDetail {
     this.time.hidden = true;
     this.values = new MeasuredValues(this.t);
     const { actions, t } = this;
-    this.view = new JobView({ translate: t, render: options.render });
+    this.view = new JobView(t);
     const show = (/** @type {any} */ view) => {
       this.view.show(view);
       this.element.classList.add("has-view");

@@ -25,7 +25,7 @@ const PANELS = { charts: "Charts", stream: "Task stream", job: "Job" };
 /** @typedef {import("./feed_model.js").Job} Job */
 /**
  * @typedef {{session: ClusterSession, t: Translate, run: (command: string, args?: Record<string, unknown>) => void,
- *   settings: {chartMinutes: number, startWorkers: number}, render?: import("./job_view.js").Render}} Context
+ *   settings: {chartMinutes: number, startWorkers: number}}} Context
  */
 
 /** Something of a cluster in Lab: watches while it is visible, and is made anew for another cluster. */
@@ -250,7 +250,6 @@ class MainPanel extends ClusterView {
         translate: t,
         actions: jobActions(this.context),
         statistics: (job) => session.call("stats", { job: job.id }),
-        render: this.context.render,
         view: (job, since) => session.call("job_view", { job: job.id, since }),
       });
       const trace = new TraceTools(session.call.bind(session), () => detail.job, t);
@@ -284,21 +283,6 @@ function freeName(taken) {
 }
 
 /**
- * Show displays of tasks as Lab does with what it does not trust: markup is sanitized, nothing runs.
- * @param {any} rendermime @returns {import("./job_view.js").Render}
- */
-function renderWith(rendermime) {
-  return (data, metadata) => {
-    const type = rendermime.preferredMimeType(data, "ensure");
-    if (!type || type === "text/plain") return null;
-    const renderer = rendermime.createRenderer(type);
-    renderer.addClass("cnb-display");
-    void renderer.renderModel(rendermime.createModel({ data, metadata, trusted: false }));
-    return renderer.node;
-  };
-}
-
-/**
  * Make the plugin of packages that the front end shares; what it lacks is left out.
  * @param {(name: string) => Promise<any>} use
  */
@@ -309,7 +293,6 @@ export async function plugin(use) {
     "coreutils",
     "launcher",
     "notebook",
-    "rendermime",
     "services",
     "settingregistry",
     "statusbar",
@@ -326,7 +309,6 @@ export async function plugin(use) {
     launcher: lab.launcher?.ILauncher,
     statusBar: lab.statusbar?.IStatusBar,
     registry: lab.settingregistry?.ISettingRegistry,
-    rendermime: lab.rendermime?.IRenderMimeRegistry,
     labShell: lab.application?.ILabShell,
     restorer: lab.application?.ILayoutRestorer,
   };
@@ -357,7 +339,7 @@ async function activate(app, lab, has) {
   const { commands, shell } = app;
   const run = (/** @type {string} */ command, args = {}) => void commands.execute(command, args).catch(report);
   /** @type {Context} */
-  const context = { session, t, run, settings, render: has.rendermime && renderWith(has.rendermime) };
+  const context = { session, t, run, settings };
 
   /** @param {unknown} error */
   function report(error) {
@@ -542,21 +524,15 @@ async function activate(app, lab, has) {
       clusters: session.clusters,
       root: lab.coreutils.PageConfig.getOption("serverRoot"),
       translate: t,
-      render: context.render,
       sanitize: (html) => new lab.apputils.Sanitizer().sanitize(html),
-      storage: localStorage,
     });
     const restore = (/** @type {any} */ panel) => void restorer.open(panel);
     has.notebooks.forEach(restore);
     has.notebooks.widgetAdded.connect((/** @type {any} */ _, /** @type {any} */ panel) => restore(panel));
-    const { executed, executionScheduled, outputCleared } = lab.notebook.NotebookActions;
+    const { executionScheduled, outputCleared } = lab.notebook.NotebookActions;
     const claim = (/** @type {any} */ _, /** @type {any} */ { cell }) => restorer.claim(cell.model);
     executionScheduled.connect(claim);
     outputCleared?.connect(claim);
-    executed.connect((/** @type {any} */ _, /** @type {any} */ { notebook, cell }) => {
-      const panel = has.notebooks.find((/** @type {any} */ one) => one.content === notebook);
-      if (panel) restorer.received.note(restorer.pathOf(panel), cell.model.id, Date.now() / 1000);
-    });
   }
 
   const category = t("Clusters");

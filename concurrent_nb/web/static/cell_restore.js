@@ -23,39 +23,25 @@ import { visible, visibleLines } from "./text.js";
 /** @typedef {import("./client.js").JupyterClusters} JupyterClusters */
 /** @typedef {import("./dom.js").Translate} Translate */
 /** @typedef {import("./feed_model.js").Job} Job */
-/** @typedef {import("./job_view.js").Render} Render */
 /**
- * @typedef {{clusters: JupyterClusters, root: string, translate: Translate, render?: Render,
- *   sanitize: (html: string) => string, storage?: Storage}} RestoreOptions root: the folder that the server shows
+ * @typedef {{clusters: JupyterClusters, root: string, translate: Translate,
+ *   sanitize: (html: string) => string}} RestoreOptions root: the folder that the server shows
  */
 
 /** key of the mark in the metadata of the first output that was written here */
 const MARK = "concurrent_nb";
-const RECEIVED_KEY = "concurrent-nb:received";
-const RECEIVED_MAX = 200;
 /** a page that loses its kernel and finds it again looks at the clusters at most this often */
 const LOOK_EVERY_MS = 15_000;
 /** a cluster that sends nothing within this time is left out */
 const FIRST_WITHIN_MS = 15_000;
 /** the last view of a job may be a little later than its end; without its kernel there is none */
 const LAST_WITHIN_S = 12;
+/** a cluster that does not answer for this time has ended, and with it its jobs */
+const LOST_WITHIN_MS = 60_000;
 
 /** @param {any} outputs of a cell, as saved @param {string} job @returns {boolean} whether they were written here */
 export const isRestored = (outputs, job) =>
   outputs.some((/** @type {any} */ one) => one?.metadata?.[MARK]?.job === job);
-
-/**
- * Say whether a saved cell was saved before the end of its job, which has ended since.
- * @param {{outputs: any[], executionCount: number | null}} cell @param {{id: string, name: string}} job
- */
-export function lacksEnd({ outputs, executionCount }, job) {
-  const page = `cnb-job-${job.id}`; // the class of the page of a job that runs: concurrent_nb/notebook/live
-  const html = (/** @type {any} */ one) => [one?.data?.["text/html"] ?? ""].flat().join("");
-  if (outputs.some((one) => html(one).includes(page))) return true;
-  if (executionCount === null) return !outputs.length;
-  const number = /^In\[(\d+)\]$/.exec(job.name);
-  return number !== null && executionCount < Number(number[1]);
-}
 
 /**
  * Find the newest job of each cell of a notebook.
@@ -92,8 +78,8 @@ function textTable(view) {
  */
 export function outputsOf(view, job, sanitize) {
   const results = view.view && typeof view.view === "object" ? view.view : {};
-  const lines = { image: imageLine, search: searchLine, table: textTable };
-  const line = lines[/** @type {keyof typeof lines} */ (results.kind)]?.(results);
+  const lines = new Map(Object.entries({ image: imageLine, search: searchLine, table: textTable }));
+  const line = lines.get(results.kind)?.(results);
   const png = results.kind === "image" ? base64Of(results.png) : "";
   const head = {
     output_type: "display_data",
@@ -127,39 +113,6 @@ export function outputsOf(view, job, sanitize) {
   return [head, ...outputs];
 }
 
-/** When this browser has received the end of a cell: what was cleared afterwards does not come back. */
-export class Received {
-  /** @param {Storage} [storage] */
-  constructor(storage) {
-    this.storage = storage;
-  }
-
-  /** @returns {Record<string, number>} seconds since 1970, by path and cell */
-  #read() {
-    try {
-      return JSON.parse(this.storage?.getItem(RECEIVED_KEY) ?? "{}") ?? {};
-    } catch {
-      return {};
-    }
-  }
-
-  /** @param {string} path @param {string} cell @returns {number} */
-  at_s(path, cell) {
-    return Number(this.#read()[`${path}#${cell}`] ?? -Infinity);
-  }
-
-  /** @param {string} path @param {string} cell @param {number} wall_s */
-  note(path, cell, wall_s) {
-    const others = Object.entries(this.#read()).filter(([key]) => key !== `${path}#${cell}`);
-    const kept = Object.fromEntries(others.slice(1 - RECEIVED_MAX));
-    try {
-      this.storage?.setItem(RECEIVED_KEY, JSON.stringify({ ...kept, [`${path}#${cell}`]: wall_s }));
-    } catch {
-      // Without room for it, only what was cleared might come back.
-    }
-  }
-}
-
 /** A cell with a job that this page did not see begin. */
 class RestoredCell {
   /**
@@ -167,7 +120,7 @@ class RestoredCell {
    * @param {Job} job
    */
   constructor(home, panel, cell, master, job) {
-    const { translate, render } = home.options;
+    const { translate } = home.options;
     this.home = home;
     this.panel = panel;
     this.cell = cell;
@@ -175,43 +128,42 @@ class RestoredCell {
     /** @type {any} */
     this.last = null;
     this.isDone = false;
-    this.view = new JobView({ translate, render });
+    this.view = new JobView(translate);
     this.requests = new ViewRequests(
       (one, since) => master.call("job_view", { job: one.id, since }),
       (view) => this.#take(view),
     );
     this.line = element("p", "cnb-muted");
-    const why = translate("This page was opened after the job had begun: its cluster shows what the cell has.");
-    this.line.title = why;
-    this.node = element("div", "cnb cnb-cell", [this.line, this.view.element], {
-      role: "region",
-      "aria-label": translate("Job of this cell"),
-    });
+    const title = translate("This page was opened after the job of this cell had begun");
+    const attributes = { role: "region", "aria-label": translate("Job of this cell"), title };
+    this.node = element("div", "cnb cnb-cell", [this.line, this.view.element], attributes);
     this.changed = () => this.end(); // another page with the same document has received its outputs
     cell.outputs.changed.connect(this.changed);
   }
 
-  /** @param {FeedModel} feed */
-  update(feed) {
-    const newest = jobsOfCells(feed.jobs.values(), this.home.pathOf(this.panel), this.home.options.root).get(
-      this.cell.id,
-    );
+  /** @param {FeedModel} feed @param {Job | undefined} newest of this cell, if the cluster still lists one */
+  update(feed, newest) {
     if (newest && newest.id !== this.job.id) {
       // A cell may start one job after the other.
       this.last = null;
       this.view.clear();
     }
-    const isListed = newest !== undefined;
-    this.job = newest ?? this.job;
-    const { job, requests } = this;
-    if (isListed) requests.poll(job, performance.now());
-    const isLate = !isListed || (job.ended_s !== null && feed.now_s(Date.now() / 1000) - job.ended_s > LAST_WITHIN_S);
-    const isAnswered = !isListed || (!requests.isAsking && requests.askedAt_ms > -Infinity);
-    if (this.last?.is_over || (isLate && isAnswered)) this.#finish();
+    const job = (this.job = newest ?? this.job);
+    const { requests } = this;
+    if (newest) requests.poll(newest, performance.now());
+    const now_s = feed.now_s(Date.now() / 1000);
+    const isLate = job.ended_s !== null && now_s - job.ended_s > LAST_WITHIN_S && requests.isAnswered;
+    if (this.last?.is_over || isLate || !newest) this.finish();
     else {
-      setText(this.line, jobLine(job, feed.now_s(Date.now() / 1000), this.home.options.translate));
+      this.node.classList.remove("is-lost");
+      setText(this.line, jobLine(job, now_s, this.home.options.translate));
       this.#place();
     }
+  }
+
+  lose() {
+    this.node.classList.add("is-lost");
+    setText(this.line, this.home.options.translate("connection lost, trying again"));
   }
 
   /** @param {any} view */
@@ -231,7 +183,7 @@ class RestoredCell {
     }
   }
 
-  #finish() {
+  finish() {
     const { cell, job, last } = this;
     const { sanitize, translate } = this.home.options;
     this.end();
@@ -269,32 +221,42 @@ class NotebookWatch {
         if (isFollowing) this.#update();
         return isFollowing;
       },
-      state: () => {},
+      state: (state) => this.#follow(state === "live"),
     });
   }
 
+  /** @param {boolean} isLive */
+  #follow(isLive) {
+    if (!this.cells) return;
+    clearTimeout(this.timer);
+    if (isLive) return;
+    for (const cell of this.cells) cell.lose();
+    this.timer = setTimeout(() => {
+      for (const cell of this.cells ?? []) cell.finish();
+      this.end();
+    }, LOST_WITHIN_MS);
+  }
+
   #update() {
-    if (this.panel.isDisposed) return this.end();
-    this.cells ??= this.#find();
-    for (const cell of this.cells) cell.update(this.feed);
+    const { home, panel, feed } = this;
+    const jobs = jobsOfCells(feed.jobs.values(), home.pathOf(panel), home.options.root);
+    this.cells ??= this.#find(jobs);
+    for (const cell of this.cells) cell.update(feed, jobs.get(cell.cell.id));
     this.cells = this.cells.filter((cell) => !cell.isDone);
     if (!this.cells.length) this.end();
   }
 
-  #find() {
+  /** @param {Map<string, Job>} jobs by cell @returns {RestoredCell[]} */
+  #find(jobs) {
     const { home, panel, feed } = this;
-    const path = home.pathOf(panel);
-    const jobs = jobsOfCells(feed.jobs.values(), path, home.options.root);
+    const saved_s = Date.parse(panel.context.contentsModel?.last_modified) / 1000;
     const found = [];
     for (const { model } of panel.content.widgets) {
       const job = model.type === "code" ? jobs.get(model.id) : undefined;
       if (!job || home.own.has(model) || home.cells.get(model)?.isDone === false) continue;
-      const outputs = model.outputs.toJSON();
-      if (isRestored(outputs, job.id)) continue;
-      if (job.state === "ended") {
-        if (!job.view_version || !lacksEnd({ outputs, executionCount: model.executionCount }, job)) continue;
-        if (home.received.at_s(path, model.id) > (job.ended_s ?? 0) + feed.offset_s - 1) continue;
-      }
+      if (isRestored(model.outputs.toJSON(), job.id)) continue;
+      // What was saved after the end of a job is as its user wants it.
+      if (job.ended_s !== null && !(job.view_version && saved_s < job.ended_s + feed.offset_s)) continue;
       const cell = new RestoredCell(home, panel, model, this.master, job);
       home.cells.set(model, cell);
       found.push(cell);
@@ -317,7 +279,6 @@ export class CellRestorer {
   /** @param {RestoreOptions} options */
   constructor(options) {
     this.options = options;
-    this.received = new Received(options.storage);
     /** @type {WeakSet<object>} models of cells that have run here: this page gets their outputs itself */
     this.own = new WeakSet();
     /** @type {WeakMap<object, RestoredCell>} */
