@@ -1,8 +1,9 @@
-"""A page that is closed while a cell runs loses nothing: the next page shows the job, and its notebook gets the outputs."""
+"""A page that is closed while a cell runs loses nothing: the next page shows the job, and its notebook its outputs."""
 
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,19 +25,30 @@ CELLS = {
         "if n == 3: raise ValueError(EVIL)\n"
         "EVIL"
     ),
+    "beside": '%%concurrent_task --for "n in range(40)" --out ns\nimport time\ntime.sleep(0.5)\nprint("beside", n)\nn',
+    "absent": '%%concurrent_task --for "n in range(12)" --out ms\nimport time\ntime.sleep(0.5)\nprint("absent", n)\nn',
+    "cleared": '%%concurrent_task --for "n in range(4)" --out ks\nprint("cleared", n)\nn',
 }
 #: what the notebook's cell gets, so that it runs for longer than a page takes to open, and prints
 SLOW = "print(f'column at {cx:.3f}')\ntime.sleep(0.025)\n"
 OPENED = "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
 
 
-def reopened(lab: Lab) -> Lab:
-    """Close the page of a notebook while a cell of it runs, and open it in another one."""
+def reopen(lab: Lab) -> None:
+    """Close the page of a notebook, while a cell of it may run, and open the notebook in another one."""
     page = lab.page.context.new_page()
-    lab.page.close(run_before_unload=False)
+    lab.page.close()
+    lab.page = page
     page.goto(f"{lab.url}lab/tree/{lab.name}?reset")
     page.wait_for_function(OPENED)
-    return dataclasses.replace(lab, page=page)
+
+
+def beside(lab: Lab) -> Lab:
+    """Open the notebook in a second page."""
+    second = dataclasses.replace(lab, page=lab.page.context.new_page())
+    second.page.goto(f"{lab.url}lab/tree/{lab.name}?reset")
+    second.page.wait_for_function(OPENED)
+    return second
 
 
 def outputs(lab: Lab, name: str) -> list[dict[str, Any]]:
@@ -46,7 +58,7 @@ def outputs(lab: Lab, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def mandelbrot(lab: Lab) -> Lab:
+def mandelbrot(lab: Lab) -> Iterator[Lab]:
     """The demonstration notebook with its picture under way, in a page that was opened later."""
     notebook = json.loads((ROOT / "notebooks" / "02_mandelbrot.ipynb").read_text(encoding="utf-8"))
     cells = notebook["cells"]
@@ -69,7 +81,9 @@ def mandelbrot(lab: Lab) -> Lab:
     first.save()
     first.start("picture")
     first.page.locator(".concurrent-nb canvas.cnb-picture").wait_for()
-    return reopened(first)
+    reopen(first)
+    yield first
+    first.shut_down()
 
 
 def cell_of(lab: Lab, name: str) -> Locator:
@@ -113,8 +127,74 @@ def test_at_its_end_the_notebook_has_the_outputs(mandelbrot: Lab) -> None:
 
 def test_a_third_page_writes_nothing_again(mandelbrot: Lab) -> None:
     before = outputs(mandelbrot, "picture")
-    third = reopened(mandelbrot)
-    cell_of(third, "picture").locator(".jp-OutputArea-output img").wait_for()
-    third.page.wait_for_timeout(3000)
-    assert third.page.locator(".cnb-cell").count() == 0
-    assert outputs(third, "picture") == before
+    reopen(mandelbrot)
+    cell_of(mandelbrot, "picture").locator(".jp-OutputArea-output img").wait_for()
+    mandelbrot.page.wait_for_timeout(3000)
+    assert mandelbrot.page.locator(".cnb-cell").count() == 0
+    assert outputs(mandelbrot, "picture") == before
+
+
+def test_a_page_that_has_run_the_cell_keeps_its_own_outputs(lab: Lab) -> None:
+    lab.start("beside")
+    lab.page.locator(".concurrent-nb").first.wait_for()
+    second = beside(lab)
+    shown = cell_of(second, "beside").locator(".cnb-cell")
+    shown.get_by_text("beside 3").wait_for()
+    lab.finish("beside")
+    shown.wait_for(state="detached")
+    own = outputs(lab, "beside")
+    assert lab.page.locator(".cnb-cell").count() == 0
+    assert not any("concurrent_nb" in one.get("metadata", {}) for one in own)
+    written = second.page.evaluate(
+        "(at) => window.jupyterapp.shell.currentWidget.content.widgets[at].model.outputs.toJSON()",
+        second.cells["beside"],
+    )
+    prints = ["".join(one["text"]) for one in written if one["output_type"] == "stream"]
+    assert sorted(prints[0].splitlines()) == sorted(f"[{n}] beside {n}" for n in range(40))
+    second.page.close()
+
+
+def test_the_outputs_of_a_job_that_has_ended_in_between_are_written(lab: Lab) -> None:
+    lab.save()
+    lab.start("absent")
+    page = lab.page.context.new_page()
+    lab.page.close()
+    lab.page = page
+    page.goto(f"{lab.url}lab?reset")
+    page.wait_for_function("() => window.jupyterapp")
+    page.evaluate("() => window.jupyterapp.commands.execute('concurrent-nb:open')")
+    job = page.locator(".cnb-lab-sidebar .cnb-job").filter(has_text="of 12")
+    job.locator(".cnb-state").get_by_text("done").wait_for()
+    page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', { path })", lab.name)
+    page.wait_for_function(OPENED)
+    cell_of(lab, "absent").get_by_text("[11] absent 11").wait_for()
+    assert outputs(lab, "absent")[0]["metadata"].keys() == {"concurrent_nb"}
+
+
+def test_what_was_cleared_stays_so(lab: Lab) -> None:
+    lab.run("cleared")
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-cell-output')")
+    assert outputs(lab, "cleared") == []
+    reopen(lab)
+    lab.page.wait_for_timeout(4000)
+    assert outputs(lab, "cleared") == []
+
+
+def test_nothing_of_a_task_runs_in_the_page(lab: Lab) -> None:
+    lab.run("evil")
+    lab.save()
+    lab.start("hostile")
+    lab.page.locator(".concurrent-nb").first.wait_for()
+    reopen(lab)
+    cell = cell_of(lab, "hostile")
+    shown = cell.locator(".cnb-cell")
+    shown.locator(".cnb-error").first.wait_for()
+    shown.locator(".cnb-outputs").get_by_text("<script>").first.wait_for()
+    assert shown.locator("script, [onerror]").count() == 0
+    shown.wait_for(state="detached")
+    cell.locator(".jp-OutputArea-output b").get_by_text("bold").wait_for()
+    saved = json.dumps([one for one in outputs(lab, "hostile") if "text/html" in one.get("data", {})])
+    assert "<b>bold</b>" in saved and "onerror" not in saved and "<script>" not in saved
+    assert lab.page.evaluate("() => window.caught") is None
+    text = cell.inner_text()
+    assert "ValueError: <img" in text and "[2J" not in text

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import BrowserContext, Locator, Page
 
 from tests.browser.conftest import PATIENCE_S, ROOT, free_port
 
@@ -56,6 +56,11 @@ def page(address: str, browser: BrowserContext) -> Iterator[Page]:
     yield page
     page.close()
     assert not errors
+
+
+def open_job(page: Page, name: str) -> Locator:
+    page.locator(".cnb-job-name").filter(has_text=name).first.click()
+    return page.locator(".cnb-detail")
 
 
 def test_it_shows_the_cluster(page: Page) -> None:
@@ -193,7 +198,8 @@ def test_it_is_accessible(page: Page, theme: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
     page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
-    page.locator(".cnb-job-name").first.click()
+    open_job(page, "fit_model").locator("details.cnb-error summary").first.click()
+    page.locator("img.cnb-display").wait_for()
     page.get_by_text("Rows as a table").click()
     page.get_by_text("Settings that may change while it runs").click()
     page.locator(".cnb-setting").wait_for()
@@ -237,3 +243,106 @@ def test_a_lost_master_is_admitted_and_found_again(browser: BrowserContext, leav
             page.wait_for_function("() => document.querySelectorAll('.cnb-slave').length === 2")
     finally:
         page.close()
+
+
+def test_the_picture_of_a_job_fills_up(page: Page) -> None:
+    detail = open_job(page, "column")
+    picture = detail.locator("img.cnb-picture")
+    picture.wait_for()
+    page.wait_for_function("() => document.querySelector('img.cnb-picture').naturalWidth === 384")
+    before = picture.get_attribute("src")
+    page.wait_for_function("before => document.querySelector('img.cnb-picture').src !== before", arg=before)
+    assert "1,024 pixels" in detail.inner_text()
+    assert "column 0" in detail.locator(".cnb-outputs").inner_text()
+    assert detail.locator(".cnb-task").count() > 0
+
+
+def test_prints_follow_their_end_unless_somebody_reads(page: Page) -> None:
+    outputs = open_job(page, "column").locator(".cnb-outputs")
+    outputs.wait_for()
+    assert outputs.evaluate(
+        "place => place.scrollTop > 0 && place.scrollTop + place.clientHeight > place.scrollHeight - 4"
+    )
+    outputs.focus()
+    outputs.press("Home")
+    page.wait_for_function("() => document.querySelector('.cnb-outputs').scrollTop === 0")
+    text = outputs.inner_text()
+    page.wait_for_function("text => document.querySelector('.cnb-outputs').innerText !== text", arg=text)
+    assert outputs.evaluate("place => place.scrollTop") == 0
+
+
+def test_results_errors_and_displays_are_shown(page: Page) -> None:
+    detail = open_job(page, "fit_model")
+    detail.locator(".cnb-results tbody tr").nth(20).wait_for()
+    assert detail.get_by_role("progressbar", name="task 41").count() == 1
+    error = detail.locator("details.cnb-error").first
+    assert "12 times: tasks 3, 10, 17, 24, 31 and 7 more" in error.inner_text()
+    error.locator("summary").press("Enter")
+    assert "fitted = solve" in error.locator("pre").inner_text()
+    assert "text/html output is not shown here" in detail.locator(".cnb-outputs").inner_text()
+    assert detail.locator("img.cnb-display").evaluate("image => image.complete && image.naturalWidth === 120")
+    # What is open stays open when the view is another one.
+    text = detail.locator(".cnb-outputs").inner_text()
+    page.wait_for_function("text => document.querySelector('.cnb-outputs').innerText !== text", arg=text)
+    assert error.evaluate("details => details.open")
+
+
+def test_a_view_of_hostile_texts_runs_nothing_and_freezes_nothing(page: Page) -> None:
+    detail = open_job(page, "<img src=x")
+    detail.locator(".cnb-outputs").get_by_text("<U+202E>").first.wait_for()
+    assert page.evaluate("window.caught") is None
+    assert detail.locator("script, [onerror], [onload], img:not([src^='data:image/'])").count() == 0
+    assert detail.locator("*").count() < 1500
+    shown = detail.locator(".cnb-outputs").inner_text()
+    assert "\x1b" not in shown and "red" in shown and len(shown) < 300_000
+    longest_ms = page.evaluate(
+        """async () => {
+            let longest = 0, last = performance.now();
+            for (const end = last + 3000; last < end; ) {
+                await new Promise((resolve) => setTimeout(resolve, 0));
+                longest = Math.max(longest, performance.now() - last);
+                last = performance.now();
+            }
+            return longest;
+        }"""
+    )
+    print(f"the page was busy for at most {longest_ms:.0f} ms")  # noqa: T201 - read with -s
+    # A page that freezes does so for many seconds; a machine that is busy with other tests is late by less.
+    assert longest_ms < 2500
+
+
+def test_what_is_asked_about_a_task_is_shown_below_it(page: Page) -> None:
+    """The hook for actions of tasks, with actions of the test."""
+    page.evaluate(
+        """async () => {
+            const { RunningTasks } = await import(new URL("static/running_tasks.js", document.baseURI));
+            const model = { running: [], now_s: (now) => now };
+            const actions = [
+                { label: "Stack", title: "", run: async (job, index) => `${job.id}/${index}\\n<b>in f\\u202e` },
+                { label: "Cancel", title: "", run: async () => { throw new Error("no such task"); } },
+            ];
+            const tasks = new RunningTasks(model, { actions, now: () => 100 });
+            document.querySelector("main").prepend(tasks.element);
+            window.tasks = tasks;
+            window.run = (running) => {
+                model.running = running.map(([index, started_s]) => ({ job: "j", index, slave: "node", started_s }));
+                tasks.update({ id: "j" });
+            };
+            window.run([[3, 98.5], [1, 90]]);
+        }"""
+    )
+    rows = page.locator(".cnb-running").first.locator("li")
+    assert [row.split("\n")[0] for row in rows.all_inner_texts()] == ["task 1", "task 3"]
+    assert "10.0 s" in rows.first.inner_text()
+    page.get_by_role("button", name="Stack: task 3").click()
+    answer = rows.nth(1).locator("pre")
+    answer.wait_for()
+    assert answer.inner_text() == "j/3\n<b>in f<U+202E>"
+    page.get_by_role("button", name="Cancel: task 1").press("Enter")
+    rows.first.get_by_text("no such task").wait_for()
+    page.evaluate("window.run([[1, 90]])")
+    assert "has ended" in rows.nth(1).inner_text()
+    rows.nth(1).get_by_role("button", name="Close").click()
+    page.evaluate("window.run([[1, 90]])")
+    assert rows.count() == 1
+    page.evaluate("window.tasks.element.remove()")

@@ -203,18 +203,21 @@ class RestoredCell {
   }
 }
 
-/** Follows the jobs of one notebook on one cluster, as long as there are any that the page did not see begin. */
-class NotebookWatch {
-  /** @param {CellRestorer} home @param {any} panel @param {Connection} master */
-  constructor(home, panel, master) {
+/** Follows the feed of a cluster, as long as it has jobs of open notebooks that the page did not see begin. */
+class ClusterWatch {
+  /** @param {CellRestorer} home @param {string} name */
+  constructor(home, name) {
     this.home = home;
-    this.panel = panel;
-    this.master = master;
+    this.name = name;
+    this.master = home.options.clusters.connect(name);
     this.feed = new FeedModel({ marks: 2000 });
-    /** @type {RestoredCell[] | null} null: not known yet */
-    this.cells = null;
-    this.timer = setTimeout(() => this.cells ?? this.end(), FIRST_WITHIN_MS);
-    this.unwatch = master.watch({
+    /** @type {Set<any>} panels of notebooks whose cells have not been looked at */
+    this.unseen = new Set();
+    /** @type {RestoredCell[]} */
+    this.cells = [];
+    this.isLive = true;
+    this.timer = setTimeout(() => this.feed.since ?? this.end(), FIRST_WITHIN_MS);
+    this.unwatch = this.master.watch({
       since: () => this.feed.since,
       message: (method, params) => {
         const isFollowing = this.feed.apply(method, params, Date.now() / 1000);
@@ -227,28 +230,33 @@ class NotebookWatch {
 
   /** @param {boolean} isLive */
   #follow(isLive) {
-    if (!this.cells) return;
+    if (!this.feed.since || isLive === this.isLive) return;
+    this.isLive = isLive;
     clearTimeout(this.timer);
     if (isLive) return;
     for (const cell of this.cells) cell.lose();
     this.timer = setTimeout(() => {
-      for (const cell of this.cells ?? []) cell.finish();
+      for (const cell of this.cells) cell.finish();
       this.end();
     }, LOST_WITHIN_MS);
   }
 
   #update() {
-    const { home, panel, feed } = this;
-    const jobs = jobsOfCells(feed.jobs.values(), home.pathOf(panel), home.options.root);
-    this.cells ??= this.#find(jobs);
-    for (const cell of this.cells) cell.update(feed, jobs.get(cell.cell.id));
+    const { home, feed } = this;
+    const paths = new Map(this.cells.map(({ panel }) => [panel, home.pathOf(panel)]));
+    for (const panel of this.unseen) paths.set(panel, home.pathOf(panel));
+    for (const [panel, path] of paths) {
+      const jobs = jobsOfCells(feed.jobs.values(), path, home.options.root);
+      if (this.unseen.delete(panel)) this.cells.push(...this.#find(panel, jobs));
+      for (const cell of this.cells) if (cell.panel === panel) cell.update(feed, jobs.get(cell.cell.id));
+    }
     this.cells = this.cells.filter((cell) => !cell.isDone);
     if (!this.cells.length) this.end();
   }
 
-  /** @param {Map<string, Job>} jobs by cell @returns {RestoredCell[]} */
-  #find(jobs) {
-    const { home, panel, feed } = this;
+  /** @param {any} panel @param {Map<string, Job>} jobs by cell @returns {RestoredCell[]} */
+  #find(panel, jobs) {
+    const { home, feed } = this;
     const saved_s = Date.parse(panel.context.contentsModel?.last_modified) / 1000;
     const found = [];
     for (const { model } of panel.content.widgets) {
@@ -264,13 +272,20 @@ class NotebookWatch {
     return found;
   }
 
+  /** @param {any} panel of a notebook that is closed */
+  leave(panel) {
+    this.unseen.delete(panel);
+    for (const cell of this.cells) if (cell.panel === panel) cell.end();
+    this.cells = this.cells.filter((cell) => !cell.isDone);
+    if (!this.cells.length && !this.unseen.size) this.end();
+  }
+
   end() {
     clearTimeout(this.timer);
     // The first message may come before `watch` returns.
     queueMicrotask(() => this.unwatch());
-    for (const cell of this.cells ?? []) cell.end();
-    this.cells = [];
-    this.home.watches.delete(this);
+    for (const cell of this.cells) cell.end();
+    if (this.home.watches.get(this.name) === this) this.home.watches.delete(this.name);
   }
 }
 
@@ -283,8 +298,8 @@ export class CellRestorer {
     this.own = new WeakSet();
     /** @type {WeakMap<object, RestoredCell>} */
     this.cells = new WeakMap();
-    /** @type {Set<NotebookWatch>} */
-    this.watches = new Set();
+    /** @type {Map<string, ClusterWatch>} by the name of the cluster */
+    this.watches = new Map();
   }
 
   /** @param {any} panel @returns {string} the path of its notebook below the folder of the server */
@@ -296,7 +311,7 @@ export class CellRestorer {
   async open(panel) {
     await panel.context.ready;
     await panel.revealed;
-    panel.disposed.connect(() => this.#end(panel));
+    panel.disposed.connect(() => [...this.watches.values()].forEach((watch) => watch.leave(panel)));
     // Jobs that began while this page was cut off are like those that began before it was opened.
     let looked_ms = performance.now();
     panel.sessionContext.connectionStatusChanged.connect((/** @type {any} */ _, /** @type {string} */ status) => {
@@ -311,16 +326,12 @@ export class CellRestorer {
   async #look(panel) {
     // A cluster that does not answer, or a server without our extension: the notebook is as it was saved.
     const clusters = await this.options.clusters.list().catch(() => []);
-    if (panel.isDisposed) return;
-    this.#end(panel);
     for (const { name, isAlive } of clusters) {
-      if (isAlive) this.watches.add(new NotebookWatch(this, panel, this.options.clusters.connect(name)));
+      if (!isAlive || panel.isDisposed) continue;
+      const watch = this.watches.get(name) ?? new ClusterWatch(this, name);
+      this.watches.set(name, watch);
+      watch.unseen.add(panel);
     }
-  }
-
-  /** @param {any} panel */
-  #end(panel) {
-    for (const watch of [...this.watches]) if (watch.panel === panel) watch.end();
   }
 
   /** @param {any} cell the model of a cell that runs here now, or whose outputs the user has cleared */
