@@ -35,7 +35,7 @@ const LOOK_EVERY_MS = 15_000;
 /** a cluster that sends nothing within this time is left out */
 const FIRST_WITHIN_MS = 15_000;
 /** the last view of a job may be a little later than its end; without its kernel there is none */
-const LAST_WITHIN_S = 12;
+const LAST_WITHIN_S = 20;
 /** a cluster that does not answer for this time has ended, and with it its jobs */
 const LOST_WITHIN_MS = 60_000;
 
