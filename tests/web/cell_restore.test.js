@@ -45,8 +45,13 @@ test("the last view becomes ordinary outputs, which contain nothing that runs", 
   assert.deepEqual(outputs, [
     {
       output_type: "display_data",
-      data: { "text/plain": "8 tasks in 3 s\n4 × 2 pixels", "image/png": "AAAA" },
+      data: { "text/plain": "8 tasks in 3 s\n4 × 2 pixels" },
       metadata: { concurrent_nb: { job: "aa" } },
+    },
+    {
+      output_type: "display_data",
+      data: { "text/plain": "picture made by the tasks", "image/png": "AAAA" },
+      metadata: {},
     },
     { output_type: "stream", name: "stdout", text: "[0] a\n[1] \x1b[31mb\x1b[0m\n" },
     { output_type: "display_data", data: { "text/plain": "y", "text/html": "<i>y" }, metadata: {} },

@@ -16,7 +16,7 @@ import {
   searchLine,
   tableRows,
 } from "./job_view.js";
-import { jobLine } from "./panels.js";
+import { fillBar, jobLine, progressBar } from "./panels.js";
 import { visible, visibleLines } from "./text.js";
 
 /** @typedef {import("./client.js").Connection} Connection */
@@ -81,14 +81,15 @@ export function outputsOf(view, job, sanitize) {
   const lines = new Map(Object.entries({ image: imageLine, search: searchLine, table: textTable }));
   const line = lines.get(results.kind)?.(results);
   const png = results.kind === "image" ? base64Of(results.png) : "";
-  const head = {
+  const display = (/** @type {Record<string, string>} */ data, metadata = {}) => ({
     output_type: "display_data",
-    data: {
-      "text/plain": [visible(view.text, 400), line].filter(Boolean).join("\n"),
-      ...(png ? { "image/png": png } : {}),
-    },
-    metadata: { [MARK]: { job } },
-  };
+    data,
+    metadata,
+  });
+  const head = [
+    display({ "text/plain": [visible(view.text, 400), line].filter(Boolean).join("\n") }, { [MARK]: { job } }),
+  ];
+  if (png) head.push(display({ "text/plain": "picture made by the tasks", "image/png": png }));
   const outputs = outputBlocks(view.outputs, true).map((block) => {
     if ("text" in block) return { output_type: "stream", name: block.name, text: block.text };
     const { data } = block;
@@ -100,7 +101,7 @@ export function outputsOf(view, job, sanitize) {
         ["image/png", "image/jpeg"].map((type) => [type, base64Of(data[type])]).filter(([, packed]) => packed),
       ),
     };
-    return { output_type: "display_data", data: kept, metadata: {} };
+    return display(kept);
   });
   const errors = (Array.isArray(view.errors?.kinds) ? view.errors.kinds : [])
     .slice(0, 20)
@@ -110,7 +111,7 @@ export function outputsOf(view, job, sanitize) {
       return `${name} (${errorTasks(kind)})\n${trace}${trace ? "\n" : ""}`;
     });
   if (errors.length) outputs.push({ output_type: "stream", name: "stderr", text: errors.join("\n") });
-  return [head, ...outputs];
+  return [...head, ...outputs];
 }
 
 /** A cell with a job that this page did not see begin. */
@@ -133,10 +134,11 @@ class RestoredCell {
       (one, since) => master.call("job_view", { job: one.id, since }),
       (view) => this.#take(view),
     );
+    this.bar = progressBar(translate("Progress"));
     this.line = element("p", "cnb-muted");
     const title = translate("This page was opened after the job of this cell had begun");
     const attributes = { role: "region", "aria-label": translate("Job of this cell"), title };
-    this.node = element("div", "cnb cnb-cell", [this.line, this.view.element], attributes);
+    this.node = element("div", "cnb cnb-cell", [this.bar, this.line, this.view.element], attributes);
     this.changed = () => this.end(); // another page with the same document has received its outputs
     cell.outputs.changed.connect(this.changed);
   }
@@ -156,6 +158,7 @@ class RestoredCell {
     if (this.last?.is_over || isLate || !newest) this.finish();
     else {
       this.node.classList.remove("is-lost");
+      fillBar(this.bar, job);
       setText(this.line, jobLine(job, now_s, this.home.options.translate));
       this.#place();
     }

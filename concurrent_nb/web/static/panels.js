@@ -127,7 +127,7 @@ const part = (row, name) => /** @type {HTMLElement} */ (row.getElementsByClassNa
 const BAR_PARTS = ["done", "failed", "cancelled", "running"];
 
 /** A bar of what is done, failed, cancelled and running. @param {string} label */
-function progressBar(label) {
+export function progressBar(label) {
   const parts = BAR_PARTS.map((name) => element("div", `cnb-progress-${name}`));
   return element("div", "cnb-progress", parts, {
     role: "progressbar",
@@ -146,7 +146,7 @@ export function barShares(job) {
 }
 
 /** @param {HTMLElement} bar @param {Job} job */
-function fillBar(bar, job) {
+export function fillBar(bar, job) {
   barShares(job).forEach((share, at) => {
     const width = `${(Math.max(0, share) * 100).toFixed(2)}%`;
     const { style } = /** @type {HTMLElement} */ (bar.children[at]);
