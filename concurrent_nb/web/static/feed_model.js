@@ -12,7 +12,7 @@ import { finite } from "./text.js";
  *   ended_s: number | null, notebook: string, cell: string, in_bytes: number, out_bytes: number, run_s: number,
  *   rate: number, view_version: number}} Job
  *   `done`: tasks that have ended in any way; `rate`: those per second, lately; `view_version`: 0 if none was shared;
- *   `is_cancelled`: the whole job was
+ *   `is_cancelled`: the whole job was cancelled, not only some tasks
  * @typedef {{number: number, wall_s: number, at_s: number, kind: string, text: string, slave: string,
  *   job: string}} ClusterEvent
  * @typedef {{job: string, index: number, slave: string, started_s: number, worker: number}} RunningTask

@@ -8,6 +8,7 @@ import { FeedModel } from "./feed_model.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
 import { ScaleForm } from "./scale_form.js";
 import { SettingsPanel } from "./settings_panel.js";
+import { taskActions } from "./task_actions.js";
 import { TaskStream } from "./task_stream.js";
 import { count, visible } from "./text.js";
 import { TraceTools } from "./trace_tools.js";
@@ -109,6 +110,7 @@ function main() {
     actions: { cancelJob: actions.cancelJob },
     statistics: (job) => connection.call("stats", { job: job.id }),
     view: (job, since) => connection.call("job_view", { job: job.id, since }),
+    taskActions: taskActions(connection.call.bind(connection)),
   });
   const trace = new TraceTools(connection.call.bind(connection), () => detail.job);
   detail.element.append(trace.element);

@@ -8,6 +8,7 @@ import { ClusterSession, connectCell, pathBelow } from "./cluster_session.js";
 import { button, element, setForeign, setText, throttled } from "./dom.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
 import { ScaleForm } from "./scale_form.js";
+import { taskActions } from "./task_actions.js";
 import { TaskStream } from "./task_stream.js";
 import { count, visible } from "./text.js";
 import { TraceTools } from "./trace_tools.js";
@@ -251,6 +252,7 @@ class MainPanel extends ClusterView {
         actions: jobActions(this.context),
         statistics: (job) => session.call("stats", { job: job.id }),
         view: (job, since) => session.call("job_view", { job: job.id, since }),
+        taskActions: taskActions(session.call.bind(session), t),
       });
       const trace = new TraceTools(session.call.bind(session), () => detail.job, t);
       detail.element.append(trace.element);
