@@ -195,7 +195,7 @@ def test_a_page_that_is_loaded_again_while_a_cell_runs_follows_its_job(lab: Lab)
     assert "widget-view" not in saved
     assert "as of" in saved  # what a page shows that is loaded before the job is followed again
     # As in a front end without the server extension, where the job cannot be shown from its cluster: test_reload.py.
-    lab.page.route("**/concurrent-nb/clusters", lambda route: route.abort())
+    lab.page.route("**/concurrent-nb/clusters*", lambda route: route.abort())
     lab.page.reload()
     lab.page.wait_for_function(
         "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
@@ -205,7 +205,7 @@ def test_a_page_that_is_loaded_again_while_a_cell_runs_follows_its_job(lab: Lab)
     live.wait_for()
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
     lab.output("again").locator(".concurrent-nb-snapshot").filter(has_text="48 of 48").wait_for()
-    lab.page.unroute("**/concurrent-nb/clusters")
+    lab.page.unroute("**/concurrent-nb/clusters*")
 
 
 def test_the_mandelbrot_notebook_fills_its_picture_until_it_is_stopped(lab: Lab) -> None:
