@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from tests.browser import made_up_cluster
-from tests.browser.made_up_cluster import EVIL, Job, MadeUpCluster, MadeUpMaster, Worker
+from tests.browser.made_up_cluster import Job, MadeUpCluster, MadeUpMaster, Worker
+from tests.browser.made_up_views import EVIL
 
 #: of the hostile cluster
 SLAVES, JOBS, TASKS = 256, 1000, 1_000_000

@@ -236,9 +236,9 @@ def test_a_session_counts_with_its_own_secret_only(
     assert cluster.connection_file is not None
     job = app.start_job(work.square, [(1,)], name="not yours")
     job.results()
-    victim = app._client_thread.member._credentials
+    victim = app._client_thread.member.credentials
     with ApplicationNode(cluster.connection_file, keys.fresh(), "thief") as thief:
-        own = thief._client_thread.member._credentials
+        own = thief._client_thread.member.credentials
         foreign = [
             {},
             {"session": victim["session"]},

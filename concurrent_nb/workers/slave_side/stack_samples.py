@@ -18,7 +18,7 @@ WRITE_WITHIN_S: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
-class _Sample:
+class _StackRequest:
     requests: list[int]
     page: StatusPage
     ticket: int  #: of the task that must run before and after
@@ -38,7 +38,7 @@ class StackSamples:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
-        self._waiting: dict[int, deque[_Sample]] = {}  # by process; the first one of each is being taken
+        self._waiting: dict[int, deque[_StackRequest]] = {}  # by process; the first one of each is being taken
         self._done: list[StackSampled] = []
 
     def __bool__(self) -> bool:
@@ -76,11 +76,11 @@ class StackSamples:
             if sample.ticket == ticket:
                 sample.requests.append(request)
                 return
-        waiting.append(_Sample([request], page, ticket, pid, run_s, file))
+        waiting.append(_StackRequest([request], page, ticket, pid, run_s, file))
         if len(waiting) == 1:
             self._signal(process, waiting[0], now)
 
-    def _signal(self, process: int, sample: _Sample, now: float) -> None:
+    def _signal(self, process: int, sample: _StackRequest, now: float) -> None:
         sample.until = now + WRITE_WITHIN_S
         sample.file.empty()
         self._launcher.write_stack(process, sample.page.thread if sample.page.thread < 1 << 31 else 0)
@@ -101,7 +101,7 @@ class StackSamples:
                 sample.file.empty()
                 del self._waiting[process]
 
-    def _answer_of(self, sample: _Sample, now: float) -> tuple[str, str] | None:
+    def _answer_of(self, sample: _StackRequest, now: float) -> tuple[str, str] | None:
         """Return the stack, or why there is none; None if it may still come."""
         dump, before = sample.file.read(), sample.read
         sample.read = dump
@@ -126,7 +126,7 @@ class StackSamples:
         for sample in self._waiting.pop(process, ()):
             self._end(sample, "", f"its worker {sample.pid} {reason}")
 
-    def _end(self, sample: _Sample, stack: str, error: str) -> None:
+    def _end(self, sample: _StackRequest, stack: str, error: str) -> None:
         self._done += [StackSampled(it, sample.pid, sample.run_s, stack, error) for it in sample.requests]
 
     def clear(self) -> None:

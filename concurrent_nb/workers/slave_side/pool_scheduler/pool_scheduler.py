@@ -345,8 +345,7 @@ class PoolScheduler:
 
     def thread_refused(self, number: int, reason: str, now: float) -> list[Command]:
         """Handle a thread that could not be started, `reason` as in "too many open files"."""
-        self._threads.refused(number, reason, now)
-        return self._assignment.assign(now)
+        return [*self._threads.refused(number, reason, now), *self._assignment.assign(now)]
 
     def process_ends(self, process: int) -> None:
         """Start no more threads in this process: it is dead, and `process_died` follows."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from concurrent_nb.workers.slave_side.attempts import Attempt, Disposition, Start
+from concurrent_nb.workers.slave_side.attempts import Attempt, Command, Disposition, Start
 from concurrent_nb.workers.slave_side.pool_scheduler import outcome_frames
 from concurrent_nb.workers.slave_side.pool_scheduler.attempt_queue import AttemptQueue
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PoolState
@@ -48,12 +48,16 @@ class ThreadProcess:
         is_free = not at_work if queue is state.suspected else not any(thread.last.suspect for thread in at_work)
         return queue, self._workers.free_thread() if is_free else None
 
-    def refused(self, number: int, reason: str, now: float) -> None:
+    def refused(self, number: int, reason: str, now: float) -> list[Command]:
         """Handle a thread that could not be started: the present ones must do."""
-        self._workers.remove(number)
+        refused = self._workers.remove(number)
         self.threads_max = max(1, len(self._workers.threads))
         if not self._workers.threads and self._lifecycle.limit.died(now):
             self._lifecycle.degrade_after_deaths(reason)
+        # Those of a process that is to end may have waited for this one.
+        threads = self._workers.threads.values()
+        sibling = next((one for one in threads if refused is not None and one.process == refused.process), None)
+        return [] if sibling is None else self._lifecycle.update(sibling)
 
     def died(self, reason: str, pages: Mapping[int, tuple[int, float]], culprits: Collection[int], now: float) -> None:
         """Handle the death of the process: end or requeue the attempts of its threads, and find the one to blame.

@@ -23,10 +23,18 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue  # closed by the test
 
 
+async def turn() -> None:
+    """Let the loop run what is ready."""
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_soon(passed.set_result, None)
+    await passed
+
+
 async def asked(owner: Owner, workers: int) -> "asyncio.Task[WishAnswer]":
     """Begin to ask; return when the wish is in the pipe."""
     task = asyncio.create_task(owner.ask(lambda number: Scale(number, workers)))
-    await asyncio.sleep(0)
+    await turn()
     return task
 
 
@@ -65,7 +73,7 @@ def test_wishes_go_out_one_by_one(pipe: tuple[int, int]) -> None:
         assert read(pipe[0]) == [Scale(1, 4)]
         owner.received(line_of(WishAnswer(1, 2)))
         await first
-        await asyncio.sleep(0)
+        await turn()
         assert read(pipe[0]) == [Scale(2, 5)]
         owner.received(line_of(WishAnswer(2, 4)))
         assert (await second).workers == 4

@@ -324,6 +324,18 @@ def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
+def test_a_process_that_is_replaced_does_not_wait_for_a_thread_that_could_not_be_started() -> None:
+    model = ready_model(3)
+    model.assign([0, 1], needs=THREAD)
+    first, second = [number for number, worker in model.workers.items() if worker.process]
+    model.execute(model.scheduler.restart_requested(model.clock(), stop=False))
+    model.ready(first)
+    assert not model.workers[first].killed
+    del model.workers[second]
+    model.execute(model.scheduler.thread_refused(second, "could not be started", model.clock()))
+    assert model.workers[first].killed
+
+
 def test_a_killer_among_neighbours_wears_nobody_out() -> None:
     model = Model(PoolScheduler(2, limit=RestartLimit(deaths=0)))
     model.all_ready()
