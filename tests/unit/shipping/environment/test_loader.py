@@ -19,9 +19,10 @@ TEXTS = [f"ANSWER = {n}\n".encode() for n in (1, 2)]
 def finder(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleFinder]:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     finder = ModuleFinder()
+    before = finder.current  # with the modules of the tests, while another set is the current one
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     yield finder
-    finder.enter(ModuleSet())
+    finder.enter(before)
     sys.modules.pop(NAME, None)
 
 
