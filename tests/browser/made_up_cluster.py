@@ -230,7 +230,9 @@ class MadeUpCluster:
             self.strategy = str(params["value"])
             return self.strategy
         if method == "job_view":
-            job = next(job for job in self.jobs if job.id == params["job"])
+            job = next((job for job in self.jobs if job.id == params["job"]), None)
+            if job is None:
+                return {"version": 0, "view": None}
             is_known = params.get("since") == job.view_version
             return {"version": job.view_version, "view": None if is_known else view_of(job.id, job.done, job.tasks)}
         if method == "stats":

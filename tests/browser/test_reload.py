@@ -177,6 +177,7 @@ def test_what_was_cleared_stays_so(lab: Lab) -> None:
     lab.run("cleared")
     lab.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-cell-output')")
     assert outputs(lab, "cleared") == []
+    lab.save()
     reopen(lab)
     lab.page.wait_for_timeout(4000)
     assert outputs(lab, "cleared") == []

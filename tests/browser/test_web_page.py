@@ -117,9 +117,10 @@ def test_a_job_is_cancelled_and_its_detail_shown(page: Page) -> None:
     detail.get_by_text("Where the time of its tasks went").wait_for()
     assert "of 900" in detail.inner_text()
     assert "<b>rows</b>" in detail.locator(".cnb-values").inner_text()
-    detail.get_by_role("button", name="Cancel").click()
+    cancel = detail.locator(".cnb-job-head").get_by_role("button", name="Cancel")
+    cancel.click()
     detail.get_by_text("cancelled · ").wait_for()
-    assert not detail.get_by_role("button", name="Cancel").is_visible()
+    assert not cancel.is_visible()
     page.get_by_role("region", name="Job", exact=True).get_by_role("button", name="Close").click()
     assert not detail.is_visible()
 
@@ -280,6 +281,10 @@ def test_the_picture_of_a_job_fills_up(views: Page) -> None:
 def test_prints_follow_their_end_unless_somebody_reads(views: Page) -> None:
     outputs = open_job(views, "column").locator(".cnb-outputs")
     outputs.wait_for()
+    # So much that its beginning is not near its end.
+    views.wait_for_function(
+        "() => { const it = document.querySelector('.cnb-outputs'); return it.scrollHeight > it.clientHeight + 60; }"
+    )
     assert outputs.evaluate(
         "place => place.scrollTop > 0 && place.scrollTop + place.clientHeight > place.scrollHeight - 4"
     )

@@ -60,6 +60,8 @@ GOOD: dict[str, Any] = {
     "slots": 1,
     "value": 1000,
     "versions": versions(),
+    "view": {"format": 1},
+    "workers": 1,
 }
 #: values of every type of JSON
 VALUES: list[Any] = [None, True, 7, 1.5, "text", [], {}, [1], {"a": 1}, [None]]

@@ -293,8 +293,14 @@ def stack_of(ask: Callable[[], Any]) -> Any:
 
 def test_a_job_shows_the_stack_of_its_task(cluster: Cluster, app: ApplicationNode, tmp_path: Path) -> None:
     job = app.start_job(start_and_wait, [(tmp_path / "started", tmp_path / "go")] * 3, name="watched")
-    text = stack_of(lambda: job.stack(0))
-    first, stack = text.split("\n", 1)
+    texts = list[str]()
+
+    def is_waiting() -> bool:
+        texts.append(stack_of(lambda: job.stack(0)))
+        return "wait_for" in texts[-1]
+
+    eventually(is_waiting, "the task waits")
+    first, stack = texts[-1].split("\n", 1)
     found = re.fullmatch(r"task 0 has run for \d+\.\d s in worker (\d+) of slave (.*)", first)
     assert found and int(found[1]) in workers_of(slave_pids(cluster))
     assert functions_in(stack)[:2] == ["start_and_wait", "wait_for"]

@@ -314,7 +314,7 @@ def test_a_trace_is_written_by_the_command_line(app: ApplicationNode, tmp_path: 
 
 
 def test_settings_are_shown_and_changed() -> None:
-    assert re.search(r"^MasterNode.strategy +pull_round_robin +yes +Who", printed("config", LAB), re.MULTILINE)
+    assert re.search(r"^MasterNode.strategy +pull_round_robin +yes +Which", printed("config", LAB), re.MULTILINE)
     changed = printed("config", LAB, "--MasterNode.deaths_allowed=4", "--log-level", "WARNING")
     assert changed.splitlines() == [
         "the master and 1 slave log from level WARNING on",

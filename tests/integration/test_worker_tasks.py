@@ -185,7 +185,7 @@ def test_a_worker_looks_like_a_fresh_interpreter(driver: Driver) -> None:
         "sigterm": True,
         "sigchld": True,
     }
-    assert fds <= 12
+    assert fds <= 13
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

@@ -421,7 +421,12 @@ class Job(Generic[T]):
             raise IndexError(f"{self._title} has {len(self.futures)} tasks, none of them is number {index}")
         if self.futures[index].done():
             raise StackUnavailable(f"task {index} of {self._title} has ended")
-        sample = self.ask.sample_stack(self.id.hex(), self._index_at_master(index))
+        try:
+            sample = self.ask.sample_stack(self.id.hex(), self._index_at_master(index))
+        except ConfigurationError:
+            if self.done():
+                raise
+            raise StackUnavailable(f"the master does not have {self._title} yet: ask again in a moment") from None
         where = f"worker {sample['worker']} of slave {sample['slave']}"
         return f"task {index} has run for {sample['seconds']:.1f} s in {where}\n{sample['stack']}"
 
