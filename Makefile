@@ -21,8 +21,10 @@ SECONDS ?= 3600
 comma := ,
 # Pythons for which `make constraints` looks for versions. Versions for Pythons that are not installed here stay.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
-# One test process per core, at most eight. The tests of a file share clusters, so they run in one process.
-PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
+# The tests of a file share clusters, so they run in one process. There is one process more than cores, at most nine:
+# many tests wait for a browser, a timeout or a process that starts.
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+PARALLEL := --numprocesses=$(shell expr $(CORES) + 1) --maxprocesses=9 --dist=loadfile
 # A cluster has many processes: compile the byte code once, as pip does for installed packages.
 COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # In a container root is often the only user, and JupyterLab refuses to run as root without this option.
