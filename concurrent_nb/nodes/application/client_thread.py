@@ -566,13 +566,13 @@ class ClientThread:
             self.task_measured(note)
 
     def _report_measured(self, now: float) -> None:
-        """Tell the master what tasks have measured, if that is due."""
+        """Report to the master the values that tasks have measured, if a report is due."""
         while self._measured_reports.is_due(now):  # more than once only at infinity, when the application leaves
             for job, values in self._measured_reports.take(now):
                 self._core.measured(job, values)
 
     def _report_last(self) -> None:
-        """Tell the master what tasks have measured last, if anything, and wait a moment until it has got that."""
+        """Send the last report of measured values, if there is one, and wait a moment until the master has it."""
         if not self._measured_reports.is_due(inf):
             return
         self._report_measured(inf)

@@ -306,7 +306,7 @@ class ClientCore(Generic[T]):
             self.session.send(m.Release(list(slices), clean))
 
     def measured(self, job: JobId, values: Sequence[m.MeasuredValue]) -> None:
-        """Tell the master what the tasks of a job have measured so far."""
+        """Report to the master the values that the tasks of a job have measured so far."""
         if self.session is not None:
             self.session.send(m.Measured(job, list(values)))
 

@@ -1,4 +1,4 @@
-"""When the master is told what tasks have measured (`concurrent_nb.stats`), so that others than this process see it.
+"""When values that tasks have measured (`concurrent_nb.stats`) are reported to the master, which shows them to others.
 
 Within a second, then every few seconds while it changes, and when the application leaves. Tasks that measure nothing
 cost nothing. Pure; used by the client thread.

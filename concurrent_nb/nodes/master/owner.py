@@ -53,7 +53,7 @@ class Owner:
         self._pid = os.getppid()
 
     async def ask(self, make: Callable[[int], Wish]) -> WishAnswer:
-        """Tell the owner a wish, and return its answer.
+        """Send the owner a wish, and return its answer.
 
         Args:
             make: makes the wish with a number.
@@ -95,7 +95,7 @@ class Owner:
                 future.set_result(answer)
 
     def ended(self) -> None:
-        """Note that the owner has ended, so that nobody waits for it."""
+        """Note that the owner has ended: callers stop waiting for its answer."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(WishAnswer(self._number, refused=f"{self._who()} has ended"))
 

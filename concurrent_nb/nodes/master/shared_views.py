@@ -42,7 +42,7 @@ class SharedViews:
 
     Args:
         scheduler: has the jobs.
-        limit_bytes: most bytes of all views; when it is exceeded, the oldest that nobody reads are dropped first.
+        limit_bytes: most bytes of all views; beyond it the oldest views without a reader are dropped first.
     """
 
     def __init__(self, scheduler: Scheduler, limit_bytes: int = ALL_VIEWS_BYTES) -> None:

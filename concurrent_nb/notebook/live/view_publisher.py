@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 #: seconds between two questions whether a view is wanted
 TICK_S: Final = 1.0
-#: a view that nobody asks for is sent after this time in seconds, and this part of the job's age, since the last one
+#: a view without a reader is sent after this time in seconds, and this part of the job's age, since the last one
 UNWANTED_S: Final = 10.0
 UNWANTED_PART: Final = 0.25
 #: most of the processor time of one core that this takes: else it ticks later, up to LONGEST_TICK_S
