@@ -109,7 +109,7 @@ class KernelUnavailable(ClusterError):
 
 
 class StackUnavailable(ClusterError):
-    """The stack of a task cannot be shown: it does not run, or its worker did not write it. The message has the reason."""
+    """A stack cannot be shown: the task does not run, or its worker did not write it. The message has the reason."""
 
 
 # ------------------------------------------------------------------------------------------------------------ a task
