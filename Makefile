@@ -178,13 +178,13 @@ define DATA_FILES
 	@$(1)/bin/python .ci/copy_lab_extension.py
 endef
 
-$(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json) .ci/copy_lab_extension.py
+$(STAMP): pyproject.toml setup.cfg setup.py constraints.txt $(wildcard kernels/*/kernel.json jupyter_server_config.d/*.json) .ci/copy_lab_extension.py
 	$(CHECK_PYTHON)
 	$(call INSTALL,$(VENV),notebook$(comma)test$(comma)tls$(comma)dev,$(CONSTRAINED))
 	$(call DATA_FILES,$(VENV))
 	@touch $@
 
-$(BENCH_STAMP): pyproject.toml setup.cfg constraints.txt
+$(BENCH_STAMP): pyproject.toml setup.cfg setup.py constraints.txt
 	$(CHECK_PYTHON)
 	$(call INSTALL,$(BENCH_VENV),bench,$(CONSTRAINED))
 	@touch $@
