@@ -12,7 +12,6 @@ from typing import Any, Final
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
-from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import Application, HTTPError, RequestHandler
@@ -77,8 +76,8 @@ class _Pages(RequestHandler):
 class _Sockets(WebSocketHandler):
     """Passes messages of both sides on."""
 
-    def initialize(self, target: str, streams: set[IOStream]) -> None:
-        self.target, self.streams = target, streams
+    def initialize(self, target: str, connections: set[WebSocketClientConnection]) -> None:
+        self.target, self.connections = target, connections
         self.server: WebSocketClientConnection | None = None
 
     def check_origin(self, origin: str) -> bool:
@@ -102,9 +101,7 @@ class _Sockets(WebSocketHandler):
             )
         except HTTPClientError as error:
             raise HTTPError(error.code) from None
-        protocol = self.server.protocol
-        if protocol is not None and protocol.stream is not None:
-            self.streams.add(protocol.stream)
+        self.connections.add(self.server)
         await super().get(*args, **kwargs)
 
     def open(self, *args: str, **kwargs: str) -> None:
@@ -132,7 +129,7 @@ class _Router(Application):
 
     def find_handler(self, request: Any, **kwargs: Any) -> Any:
         is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
-        handler, needs = (_Sockets, "streams") if is_socket else (_Pages, "client")
+        handler, needs = (_Sockets, "connections") if is_socket else (_Pages, "client")
         return self.get_handler_delegate(request, handler, {name: self.settings[name] for name in ("target", needs)})
 
 
@@ -140,11 +137,13 @@ class _Router(Application):
 def reverse_proxy(port: int) -> Iterator[str]:
     """Run a proxy before a server on a port of this machine; give the address that browsers use, without a path."""
     (sock,) = bind_sockets(0, "127.0.0.1")
-    streams = set[IOStream]()
+    connections = set[WebSocketClientConnection]()
 
     async def start() -> tuple[HTTPServer, SimpleAsyncHTTPClient]:
         client = SimpleAsyncHTTPClient(force_instance=True, max_clients=100, max_body_size=_LARGEST_BYTES)
-        router = _Router(target=f"127.0.0.1:{port}", client=client, streams=streams, log_function=lambda handler: None)
+        router = _Router(
+            target=f"127.0.0.1:{port}", client=client, connections=connections, log_function=lambda handler: None
+        )
         server = HTTPServer(router, max_body_size=_LARGEST_BYTES)
         server.add_socket(sock)
         return server, client
@@ -153,8 +152,11 @@ def reverse_proxy(port: int) -> Iterator[str]:
         server.stop()
         await server.close_all_connections()
         client.close()
-        for stream in streams:  # also those whose browsers left while they were opened
-            stream.close()
+        for connection in connections:  # also those whose browsers left while they were opened
+            protocol = connection.protocol
+            connection.close()
+            if protocol is not None and protocol.stream is not None:
+                protocol.stream.close()
         await asyncio.sleep(0.1)  # the relays see that their connections have ended
 
     with looping() as loop:

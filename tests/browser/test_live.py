@@ -12,6 +12,8 @@ import pytest
 
 from tests.browser.conftest import PATIENCE_S, ROOT, Lab, notebook_of
 
+# Tasks of cells that are watched go on until the test has seen enough and writes a file.
+
 #: what would run if a text of a task were inserted as markup
 EVIL = "<script>window.caught=1</script><img src=x onerror='window.caught=2'>"
 #: the stop button gives the prompt back within a second; the rest is for a machine that is busy with other things
@@ -36,11 +38,12 @@ CELLS = {
     "error": '%%concurrent_task --for "n in range(3)"\nscale = n - 1\nresult = 10 / scale\nresult',
     "hostile": (
         '%%concurrent_task --for "text in EVIL" --view table --name "<b>{name}</b>" --on-error keep --out kept\n'
-        "import time\n"
+        "import os, time\n"
         "import concurrent_nb\n"
         "concurrent_nb.report(0.5, text)\n"
         "print(text)\n"
-        "time.sleep(0.7)\n"
+        "time.sleep(0.3)\n"
+        "while text.startswith('x') and not os.path.exists('seen.hostile'): time.sleep(0.02)\n"
         "if 'second' in text: raise ValueError(text)\n"
         "text"
     ),
@@ -61,7 +64,13 @@ CELLS = {
         "        return 'slept well'\n"
         "Naps()"
     ),
-    "again": '%%concurrent_task --for "n in range(48)" --out ns\nimport time\ntime.sleep(0.5)\nn',
+    "again": (
+        '%%concurrent_task --for "n in range(48)" --out ns\n'
+        "import os, time\n"
+        "time.sleep(0.05)\n"
+        "while n > 40 and not os.path.exists('seen.again'): time.sleep(0.02)\n"
+        "n"
+    ),
     "evil": f'EVIL = ["""first {EVIL}""", """second {EVIL} \\x1b[2J \\u202e""", "x" * 10**6]',
 }
 
@@ -157,6 +166,7 @@ def test_texts_of_tasks_are_never_markup(lab: Lab) -> None:
     live = lab.page.locator(".concurrent-nb")
     live.locator(".cnb-report").filter(has_text="<script>window.caught=1</script>").first.wait_for()
     live.locator(".cnb-table td").filter(has_text="first <script>").first.wait_for()
+    (lab.folder / "seen.hostile").touch()
     lab.finish("hostile")
     snapshot = lab.output("hostile").locator(".concurrent-nb-snapshot")
     snapshot.wait_for()
@@ -204,6 +214,7 @@ def test_a_page_that_is_loaded_again_while_a_cell_runs_follows_its_job(lab: Lab)
     live = lab.page.locator(".concurrent-nb").filter(has_text=done).filter(has_not_text="as of")
     live.wait_for()
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
+    (lab.folder / "seen.again").touch()
     lab.output("again").locator(".concurrent-nb-snapshot").filter(has_text="48 of 48").wait_for()
     lab.page.unroute("**/concurrent-nb/clusters*")
 

@@ -12,25 +12,37 @@ from playwright.sync_api import Locator, WebSocketRoute
 from tests.browser.conftest import ROOT, Lab
 from tests.browser.made_up_views import EVIL
 
+# The last task of a job that is watched goes on until the test has seen enough.
 CELLS = {
     "start": "%load_ext concurrent_nb\n%concurrent start --workers 2",
     "evil": f"EVIL = {EVIL!r}",
     "hostile": (
         '%%concurrent_task --for "n in range(24)" --view table --on-error keep --out kept\n'
-        "import time\n"
+        "import os, time\n"
         "from IPython.display import HTML, display\n"
-        "time.sleep(0.5)\n"
+        "while n == 23 and not os.path.exists('seen.hostile'): time.sleep(0.02)\n"
         "print(EVIL)\n"
         "if n == 5: display(HTML(f'<b>bold</b>{EVIL}'))\n"
         "if n == 3: raise ValueError(EVIL)\n"
         "EVIL"
     ),
-    "beside": '%%concurrent_task --for "n in range(24)" --out ns\nimport time\ntime.sleep(0.5)\nprint("beside", n)\nn',
+    "beside": (
+        '%%concurrent_task --for "n in range(24)" --out ns\n'
+        "import os, time\n"
+        "while n == 23 and not os.path.exists('seen.beside'): time.sleep(0.02)\n"
+        "print('beside', n)\n"
+        "n"
+    ),
     "absent": '%%concurrent_task --for "n in range(12)" --out ms\nimport time\ntime.sleep(0.5)\nprint("absent", n)\nn',
     "cleared": '%%concurrent_task --for "n in range(4)" --out ks\nprint("cleared", n)\nn',
 }
-#: what the notebook's cell gets, so that it runs for longer than a page takes to open, and prints
-SLOW = "print(f'column at {cx:.3f}')\ntime.sleep(0.025)\n"
+#: what the notebook's cell gets, so that it prints, and runs until the test has seen it
+SLOW = (
+    "import os\n"
+    "print(f'column at {cx:.3f}')\n"
+    "time.sleep(0.005)\n"
+    "while cx > 0.999 and not os.path.exists('seen.picture'): time.sleep(0.02)\n"
+)
 OPENED = "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
 
 
@@ -41,6 +53,11 @@ def reopen(lab: Lab) -> None:
     lab.page = page
     page.goto(f"{lab.url}lab/tree/{lab.name}?reset")
     page.wait_for_function(OPENED)
+
+
+def end_job(lab: Lab, name: str) -> None:
+    """Let the last task of a cell's job end."""
+    (lab.folder / f"seen.{name}").touch()
 
 
 def beside(lab: Lab) -> Lab:
@@ -115,6 +132,7 @@ def test_the_panel_shows_the_same(mandelbrot: Lab) -> None:
 
 
 def test_at_its_end_the_notebook_has_the_outputs(mandelbrot: Lab) -> None:
+    end_job(mandelbrot, "picture")
     cell = cell_of(mandelbrot, "picture")
     cell.locator(".cnb-cell").wait_for(state="detached")
     cell.locator(".jp-OutputArea-output img").wait_for()
@@ -141,6 +159,7 @@ def test_a_page_that_has_run_the_cell_keeps_its_own_outputs(lab: Lab) -> None:
     second = beside(lab)
     shown = cell_of(second, "beside").locator(".cnb-cell")
     shown.get_by_text("beside 3").wait_for()
+    end_job(lab, "beside")
     lab.finish("beside")
     shown.wait_for(state="detached")
     own = outputs(lab, "beside")
@@ -175,6 +194,7 @@ def test_the_outputs_of_a_job_that_has_ended_in_between_are_written(lab: Lab) ->
 
 def test_what_was_cleared_stays_so(lab: Lab) -> None:
     lab.run("cleared")
+    lab.page.wait_for_timeout(500)  # as a person, who has to see the outputs first
     lab.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-cell-output')")
     assert outputs(lab, "cleared") == []
     lab.save()
@@ -194,6 +214,7 @@ def test_nothing_of_a_task_runs_in_the_page(lab: Lab) -> None:
     shown.locator(".cnb-error").first.wait_for()
     shown.locator(".cnb-outputs").get_by_text("<script>").first.wait_for()
     assert shown.locator("script, [onerror]").count() == 0
+    end_job(lab, "hostile")
     shown.wait_for(state="detached")
     cell.locator(".jp-OutputArea-output b").get_by_text("bold").wait_for()
     saved = json.dumps([one for one in outputs(lab, "hostile") if "text/html" in one.get("data", {})])
@@ -215,6 +236,7 @@ def test_a_cell_admits_that_its_cluster_is_lost_and_finds_it_again(lab: Lab) -> 
             sockets.append(socket)
 
     lab.page.context.route_web_socket(re.compile("concurrent-nb/clusters/[^/]+/feed"), relay)
+    (lab.folder / "seen.beside").unlink(missing_ok=True)  # of a test before
     lab.start("beside")
     lab.page.locator(".concurrent-nb").first.wait_for()
     reopen(lab)
@@ -225,5 +247,6 @@ def test_a_cell_admits_that_its_cluster_is_lost_and_finds_it_again(lab: Lab) -> 
         socket.close()
     shown.get_by_text("connection lost").wait_for()
     is_cut = False
+    end_job(lab, "beside")
     shown.wait_for(state="detached")
     assert "".join(outputs(lab, "beside")[0]["data"]["text/plain"]).startswith("24 tasks in ")

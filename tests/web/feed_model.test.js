@@ -242,6 +242,14 @@ test("the least delay of messages gives the time, so late ones do not move it", 
   assert.equal(model.now_s(WALL_S + 30), 103);
 });
 
+test("times in the clock of the master's machine do not depend on the delay of messages", () => {
+  for (const late_s of [0, 30]) {
+    const model = new FeedModel();
+    model.apply("snapshot", snapshot({ epoch: 1_790_000_000_500 }), WALL_S + late_s);
+    assert.equal(model.hostTime_s(120), 1_790_000_070.5);
+  }
+});
+
 test("rates are those of the last second", () => {
   const model = begun();
   for (let at = 1; at <= 8; at += 1) {

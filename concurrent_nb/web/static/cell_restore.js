@@ -266,8 +266,8 @@ class ClusterWatch {
       const job = model.type === "code" ? jobs.get(model.id) : undefined;
       if (!job || home.own.has(model) || home.cells.get(model)?.isDone === false) continue;
       if (isRestored(model.outputs.toJSON(), job.id)) continue;
-      // What was saved after the end of a job is as its user wants it.
-      if (job.ended_s !== null && !(job.view_version && saved_s < job.ended_s + feed.offset_s)) continue;
+      // What was saved after the end of a job is as its user wants it. The master is on the machine of the server.
+      if (job.ended_s !== null && !(job.view_version && saved_s < feed.hostTime_s(job.ended_s))) continue;
       const cell = new RestoredCell(home, panel, model, this.master, job);
       home.cells.set(model, cell);
       found.push(cell);

@@ -381,6 +381,14 @@ export class FeedModel {
   }
 
   /**
+   * The time in the clock of the master's machine, whatever delay messages have: its epoch is when it began.
+   * @param {number} at_s in the master's clock @returns {number} in seconds since 1970
+   */
+  hostTime_s(at_s) {
+    return finite(this.epoch) / 1000 + this.uptime_s + at_s - this.begun_s;
+  }
+
+  /**
    * Apply a message. A delta that does not follow what is known changes nothing.
    * @param {unknown} method @param {unknown} parameters @param {number} wall_s now, in seconds since 1970
    * @returns {boolean} whether it was applied; otherwise watch again with `since`
