@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import setuptools
-
 #: a comment that shares no line with code
 COMMENT = re.compile(r"^[ \t]*(?:/\*\*(?:[^*]|\*(?!/))*\*/|//.*)[ \t]*$", re.MULTILINE)
 
@@ -30,6 +28,8 @@ def install_script(source: Path, target: Path) -> None:
 
 def build() -> None:
     """Do what the build of a wheel or a source distribution asks for."""
+    import setuptools  # here: who only copies the scripts of a checkout needs none
+
     install_data: Any = setuptools.Distribution().get_command_class("install_data")
 
     class InstallData(install_data):  # of distutils
