@@ -10,6 +10,7 @@ open), memory 10 s after the flooder's end compared with before, descriptors, li
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import http.client
 import json
@@ -34,6 +35,7 @@ from concurrent_nb.ids import digest_of, new_job_id
 from concurrent_nb.nodes.common import registration
 from concurrent_nb.object_store import segments
 from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.tasks.task_log import TASKS_KEPT
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
@@ -352,6 +354,12 @@ class Measured:
         return missed
 
 
+def _work(app: concurrent_nb.ApplicationNode, count: int) -> None:
+    """Run so many tasks, which fill the master's log of the last tasks: it belongs to the memory before a flood."""
+    for _ in range(0, count, 1000):
+        concurrent.futures.wait([app.submit(abs, -1) for _ in range(1000)])
+
+
 def memory_of(pid: int) -> Memory:
     """Measure a process of this machine."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -401,7 +409,7 @@ def measure(name: str, scale: float = 1.0, rest_s: float = REST_S, stay_s: float
         with concurrent_nb.Cluster(workers=2, log=log) as cluster:
             assert cluster.connection_file is not None
             app = cluster.application()
-            list(app.map(abs, range(200)))
+            _work(app, int(TASKS_KEPT * scale))
             info = connection_file.read(cluster.connection_file)
             measured = Measured(name, memory_of(info.pid))
             lines, size = _log_of(log)

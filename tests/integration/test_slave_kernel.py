@@ -440,7 +440,7 @@ def test_a_slave_from_birth_is_never_plain_beyond_loopback(cluster: Cluster, tmp
 def test_the_notebook_kernel_comes_up_with_a_cluster_and_does_not_wait_for_it(tmp_path: Path) -> None:
     path = tmp_path / "notebook.json"
     with jupyter_kernel("concurrent", path, ENCRYPTED):
-        eventually(path.exists, "there is a connection file")
+        eventually(lambda: path.exists() and path.read_text().rstrip().endswith("}"), "its connection file is there")
         with attached(path) as notebook:
             assert notebook.run("1 + 1").value == "2"
             assert "an embedded cluster" in notebook.run("%concurrent status").text
@@ -453,7 +453,7 @@ def test_the_notebook_kernel_takes_the_cluster_that_its_environment_names(
 ) -> None:
     path = tmp_path / "notebook.json"
     with jupyter_kernel("concurrent", path, ENCRYPTED, CONCURRENT_NB_CONNECTION="lab"):
-        eventually(path.exists, "there is a connection file")
+        eventually(lambda: path.exists() and path.read_text().rstrip().endswith("}"), "its connection file is there")
         with attached(path) as notebook:
             assert "cluster lab" in notebook.run("%concurrent status").text
             slave = slave_of(cluster)
