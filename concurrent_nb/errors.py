@@ -88,6 +88,10 @@ class ClusterStartFailed(ClusterError):
     """A node of the cluster did not start; the message contains the end of its log."""
 
 
+class LaunchFailed(ClusterStartFailed):
+    """A launcher cannot start slaves, or they end again and again; the message contains the end of their log."""
+
+
 class InitializerFailed(ClusterStartFailed, concurrent.futures.BrokenExecutor):
     """The initializer of the workers has failed, so no task can run; the message contains its traceback."""
 
