@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_notebook import PATIENCE_S, Notebook, new_notebook
+from tests.integration.test_notebook import new_notebook
+from tests.notebooks import PATIENCE_S, Notebook
 
 
 @pytest.fixture(scope="module")

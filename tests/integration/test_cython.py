@@ -8,7 +8,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.test_notebook import BACK_WITHIN_S, Answer, Notebook
+from tests.integration.test_notebook import BACK_WITHIN_S
+from tests.notebooks import Answer, Notebook
 
 CELL = """%%cython_task --flags -O0
 cdef class Pair:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_notebook import Notebook
+from tests.notebooks import Notebook
 
 
 class Watched(Notebook):

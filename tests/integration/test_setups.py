@@ -17,7 +17,7 @@ import concurrent_nb
 from concurrent_nb import Cluster, Needs
 from concurrent_nb.errors import FunctionNotLoadable, NotPicklable, SetupFailed
 from tests import clusters
-from tests.integration.test_notebook import Notebook
+from tests.notebooks import Notebook
 from tests.work import PATIENCE_S
 
 

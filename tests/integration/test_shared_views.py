@@ -10,7 +10,7 @@ from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.control_client import ControlClient
 from tests.clusters import eventually, running
 from tests.feeds import following
-from tests.integration.test_notebook import Notebook
+from tests.notebooks import Notebook
 from tests.work import PATIENCE_S
 
 LAB = "viewed"
