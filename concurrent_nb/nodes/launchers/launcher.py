@@ -38,6 +38,7 @@ class LaunchedSlave:
     reason: str = ""  #: of an ended one: how it ended, with the end of its log
     refused: bool = False  #: an ended one that would end in the same way again, so it is not started again
     drained: bool = False  #: an ended one that has left because it was asked to
+    initializer_failed: bool = False  #: an ended one whose workers could not be initialized
     ends_in_s: float | None = None  #: time until the place takes it away; None: never, or unknown
 
 
@@ -54,6 +55,7 @@ class SlaveStart:
     connection: str  #: content of the connection file for slaves
     configuration: str  #: sections of the configuration, such as {"SlaveNode": {"workers": 8}}
     log_format: str  #: "text" or "json"
+    compute: str = ""  #: HOST:PORT of the compute channel, as this machine reaches it: what a tunnel leads to
 
 
 class ILauncher(Interface):
@@ -81,13 +83,16 @@ class ILauncher(Interface):
         raise NotImplementedError
 
     def launch(self, start: SlaveStart) -> None:
-        """Begin to start one slave, within about a second. Raises LaunchFailed."""
+        """Begin to start one slave, within about a second.
+
+        Raises LaunchFailed, and ConfigurationError if it would fail again.
+        """
         raise NotImplementedError
 
     def slaves(self) -> Sequence[LaunchedSlave]:
         """Return all slaves that were launched and not forgotten.
 
-        Called twice a second: a launcher that has to ask somebody remembers the answer.
+        Called twice a second, more often while slaves start: a launcher that has to ask somebody remembers the answer.
         """
         raise NotImplementedError
 
@@ -107,4 +112,5 @@ def ended_slave(name: str, place: str, exit_code: int, log: str) -> LaunchedSlav
     how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     tail = log.strip()[-LOG_TAIL_CHARACTERS:]
     reason = f"it {how}; its log ends:\n{tail}" if tail else f"it {how}, and its log is empty"
-    return LaunchedSlave(name, LaunchState.ENDED, place, reason, refused=exit_code in (REFUSED, NOT_INITIALIZED))
+    refused, failed = exit_code in (REFUSED, NOT_INITIALIZED), exit_code == NOT_INITIALIZED
+    return LaunchedSlave(name, LaunchState.ENDED, place, reason, refused=refused, initializer_failed=failed)

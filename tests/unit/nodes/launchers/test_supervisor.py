@@ -1,0 +1,289 @@
+"""Which slaves are started, replaced, drained and given up on: a launcher and a master played by hand."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
+from concurrent_nb.nodes.launchers.supervisor import (
+    DRAIN_BEFORE_S,
+    FAILURES_MAX,
+    GONE_S,
+    GOOD_S,
+    REPLACE_BEFORE_S,
+    DrainSlave,
+    EndSlaves,
+    GiveUp,
+    Instruction,
+    MemberSlave,
+    ReportFailure,
+    StartSlave,
+    Supervisor,
+)
+
+BOUND_S = 10.0
+
+
+class Place:
+    """A launcher whose slaves start at once, and a master that they join at once, unless a test says otherwise."""
+
+    def __init__(self, wanted: int) -> None:
+        self.supervisor = Supervisor("x", wanted, BOUND_S)
+        self.launched: dict[str, LaunchedSlave] = {}
+        self.members: dict[str, MemberSlave] = {}
+        self.joins = True
+        self.dies = ""  #: how slaves end as soon as they have started
+        self.refuses = False
+        self.now = 0.0
+        self.done: list[Instruction] = []
+
+    def turn(self, after_s: float = 0.5, *, master_answers: bool = True) -> Sequence[Instruction]:
+        """Let time pass, and obey."""
+        self.now += after_s
+        members = dict(self.members) if master_answers else None
+        instructions = self.supervisor.turn(self.now, list(self.launched.values()), members)
+        for each in instructions:
+            match each:
+                case StartSlave(name):
+                    state = LaunchState.ENDED if self.dies or self.refuses else LaunchState.RUNNING
+                    self.launched[name] = LaunchedSlave(name, state, "here", self.dies, refused=self.refuses)
+                    if self.joins and state is LaunchState.RUNNING:
+                        self.members[name] = MemberSlave(name, 2, 0, False)
+                case EndSlaves(names):
+                    for name in names:
+                        self.launched.pop(name, None)
+                        self.members.pop(name, None)
+        self.done += instructions
+        return instructions
+
+    def end(self, name: str, reason: str = "it was killed", *, drained: bool = False) -> None:
+        self.launched[name] = LaunchedSlave(name, LaunchState.ENDED, "here", reason, drained=drained)
+        self.members.pop(name, None)
+
+    def started(self) -> list[str]:
+        return [each.name for each in self.done if isinstance(each, StartSlave)]
+
+
+def test_the_wanted_number_is_started_once() -> None:
+    place = Place(3)
+    assert place.turn() == [StartSlave("x-1"), StartSlave("x-2"), StartSlave("x-3")]
+    for _ in range(5):
+        assert not place.turn()
+    assert place.supervisor.joined == 3
+
+
+def test_a_slave_that_dies_is_replaced_under_a_new_name() -> None:
+    place = Place(2)
+    place.turn()
+    place.turn()
+    place.end("x-1", "it ended with exit code 9; its log ends: boom")
+    instructions = place.turn()
+    assert instructions[0] == ReportFailure(
+        "slave x-1 (here) has failed: it ended with exit code 9; its log ends: boom"
+    )
+    assert instructions[1] == EndSlaves(("x-1",))
+    assert instructions[2] == StartSlave("x-3")
+
+
+def test_all_slaves_are_replaced_when_all_have_died() -> None:
+    place = Place(3)
+    place.turn()
+    place.turn(GOOD_S)
+    place.turn(GOOD_S)
+    for name in list(place.launched):
+        place.end(name)
+    place.turn()
+    for _ in range(20):
+        place.turn()
+    assert place.supervisor.joined == 3
+    assert len(place.launched) == 3
+
+
+def test_deaths_in_a_row_wait_and_then_give_up_with_the_reason() -> None:
+    place = Place(1)
+    place.dies = "no libzmq there"
+    for _ in range(200):
+        place.turn(0.1)
+    assert len(place.started()) == FAILURES_MAX
+    assert place.supervisor.has_given_up
+    given_up = place.done[-1]
+    assert isinstance(given_up, GiveUp)
+    assert "5 in a row have failed" in given_up.reason
+    assert "no libzmq there" in given_up.reason
+    assert place.turn() == ()
+
+
+def test_a_good_slave_ends_a_row_of_failures() -> None:
+    place = Place(1)
+    for _ in range(3 * FAILURES_MAX):
+        place.turn(6.0)
+        place.turn(6.0)
+        place.turn(GOOD_S + 1)
+        place.end(place.started()[-1])
+    assert not place.supervisor.has_given_up
+
+
+def test_a_refused_slave_is_not_started_again() -> None:
+    place = Place(1)
+    place.dies, place.refuses = "there is no Python", True
+    place.turn()
+    instructions = place.turn()
+    assert isinstance(instructions[-1], GiveUp)
+    assert "there is no Python" in instructions[-1].reason
+    assert len(place.started()) == 1
+
+
+def test_the_others_go_on_without_a_refused_one() -> None:
+    place = Place(3)
+    place.turn()
+    place.turn()
+    place.launched["x-2"] = LaunchedSlave("x-2", LaunchState.ENDED, "hostB", "another version", refused=True)
+    place.members.pop("x-2")
+    for _ in range(5):
+        place.turn()
+    assert not place.supervisor.has_given_up
+    assert (place.supervisor.wanted, place.supervisor.joined, len(place.started())) == (2, 2, 3)
+
+
+def test_a_slave_that_cannot_be_launched_counts_as_failed() -> None:
+    place = Place(1)
+    for _ in range(100):
+        for each in place.turn(1.0):
+            if isinstance(each, StartSlave):
+                place.launched.clear()
+                place.supervisor.launch_failed(each.name, "sbatch: queue is full", refused=False)
+    assert "queue is full" in str(place.done[-1])
+    assert place.supervisor.has_given_up
+
+
+def test_a_slave_that_does_not_join_in_time_is_ended() -> None:
+    place = Place(1)
+    place.joins = False
+    place.turn()
+    place.turn()
+    place.turn(BOUND_S - 1)
+    assert len(place.started()) == 1
+    instructions = place.turn(2.0)
+    assert "has not joined within 10 s" in str(instructions[0])
+    assert EndSlaves(("x-1",)) in instructions
+
+
+def test_a_queued_slave_may_wait_for_ever() -> None:
+    place = Place(1)
+    place.joins = False
+    place.turn()
+    place.launched["x-1"] = LaunchedSlave("x-1", LaunchState.QUEUED, "Slurm job 17")
+    for _ in range(5):
+        assert not place.turn(3600.0)
+
+
+def test_a_slave_that_the_master_has_lost_is_ended_after_a_while() -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    place.members.clear()
+    assert not place.turn(GONE_S - 1)
+    assert "has lost it" in str(place.turn(2.0)[0])
+
+
+def test_a_master_that_does_not_answer_is_no_reason() -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    assert not place.turn(10 * GONE_S, master_answers=False)
+
+
+def test_more_slaves_come() -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    place.supervisor.want(3)
+    assert place.turn() == [StartSlave("x-2"), StartSlave("x-3")]
+
+
+def test_of_too_many_those_leave_that_have_not_joined_then_idle_ones() -> None:
+    place = Place(3)
+    place.turn()
+    place.turn()
+    place.members["x-1"] = MemberSlave("x-1", 2, 5, False)
+    place.members["x-2"] = MemberSlave("x-2", 2, 0, False)
+    place.members["x-3"] = MemberSlave("x-3", 2, 1, False)
+    place.joins = False
+    place.supervisor.want(4)
+    place.turn()
+    place.supervisor.want(2)
+    assert place.turn() == [EndSlaves(("x-4",)), DrainSlave("x-2")]
+    place.end("x-2", "it has left", drained=True)
+    assert place.turn() == [EndSlaves(("x-2",))]
+    assert not place.turn()
+
+
+def test_a_slave_that_an_admin_has_drained_is_not_replaced() -> None:
+    place = Place(2)
+    place.turn()
+    place.turn()
+    place.end("x-1", drained=True)
+    assert place.turn() == [EndSlaves(("x-1",))]
+    assert not place.turn()
+    assert place.supervisor.wanted == 1
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_slave_that_leaves_and_is_killed_is_no_failure(is_seen: bool) -> None:
+    place = Place(2)
+    place.turn()
+    place.turn()
+    place.supervisor.want(1)
+    place.turn()
+    if is_seen:
+        place.members["x-2"] = MemberSlave("x-2", 2, 1, True)
+        place.turn()
+    place.end("x-2")
+    assert place.turn() == [EndSlaves(("x-2",))]
+
+
+def test_a_slave_is_replaced_before_its_time_is_up() -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    place.launched["x-1"] = LaunchedSlave("x-1", LaunchState.RUNNING, "job", ends_in_s=REPLACE_BEFORE_S + 5)
+    assert not place.turn()
+    place.launched["x-1"] = LaunchedSlave("x-1", LaunchState.RUNNING, "job", ends_in_s=REPLACE_BEFORE_S - 1)
+    assert place.turn() == [StartSlave("x-2")]
+    place.turn()
+    assert DrainSlave("x-1") in place.done  # the other one has joined
+
+
+def test_a_slave_leaves_in_time_although_the_other_one_still_waits() -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    place.joins = False
+    place.launched["x-1"] = LaunchedSlave("x-1", LaunchState.RUNNING, "job", ends_in_s=REPLACE_BEFORE_S - 1)
+    assert place.turn() == [StartSlave("x-2")]
+    place.launched["x-2"] = LaunchedSlave("x-2", LaunchState.QUEUED, "job")
+    assert not place.turn()
+    place.launched["x-1"] = LaunchedSlave("x-1", LaunchState.RUNNING, "job", ends_in_s=DRAIN_BEFORE_S - 1)
+    assert place.turn() == [DrainSlave("x-1")]
+
+
+def test_an_admin_has_a_slave_replaced() -> None:
+    place = Place(2)
+    place.turn()
+    place.turn()
+    assert place.supervisor.replace("x-1")
+    assert place.turn() == [StartSlave("x-3")]
+    assert place.turn() == [DrainSlave("x-1")]
+    assert not place.supervisor.replace("x-1")
+    assert not place.supervisor.replace("y-1")
+
+
+def test_an_initializer_that_fails_is_told_apart() -> None:
+    place = Place(1)
+    place.turn()
+    place.launched["x-1"] = LaunchedSlave(
+        "x-1", LaunchState.ENDED, "here", "NameError", refused=True, initializer_failed=True
+    )
+    given_up = place.turn()[-1]
+    assert isinstance(given_up, GiveUp)
+    assert given_up.initializer_failed
