@@ -18,6 +18,7 @@ from concurrent_nb.cli.table import shown, style_of
 from concurrent_nb.cli.top import Reading, rates_between, top_lines
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.common.trace_file import write_trace
+from concurrent_nb.nodes.launchers.place import parse_range
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.wire.messages import LogLevel
 
@@ -73,7 +74,13 @@ def add_commands(command: AddCommand) -> None:
     cancel.add_argument("--task", type=whole_number(0), metavar="INDEX", help="only this task of the job")
     drain.add_argument("slave", help="name of the slave, as `concurrent-nb slaves` lists it")
     drain.add_argument("--wait", action="store_true", help="return only when the slave has left")
-    scale.add_argument("workers", type=whole_number(1, 1000), metavar="N", help="number of workers")
+    scale.add_argument("workers", nargs="?", type=whole_number(1, 1000), metavar="N", help="number of workers")
+    scale.add_argument(
+        "--slaves", type=whole_number(1, 1000), metavar="N", help="number of slaves, for a cluster that has a launcher"
+    )
+    scale.add_argument(
+        "--adapt", metavar="MIN:MAX", help="have the number of slaves of a launcher follow the queue, from MIN to MAX"
+    )
     trace.add_argument("--job", metavar="JOB", help="only this job: its name, or the beginning of its id")
     trace.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="file to write (default: trace-NAME.json in this folder)"
@@ -163,19 +170,31 @@ def _drain(options: argparse.Namespace, items: Items) -> int:
 
 def _scale(options: argparse.Namespace, items: Items) -> int:
     _refuse_items(options, items)
+    given = [each for each in (options.workers, options.slaves, options.adapt) if each is not None]
+    if len(given) != 1:
+        raise ConfigurationError("scale needs one of these: a number of workers, --slaves N or --adapt MIN:MAX")
     with control_of(options.name) as control:
-        answer = control.call("scale", workers=options.workers)
-    print(json.dumps(answer) if options.json else scaled_line(answer))
+        if options.adapt is not None:
+            least, most = parse_range(options.adapt)
+            answer = control.call("adapt", least=least, most=most)
+            line = f"from {least:,} to {most:,} slaves from now on, as the queue needs"
+        elif options.slaves is not None:
+            answer = control.call("scale", slaves=options.slaves)
+            line = scaled_line(answer, "slave")
+        else:
+            answer = control.call("scale", workers=options.workers)
+            line = scaled_line(answer)
+    print(json.dumps(answer) if options.json else line)
     return 0
 
 
-def scaled_line(answer: Mapping[str, Any]) -> str:
+def scaled_line(answer: Mapping[str, Any], what: str = "worker") -> str:
     """Return the master's answer to `scale` as a line for people."""
     asked, before = answer["asked"], answer["before"]
     if asked == before:
-        return f"there are {asked:,} worker{'s' * (asked != 1)} already"
+        return f"there are {asked:,} {what}{'s' * (asked != 1)} already"
     how = "come" if asked > before else "leave when their running tasks have ended"
-    return f"{asked:,} worker{'s' * (asked != 1)} from now on, after {before:,}: {abs(asked - before):,} {how}"
+    return f"{asked:,} {what}{'s' * (asked != 1)} from now on, after {before:,}: {abs(asked - before):,} {how}"
 
 
 def _trace(options: argparse.Namespace, items: Items) -> int:

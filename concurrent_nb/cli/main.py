@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from concurrent_nb import __version__
 from concurrent_nb.cli import daemon
@@ -25,13 +25,24 @@ from concurrent_nb.cli.control import control_of
 from concurrent_nb.cli.statistics_text import newest_job, statistics_text
 from concurrent_nb.cli.status import describe
 from concurrent_nb.cli.table import shown
-from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.errors import (
+    AccessRefused,
+    ConcurrentError,
+    ConfigurationError,
+    InitializerFailed,
+    VersionMismatch,
+)
+from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, write_logs
 from concurrent_nb.nodes.common.sections import OF_MASTER, OF_SLAVE, check_sections
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
+
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.common.launch_lines import SlaveConfiguration
+    from concurrent_nb.nodes.slave.process import Source
 
 #: short options for configuration items
 SHORT: Final = {
@@ -48,6 +59,7 @@ EPILOG: Final = """\
 examples:
   concurrent-nb start --workers 2 --name demo     start a cluster here, until Ctrl-C or `concurrent-nb stop demo`
   concurrent-nb start --name lab --host 0.0.0.0   start a cluster that other machines can join
+  concurrent-nb start --on ssh:hostA,hostB:8      start slaves on two hosts; see docs/clusters.md for other launchers
   concurrent-nb start --name lab --daemon         start a cluster in the background, with its log in a file
   concurrent-nb slave --connect demo              add a slave (elsewhere: the path of a copy of the connection file)
   concurrent-nb status demo                       show slaves, applications and jobs; see also --watch and --json
@@ -69,13 +81,17 @@ Every configuration item can be set as --Class.item=value, for example --MasterN
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code (0: success, 1: refused or failed, 2: wrong usage)."""
     parser = command_line()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        of_launcher, own_words = _launcher_items(words)
+        options, rest = parser.parse_known_args(own_words)
         items = read_items(rest)
     except ConfigurationError as error:
         parser.error(str(error))
+    for section, values in of_launcher.items():
+        items.setdefault(section, {}).update(values)
     write_logs(getattr(options, "log_format", "text"))
-    options.words = list(sys.argv[1:] if arguments is None else arguments)
+    options.words = words
     try:
         return int(options.run(options, items))
     except ConcurrentError as error:
@@ -86,6 +102,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
         return 141  # as of a process that SIGPIPE has ended
+
+
+def _launcher_items(words: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the items of the launcher of `start --on` that short options set, and the other words."""
+    if words[:1] != ["start"]:
+        return {}, words
+    from concurrent_nb.nodes.launchers.short_options import take_short_options  # here: only `start` needs it
+
+    return take_short_options(words)
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -115,9 +140,25 @@ def command_line() -> argparse.ArgumentParser:
         each.add_argument(
             "--port", type=whole_number(0, 65535), help="port of the control channel (default: any free port)"
         )
+    start.add_argument(
+        "--on",
+        metavar="LAUNCHER[:PLACE]",
+        help="start slaves elsewhere: ssh:hostA,hostB:8, command:..., or local; options of the launcher follow it",
+    )
+    start.add_argument(
+        "--slaves", type=whole_number(1, 1000), metavar="N", help="number of slaves (default: as the launcher says)"
+    )
+    start.add_argument("--adapt", metavar="MIN:MAX", help="have the number of slaves follow the queue, from MIN to MAX")
     slave = command("slave", _slave, "Start a slave that joins a cluster, and wait until the cluster is stopped.")
     slave.add_argument(
-        "--connect", default="default", metavar="NAME_OR_FILE", help="cluster to join (default: %(default)s)"
+        "--connect",
+        default="default",
+        metavar="NAME_OR_FILE",
+        help="cluster to join (default: %(default)s); - reads two lines of standard input, the content of a connection"
+        " file and a configuration, each as JSON in one line, and ends with standard input",
+    )
+    slave.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration as JSON, in a file that only its owner can read"
     )
     slave.add_argument("--name", default="", help="name of the slave (default: host name and process id)")
     for each in (start, slave):
@@ -231,6 +272,7 @@ def _as_typed(text: str, options: argparse.Namespace) -> str:
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.cluster import Cluster  # here, so that --help and status start quickly
     from concurrent_nb.nodes.common.descriptors import raise_limit  # here: --help and status start no node
+    from concurrent_nb.nodes.launchers.place import parse_range  # here: with the cluster
 
     raise_limit()
     check_sections(items)
@@ -242,7 +284,8 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopped.set())
     config, log_format = _with_options(options, items), options.log_format
-    with Cluster(name=options.name, config=config, log=options.log, log_format=log_format) as cluster:
+    launch = {"on": options.on, "slaves": options.slaves, "adapt": options.adapt and parse_range(options.adapt)}
+    with Cluster(name=options.name, config=config, log=options.log, log_format=log_format, **launch) as cluster:
         while not stopped.is_set() and not cluster.wait_for_slave(0.2):
             continue
         if not stopped.is_set():
@@ -315,23 +358,63 @@ def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = F
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.slave.process import run_slave  # here: only a slave needs it
+    from concurrent_nb.nodes.common.launch_lines import (  # here, for the same reason
+        read_configuration_file,
+        read_launch,
+    )
+    from concurrent_nb.nodes.slave.process import Source  # here: only a slave needs it
 
     check_sections(items, OF_SLAVE)
-    # Before any worker starts, because a wrong name is the most likely mistake.
-    info = connection_file.read(options.connect)
-    path = connection_file.path_of(options.connect)
+    configuration = None if options.config is None else read_configuration_file(options.config)
+    source: Source = Path()
+    if options.connect == "-":
+        if options.daemon:
+            raise ConfigurationError("--connect - reads standard input, which --daemon does not have: give a file")
+        if (launch := read_launch(sys.stdin.fileno())) is None:
+            return 0  # whoever has started it does not want it any more
+        info, configuration = launch
+        source = info
+    else:
+        # Before any worker starts, because a wrong name is the most likely mistake.
+        info = connection_file.read(options.connect)
+        source = connection_file.path_of(options.connect)
     if options.daemon:
         if options.name and options.log is None:
             _refuse_taken_log(info, options.name)
         return _in_background(options, f"{info.name}-slave-{options.name or os.getpid()}")
     _refuse_log(options)
+    return _run_slave(options, _with_options(options, items), info.name, source, configuration)
+
+
+def _run_slave(
+    options: argparse.Namespace,
+    items: dict[str, dict[str, Any]],
+    cluster: str,
+    source: "Source",
+    configuration: "SlaveConfiguration | None",
+) -> int:
+    """Run a slave until it ends; return the exit code, which tells a launcher why (it gives a `configuration`)."""
+    from concurrent_nb.nodes.common.launch_lines import provide_initializer  # here: only a slave needs it
+    from concurrent_nb.nodes.slave.process import run_slave  # here: only a slave needs it
+
+    if configuration is not None:
+        items = {**configuration.sections, **items}
+        provide_initializer(configuration.initializer)
 
     def ready(name: str) -> None:
-        print(f"slave {name} {HAS_JOINED} {info.name}", flush=True)
+        print(f"slave {name} {HAS_JOINED} {cluster}", flush=True)
 
-    if run_slave(_with_options(options, items), lambda: path, options.name, ready=ready):
-        print(f"the slave has left cluster {info.name}, as it was asked to", flush=True)
+    lease = sys.stdin.fileno() if options.connect == "-" else None
+    try:
+        is_drained = run_slave(items, lambda: source, options.name, lease, ready)
+    except (ConfigurationError, VersionMismatch, AccessRefused, InitializerFailed) as error:
+        if configuration is None:
+            raise
+        print(f"concurrent-nb slave: {error}", file=sys.stderr)
+        return NOT_INITIALIZED if isinstance(error, InitializerFailed) else REFUSED
+    if is_drained:
+        print(f"the slave has left cluster {cluster}, as it was asked to", flush=True)
+        return DRAINED if configuration is not None else 0
     return 0
 
 

@@ -20,6 +20,7 @@ def describe(status: dict[str, Any]) -> list[str]:
         f"  master on {status['host']}: process {status['pid']}, up {write_span(status['uptime_s'])}",
     ]
     lines += map(_slave, slaves)
+    lines += map(describe_launched, status.get("launched", []))
     lines += [
         f"  application {client['name']}{_on(client)}: {_count(client['done'], 'task')} answered, "
         f"here for {write_span(client['uptime_s'])}"
@@ -69,7 +70,14 @@ def _slave(slave: dict[str, Any]) -> str:
         used, total = slave["memory_used_bytes"], slave["memory_total_bytes"]
         parts.append(f"memory {format_bytes(used)} of {format_bytes(total)}")
     parts.append(f"up {write_span(slave['uptime_s'])}")
-    return f"  slave {slave['name']}{_on(slave)}{cores}: {', '.join(parts)}"
+    place = f" ({shown(slave['place'])})" if slave.get("place") else ""
+    return f"  slave {slave['name']}{_on(slave)}{place}{cores}: {', '.join(parts)}"
+
+
+def describe_launched(slave: dict[str, str]) -> str:
+    """Return a line for a slave that a launcher has started and that has not joined."""
+    reason = f": {shown(slave['reason'])}" if slave["reason"] else ""
+    return f"  slave {slave['name']} ({shown(slave['place'])}): {slave['state']}, has not joined{reason}"
 
 
 def _job(job: dict[str, Any]) -> str:

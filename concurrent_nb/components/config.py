@@ -96,6 +96,36 @@ class FloatItem(_ConfigItem[float, float], Float[float, float]):
         return cast(float, super().convert(owner, value))
 
 
+class TextItem(_ConfigItem[str, str | bytes], Unicode[str, str | bytes]):
+    """A text, which may be empty."""
+
+    info_text = "a text"
+
+    def __init__(self, default: str, *, help: str) -> None:
+        super().__init__(default, help=help)
+
+    def convert(self, owner: HasTraits, value: Any) -> str:
+        if isinstance(value, int | float) and not isinstance(value, bool):  # a command line takes "30" for a number
+            value = str(value)
+        return cast(str, super().convert(owner, value))
+
+
+class ChoiceItem(_ConfigItem[str, str]):
+    """One of some words."""
+
+    def __init__(self, default: str, choices: Sequence[str], *, help: str) -> None:
+        self.choices = tuple(choices)
+        super().__init__(default, help=help)
+
+    def info(self) -> str:
+        return f"one of {', '.join(self.choices)}"
+
+    def convert(self, owner: HasTraits, value: Any) -> str:
+        if value not in self.choices:
+            raise ValueError(value)
+        return cast(str, value)
+
+
 class ListItem(_ConfigItem[list[T], Sequence[T]], List[T]):
     """A list of strings, or of values that the item or trait `of` accepts."""
 

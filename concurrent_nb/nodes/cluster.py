@@ -4,6 +4,8 @@ Each node has one end of a pipe (its standard input), and only the owner has the
 dies in any way, the node reads end-of-file and ends; a slave ends its workers, too. Nothing else is needed to leave no
 process behind. A slave that must leave gracefully gets a line on that pipe: it starts no more tasks, and ends when the
 running ones have ended. The master writes to another pipe what admins want of the owner, which alone starts slaves.
+
+With `on`, slaves are started elsewhere by a launcher (`launchers/`); the master is here all the same.
 """
 
 import atexit
@@ -39,9 +41,9 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
-from concurrent_nb.nodes.common.owner_wishes import REFUSED_MAX, Scale, Wish, WishAnswer, line_of
+from concurrent_nb.nodes.common.owner_wishes import REFUSED_MAX, Adapt, Scale, Wish, WishAnswer, line_of
 from concurrent_nb.nodes.common.restarts import restart_workers
-from concurrent_nb.nodes.common.sections import check_sections
+from concurrent_nb.nodes.common.sections import OF_LAUNCHERS, check_sections
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReport
 from concurrent_nb.nodes.common.wish_reader import WishReader
 from concurrent_nb.shipping.environment.envelope import always_in_envelope
@@ -54,6 +56,7 @@ from concurrent_nb.workers.slave_side.machine import cores
 
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.node import ApplicationNode
+    from concurrent_nb.nodes.launchers.launched_slaves import LaunchedSlaves
 
 TRACKER.install()  # before the user imports modules that tasks will need
 
@@ -96,8 +99,14 @@ class Cluster:
     cluster.application() as app` in it, which waits for the tasks unless an exception leaves it. `start` and `close` do
     the same without a block. With a `name`, other processes of this machine can `connect` to it.
 
+    With `on`, a launcher starts the slaves, on other machines (`on="ssh:hostA,hostB:8"`) or, to try it, on this one:
+
+    >>> with concurrent_nb.Cluster(on="local", slaves=2, workers=1) as cluster:
+    ...     print(cluster.application().submit(pow, 2, 10).result())
+    1024
+
     Args:
-        workers: number of worker processes; None: one for each core that this process may use.
+        workers: number of worker processes, with `on` of each slave; None: one for each core that they may use.
         name: under which others on this machine `connect`; None: a random one.
         config: configuration of the nodes, such as {"MasterNode": {"strategy": "push_best"}}.
         initializer: called as `initializer(*initargs)` in each worker process before its first task. Tasks find globals
@@ -108,12 +117,17 @@ class Cluster:
             or a batch whose size was given (`chunksize`, `batch`) counts as one task, tasks in threads are not counted.
         log: file to which the nodes' logs are appended; None: a temporary file.
         log_format: "text", or "json" for one JSON object per line.
+        on: the launcher that starts slaves, and where: "ssh:hostA,hostB:8", "slurm", "command:...", "local".
+        slaves: how many; None: as many as the launcher says, for "ssh" one on each host. Without `on` they are local.
+        adapt: least and most slaves, whose number then follows the queue.
+        options: configuration items of the launcher, such as `partition="short"`.
 
     Raises:
         ConfigurationError: an argument has a value that is not allowed, or `config` a section that does not exist; at
             the start, a running cluster has that name.
         NotPicklable: the initializer or its arguments cannot be sent.
         ClusterStartFailed: at the start, a node refuses its configuration, or has not come up within 30 seconds.
+        LaunchFailed: at the start, the launcher finds that it cannot start slaves.
     """
 
     def __init__(
@@ -127,6 +141,10 @@ class Cluster:
         max_tasks_per_worker: int | None = None,
         log: Path | str | None = None,
         log_format: LogFormat = "text",
+        on: str | None = None,
+        slaves: int | None = None,
+        adapt: tuple[int, int] | None = None,
+        **options: Any,
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
@@ -164,6 +182,12 @@ class Cluster:
         self._log_path = log
         self._log_format = log_format
         self._log: Any = None
+        if on is None and options:
+            name = next(iter(options))
+            raise TypeError(f"Cluster() has no argument {name!r}; options of a launcher need on=, as in on='slurm'")
+        self._launched: LaunchedSlaves | None = None  # None: its slaves are children of this process
+        if on is not None or slaves is not None or adapt is not None:
+            self._launched = self._make_launched("local" if on is None else on, slaves, adapt, options)
 
     # -------------------------------------------------------------------------------------------------- start and end
 
@@ -188,13 +212,22 @@ class Cluster:
             self._initializer.write(self._initializer_pickle)
             self._initializer.flush()
         try:
+            if self._launched is not None:
+                self._listen_for(self._launched)
+                self._launched.begin_check()
             self._master = self._spawn_master()
-            first = self._add_slave()  # it starts while the master does
+            first = self._add_slave() if self._launched is None else None  # it starts while the master does
             import_module(_APPLICATION_MODULE)  # this process will need it, and has to wait anyhow
             self.connection_file = self._await_master()
-            self._epoch = connection_file.read(self.connection_file).epoch
-            self._await_configured(first)
-            self._attach_slave(first)
+            info = connection_file.read(self.connection_file)
+            self._epoch = info.epoch
+            if first is not None:
+                self._await_configured(first)
+                self._attach_slave(first)
+            elif self._launched is not None:
+                self._launched.finish_check()
+                items = self._config.get("SlaveNode", {})
+                self._launched.begin(info, items, self._initializer_pickle, self._log_format)
             assert self._wishes is not None
             self._wishes.serve(self._fulfil, f"cluster {self.name}")
         except BaseException:
@@ -219,9 +252,13 @@ class Cluster:
             application.close()
         if self._wishes is not None:
             self._wishes.close()
+        if self._launched is not None:
+            self._launched.stop()
         with self._scaling_lock:
             slaves = list(self._slaves)
         _stop_nodes([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
+        if self._launched is not None:
+            self._launched.close()
         if self.connection_file is not None:
             with contextlib.suppress(ConcurrentError):  # a killed master has left its file
                 connection_file.remove(self.connection_file, self._epoch)
@@ -279,23 +316,36 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """The number of worker processes that run or are starting."""
+        """The number of worker processes that run or are starting; with `on`, of the slaves that have joined."""
+        if self._launched is not None:
+            return self._launched.workers
         with self._scaling_lock:
             return sum(slave.workers for slave in self._remaining_slaves())
 
-    def scale(self, workers: int) -> None:
-        """Change the number of workers. Returns immediately; workers come and go a moment later.
+    def scale(self, workers: int | None = None, *, slaves: int | None = None) -> None:
+        """Change the number of workers, or of slaves. Returns immediately; they come and go a moment later.
 
-        More workers are added as one more slave. If there are to be fewer, the youngest slaves leave: their running
-        tasks end first, and those that have not started run elsewhere.
+        More workers are added as one more slave, with `on` as as many slaves as have so many workers. If there are to
+        be fewer, slaves leave: their running tasks end first, and those that have not started run elsewhere.
 
         Args:
             workers: the new number, at least 1.
+            slaves: the new number of slaves, at least 1, instead; for clusters with `on`.
 
-        Raises ConfigurationError for a number below 1.
+        Raises ConfigurationError for a number below 1, and if the workers of a slave are not known yet.
         """
-        if type(workers) is not int or workers < 1:
-            raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
+        what, number = ("workers", workers) if slaves is None else ("slaves", slaves)
+        if type(number) is not int or number < 1 or (workers is not None and slaves is not None):
+            raise ConfigurationError(f"{what} is {number!r}, it must be a whole number of at least 1")
+        if self._launched is not None:
+            self._require_started()
+            self._launched.scale(number if slaves is not None else self._launched.slaves_for(number))
+            return
+        if slaves is not None:
+            raise ConfigurationError(
+                f"cluster {self.name!r} has no launcher: scale its workers, or start it with Cluster(on='local')"
+            )
+        workers = number
         with self._scaling_lock:
             self._require_started()  # here: `close` stops the slaves that there are when it has the lock
             remaining = self._remaining_slaves()
@@ -310,11 +360,33 @@ class Cluster:
                 slave.is_leaving = True
                 _write_line(slave.process, DRAIN)
 
+    def adapt(self, least: int, most: int, *, wait_s: float = 30.0) -> None:
+        """Have the number of slaves follow the queue from now on, until `scale`; for clusters with `on`.
+
+        Args:
+            least, most: numbers of slaves.
+            wait_s: seconds for which fewer must have been needed before slaves leave.
+
+        Raises ConfigurationError for numbers that are not in order, and for a cluster without a launcher.
+        """
+        from concurrent_nb.nodes.launchers.place import check_range  # here: most clusters have no launcher
+
+        check_range(least, most)
+        self._require_started()
+        if self._launched is None:
+            raise ConfigurationError(
+                f"cluster {self.name!r} has no launcher, so its number of slaves does not follow the queue: start it"
+                " with Cluster(on='local')"
+            )
+        self._launched.adapt(least, most, wait_s)
+
     def _restart_slave(self, name: str, host: str, pid: int) -> int:
         """Start a slave with as many workers as another one, which leaves; return how many.
 
         Raises ClusterError if the other one was not started here, or is leaving already.
         """
+        if self._launched is not None:
+            return self._launched.replace(name)
         with self._scaling_lock:
             self._require_started()
             found = [slave for slave in self._slaves if host == socket.gethostname() and slave.process.pid == pid]
@@ -335,15 +407,24 @@ class Cluster:
         """Do what an admin has asked the master for, and answer it."""
         workers, refused = 0, ""
         try:
-            if isinstance(wish, Scale):
+            if isinstance(wish, Scale) and wish.slaves:
+                workers = self._slaves_wanted()
+                self.scale(slaves=wish.slaves)
+            elif isinstance(wish, Scale):
                 workers = self.workers
                 self.scale(wish.workers)
+            elif isinstance(wish, Adapt):
+                workers = self._slaves_wanted()
+                self.adapt(wish.least, wish.most)
             else:
                 workers = self._restart_slave(wish.slave, wish.host, wish.pid)
         except (ConcurrentError, OSError, RuntimeError) as error:  # no more processes or threads, for example
             refused = str(error)[:REFUSED_MAX] or type(error).__name__
         assert self._master is not None
         _write_line(self._master, line_of(WishAnswer(wish.number, workers, refused)).decode().rstrip("\n"))
+
+    def _slaves_wanted(self) -> int:
+        return len(self._remaining_slaves()) if self._launched is None else self._launched.wanted
 
     def restart_workers(self, *, now: bool = False) -> int:
         """Replace all worker processes; return how many, when the new ones are ready.
@@ -373,13 +454,16 @@ class Cluster:
         while True:
             self._require_started()
             self.raise_if_failed()
+            if self._launched is not None and self._launched.wait_joined(JOIN_POLL_S):
+                self._require_started()  # it may have failed
+                return True
             with self._scaling_lock:
                 reports = [slave.report for slave in self._remaining_slaves()]
             for report in reports:
                 report.wait(JOINED, JOIN_POLL_S / max(1, len(reports)))
                 if report.has(JOINED):
                     return True
-            if self.wait(0 if reports else JOIN_POLL_S):
+            if self.wait(0 if reports or self._launched is not None else JOIN_POLL_S):
                 raise ClusterError(f"cluster {self.name!r} was stopped before a slave had joined")
             if deadline is not None and time.monotonic() >= deadline:
                 return False
@@ -423,6 +507,37 @@ class Cluster:
         if self._failure is not None:
             raise self._failure
         return self.connection_file
+
+    # ----------------------------------------------------------------------------------------------------- the launcher
+
+    def _make_launched(
+        self, on: str, slaves: int | None, adapt: tuple[int, int] | None, options: dict[str, Any]
+    ) -> "LaunchedSlaves":
+        from concurrent_nb.nodes.launchers.catalogue import choose_launcher  # here: most clusters have no launcher
+        from concurrent_nb.nodes.launchers.launched_slaves import LaunchedSlaves  # here: with the others
+        from concurrent_nb.nodes.launchers.place import check_range  # here: with the others
+
+        if slaves is not None and (type(slaves) is not int or slaves < 1):
+            raise ConfigurationError(f"slaves is {slaves!r}, it must be a whole number of at least 1")
+        if adapt is not None:
+            adapt = check_range(*adapt)
+        items = {**self._config.get(choose_launcher(on).section, {}), **options}
+        return LaunchedSlaves(self.name, on, items, slaves, adapt, self._fail)
+
+    def _listen_for(self, launched: "LaunchedSlaves") -> None:
+        """Have the master listen where the slaves of a launcher reach it, unless the user has said where."""
+        from concurrent_nb.settings import files as settings  # here: without a launcher only the nodes read them
+
+        addresses = launched.addresses()
+        own = self._config.setdefault("MasterNode", {})
+        if addresses and "addresses" not in {**settings.load({}).get("MasterNode", {}), **own}:
+            own["addresses"] = addresses
+
+    def _fail(self, failure: ClusterStartFailed) -> None:
+        """Have open futures and later calls end with a failure: no slave is started any more."""
+        self._failure = failure
+        for application in self._applications:
+            application._fail(failure)
 
     # ---------------------------------------------------------------------------------------------------- the processes
 
@@ -471,7 +586,7 @@ class Cluster:
         inherited: tuple[int, ...] = (),
         stdout: int = subprocess.DEVNULL,
     ) -> "subprocess.Popen[str]":
-        config = self._config
+        config = {section: items for section, items in self._config.items() if section not in OF_LAUNCHERS}
         if workers is not None:
             config = {**config, "SlaveNode": {**config.get("SlaveNode", {}), "workers": workers}}
         environment = dict(os.environ)
@@ -533,9 +648,7 @@ class Cluster:
                 return
             deaths.append(time.monotonic())
             if (failure := self._failure_of(slave, deaths)) is not None:
-                self._failure = failure
-                for application in self._applications:
-                    application._fail(failure)
+                self._fail(failure)
                 return
             with self._scaling_lock:
                 _close_pipe(slave.process)

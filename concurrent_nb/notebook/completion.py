@@ -27,7 +27,8 @@ MATCHER: Final = "concurrent_nb"
 STATUS_TIMEOUT_S: Final = 0.5
 #: commands of %concurrent that take options -> these options
 OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {
-    "start": ("--workers", "--name"),
+    "start": ("--workers", "--name", "--on", "--slaves", "--adapt"),
+    "scale": ("--slaves", "--adapt"),
     "restart": ("--now",),
     "stop": ("--force",),
 }

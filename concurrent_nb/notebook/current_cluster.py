@@ -7,6 +7,7 @@ import atexit
 import logging
 import threading
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ _JOB_COLUMNS: Final = ["State", "Name", ">Done", ">Failed", ">Cancelled", ">Time
 NO_CLUSTER: Final = "no cluster: the next task starts one; see also %concurrent start and %concurrent connect"
 #: maximum number of jobs of a notebook that `%concurrent jobs` lists
 JOBS_KEPT: Final = 20
+#: seconds after which it is looked whether slaves wait in a queue
+WAIT_FOR_SLAVE_S: Final = 3.0
 #: a restart that takes longer, in seconds, prints what it waits for
 RESTART_NOTICE_S: Final = 1.0
 
@@ -64,14 +67,21 @@ class CurrentCluster:
         self.jobs: deque[Job[Any]] = deque(maxlen=JOBS_KEPT)  #: the latest jobs of this notebook
         self._earlier: set[bytes | tuple[bytes, int]] = set()  # jobs and submits that cells before this one have left
 
-    def start(self, workers: int | None = None, name: str | None = None) -> str:
-        """Start an embedded cluster; return a line for the user. Raises ConfigurationError if there is a cluster."""
+    def start(
+        self, workers: int | None = None, name: str | None = None, launch: Mapping[str, Any] | None = None
+    ) -> str:
+        """Start an embedded cluster; return a line for the user. Raises ConfigurationError if there is a cluster.
+
+        Args:
+            launch: arguments of `Cluster` about a launcher; then a slave must join before this returns.
+        """
         self._wait_until_started()
         self._check_free("start")
-        count = workers or cores()
-        cluster = Cluster(workers=count, name=name)
+        cluster = Cluster(workers=workers, name=name, **launch) if launch else Cluster(workers or cores(), name)
         try:
             cluster.start()
+            if launch:
+                self._wait_for_slave(cluster)
             self._use(cluster.application())
         except BaseException:
             cluster.close()
@@ -312,19 +322,44 @@ class CurrentCluster:
             return "no job is running" if which is None else f"{which} has ended already"
         return f"cancelled {', '.join(job.name or job.id.hex()[:8] for job in running)}"
 
-    def scale(self, workers: int) -> str:
-        """Change the number of workers of the cluster; return a line for the user."""
+    def scale(self, workers: int | None = None, slaves: int | None = None) -> str:
+        """Change the number of workers, or of slaves, of the cluster; return a line for the user."""
         self._wait_until_started()
-        if self._app is None:
+        if self._app is None and slaves is None:
             return self.start(workers)
         if self._cluster is not None:
-            self._cluster.scale(workers)
-        else:  # the process that has started it starts its slaves
-            info = connection_file.read(self._connected_to)
-            token = info.tokens.get("admin") or next(iter(info.tokens.values()))
-            with ControlClient(info.endpoints, token, info.certificate_pem) as control:
-                control.call("scale", workers=workers)
-        return f"{plural(workers, 'worker')} from now on"
+            self._cluster.scale(workers, slaves=slaves)
+        else:
+            self._ask_master("scale", **({"workers": workers} if slaves is None else {"slaves": slaves}))
+        return f"{plural(workers or 0, 'worker') if slaves is None else plural(slaves, 'slave')} from now on"
+
+    def adapt(self, least: int, most: int) -> str:
+        """Have the number of slaves follow the queue; return a line for the user."""
+        self._wait_until_started()
+        if self._cluster is not None:
+            self._cluster.adapt(least, most)
+        else:
+            self._ask_master("adapt", least=least, most=most)
+        return f"from {least} to {most} slaves from now on, as the queue needs"
+
+    def _ask_master(self, method: str, **params: object) -> None:
+        """Call a method of the cluster that this notebook is connected to: whoever has started it starts its slaves."""
+        if self._app is None:
+            raise ConfigurationError(f"%concurrent {method}: {NO_CLUSTER}")
+        info = connection_file.read(self._connected_to)
+        token = info.tokens.get("admin") or next(iter(info.tokens.values()))
+        with ControlClient(info.endpoints, token, info.certificate_pem) as control:
+            control.call(method, **params)
+
+    @staticmethod
+    def _wait_for_slave(cluster: Cluster) -> None:
+        """Wait until a slave has joined, but not for a queue: tasks wait there, too."""
+        while not cluster.wait_for_slave(WAIT_FOR_SLAVE_S):
+            waiting = cluster.status()["launched"]
+            if waiting and all(slave["state"] == "queued" for slave in waiting):
+                places = ", ".join(sorted({slave["place"] for slave in waiting})[:3])
+                print(f"no slave has joined yet: {plural(len(waiting), 'slave')} waiting in a queue ({places})")
+                return
 
     def restart(self, *, now: bool = False) -> str:
         """Replace all worker processes; return a line for the user when the new ones are ready.
@@ -453,7 +488,7 @@ def _slave_cells(slave: dict[str, Any]) -> list[str | ProgressCell]:
     return [
         line_of(slave["name"]),
         slave["state"],
-        line_of(slave.get("host") or ""),
+        line_of(slave.get("place") or slave.get("host") or ""),
         f"{slave['slots']:,}",
         f"{slave.get('busy', 0):,}",
         f"{slave['in_flight']:,}",
@@ -484,9 +519,18 @@ def _describe(status: dict[str, Any]) -> list[str]:
     slaves = status.get("slaves", [])
     tasks = status.get("tasks", {})
     lines = [
-        f"  slave {line_of(slave['name'])}: {plural(slave['slots'], 'worker')}, {slave['state']}, "
+        f"  slave {line_of(slave['name'])}{_place_of(slave)}: {plural(slave['slots'], 'worker')}, {slave['state']}, "
         f"{slave['in_flight']} in flight, {slave['done']} done"
         for slave in slaves
     ]
+    lines += [
+        f"  slave {line_of(slave['name'])}{_place_of(slave)}: {slave['state']}, has not joined"
+        for slave in status.get("launched", [])
+    ]
     lines.append(f"  tasks: {tasks.get('waiting', 0)} waiting, {tasks.get('assigned', 0)} with slaves")
     return lines
+
+
+def _place_of(slave: dict[str, Any]) -> str:
+    """Return where a launcher has started a slave, in parentheses; "" if none has."""
+    return f" ({line_of(slave['place'])})" if slave.get("place") else ""

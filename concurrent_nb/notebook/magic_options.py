@@ -16,6 +16,7 @@ from IPython.core import magic_arguments
 from IPython.core.error import UsageError
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.nodes.launchers.place import parse_range
 from concurrent_nb.wire.messages import CORES_MAX, STRATEGIES, Needs
 
 #: maximum of --workers
@@ -55,8 +56,16 @@ def explained(text: str) -> Callable[[_Method], _Method]:
     return explain
 
 
-def parse(magic: Any, line: str) -> argparse.Namespace:
-    """Parse a magic's line. Quotes group words and are removed, as in a shell; nothing is expanded.
+def split(line: str) -> list[str]:
+    """Return the words of a line. Quotes group words and are removed, as in a shell; nothing is expanded."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise ConfigurationError(f"{line.strip()}: {str(error).lower()}") from error
+
+
+def parse(magic: Any, line: str | list[str]) -> argparse.Namespace:
+    """Parse a magic's line, or the words of it.
 
     Args:
         magic: a `documented` method.
@@ -65,10 +74,7 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
     """
     parser: argparse.ArgumentParser = magic.parser
     parser.allow_abbrev = False  # a misspelt option must not be taken for another one
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise ConfigurationError(f"{line.strip()}: {str(error).lower()}") from error
+    words = split(line) if isinstance(line, str) else line
     try:
         options, extra = parser.parse_known_args(words)
     except UsageError as error:
@@ -129,6 +135,19 @@ def read(reader: Callable[[str], _Value], text: str, what: str) -> _Value:
 def workers(text: str) -> int:
     """Read the value of --workers."""
     return whole_number(text, 1, MOST_WORKERS)
+
+
+def slaves(text: str) -> int:
+    """Read the value of --slaves."""
+    return whole_number(text, 1, MOST_WORKERS)
+
+
+def adapt(text: str) -> tuple[int, int]:
+    """Read the value of --adapt: the least and the most slaves."""
+    try:
+        return parse_range(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("adapt is ")) from None
 
 
 def retries(text: str) -> int:

@@ -6,6 +6,7 @@ Registered by `extension`. Errors in a cell or its options are found before anyt
 frames of this package.
 """
 
+import argparse
 import os
 import re
 import traceback
@@ -20,6 +21,7 @@ from traitlets import default as default_of
 
 from concurrent_nb import Job, TaskFuture
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.nodes.launchers.short_options import take_short_options
 from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.cell_names import cell_name
 from concurrent_nb.notebook.cell_options import CellOptions, cell_options
@@ -43,6 +45,8 @@ _Read = TypeVar("_Read")
 #: the commands of %concurrent, as `%concurrent help` shows them
 _HELP: Final = """\
 %concurrent start [--workers N] [--name NAME]   start a cluster (the first task starts one by itself)
+%concurrent start --on ssh:hostA,hostB:8        start one with slaves on other machines; [--slaves N] [--adapt MIN:MAX]
+                                                and options of the launcher follow
 %concurrent connect NAME_OR_FILE                connect to a running cluster, by name or connection file
 %concurrent status                              show the cluster: its slaves and the number of tasks
 %concurrent slaves                              list the slaves
@@ -54,7 +58,8 @@ _HELP: Final = """\
                                                 https://ui.perfetto.dev (default: trace.json)
 %concurrent stats [JOB]                         show where the time of a job went, and what it used; without JOB, of
                                                 the last one
-%concurrent scale N                             change the number of workers to N
+%concurrent scale N                             change the number of workers to N; --slaves N: of slaves; --adapt
+                                                MIN:MAX: have the number of slaves follow the queue
 %concurrent restart [--now]                     replace all workers when their tasks have ended; --now: stop the tasks
                                                 and run them again
 %concurrent dashboard                           show a link to the web page of the cluster
@@ -62,11 +67,16 @@ _HELP: Final = """\
 %concurrent stop [--force]                      leave the cluster; a cluster that this notebook started is stopped
 %concurrent help                                show these commands
 %%concurrent_task?                              how to run a cell on the cluster"""
-_COMMANDS: Final = tuple(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent "))
+_COMMANDS: Final = tuple(
+    dict.fromkeys(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent "))
+)
 #: options of %concurrent and the commands that take them
 _COMMANDS_OF_OPTIONS: Final = {
     "workers": "start",
     "name": "start",
+    "on": "start",
+    "slaves": "start or scale",
+    "adapt": "start or scale",
     "now": "restart",
     "force": "stop",
     "where": "connect, kernel, cancel, show, stats, trace or scale",
@@ -149,12 +159,26 @@ class ConcurrentMagics(Magics):
         metavar="NAME",
         help="start: name of the cluster, by which other programs on this machine can connect",
     )
+    @takes(
+        "--on",
+        type=magic_options.words,
+        metavar="LAUNCHER[:PLACE]",
+        help="start: start slaves elsewhere, ssh:hostA,hostB:8 for example; options of the launcher follow",
+    )
+    @takes("--slaves", type=magic_options.slaves, metavar="N", help="start, scale: number of slaves")
+    @takes(
+        "--adapt",
+        type=magic_options.adapt,
+        metavar="MIN:MAX",
+        help="start, scale: have the number of slaves follow the queue",
+    )
     @takes("--force", action="store_true", default=None, help="stop: do not ask, even if jobs of others run there")
     @takes("--now", action="store_true", default=None, help="restart: stop running tasks and run them again")
     @explained(_HELP)
     def concurrent(self, line: str) -> None:
         """Start, connect to, inspect and stop the cluster on which the tasks of this notebook run."""
-        options = magic_options.parse(ConcurrentMagics.concurrent, line)
+        of_launcher, words = take_short_options(magic_options.split(line))
+        options = magic_options.parse(ConcurrentMagics.concurrent, words)
         if options.command in (None, "help"):
             print(_HELP)
             if options.command is None:
@@ -165,7 +189,7 @@ class ConcurrentMagics(Magics):
                 shown = f"`{getattr(options, name)}`" if name in ("where", "file") else f"--{name}"
                 raise ConfigurationError(f"%concurrent {options.command} takes no {shown}, only {command} does")
         if options.command == "start":
-            print(self.cluster.start(options.workers, options.name))
+            print(self.cluster.start(options.workers, options.name, self._launch(options, of_launcher)))
         elif options.command == "connect":
             if options.where is None:
                 raise ConfigurationError("%concurrent connect needs the name of the cluster or its connection file")
@@ -175,9 +199,7 @@ class ConcurrentMagics(Magics):
                 raise ConfigurationError("%concurrent kernel needs the name of a slave; %concurrent status lists them")
             print(self.cluster.kernel(options.where))
         elif options.command == "scale":
-            if options.where is None:
-                raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
-            print(self.cluster.scale(magic_options.read(magic_options.workers, options.where, "%concurrent scale")))
+            print(self._scale(options))
         elif options.command == "cancel":
             print(self.cluster.cancel(options.where, self._job_of(options.where)))
         elif options.command == "show":
@@ -204,6 +226,24 @@ class ConcurrentMagics(Magics):
             print(self.cluster.stop())
         else:
             print(self.cluster.status())
+
+    def _launch(self, options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Return the arguments of `Cluster` that are about a launcher."""
+        given = {"on": options.on, "slaves": options.slaves, "adapt": options.adapt}
+        launch = {name: value for name, value in given.items() if value is not None}
+        return {**launch, **({"config": items} if items else {})}
+
+    def _scale(self, options: argparse.Namespace) -> str:
+        given = [each for each in (options.where, options.slaves, options.adapt) if each is not None]
+        if not given:
+            raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
+        if len(given) > 1:
+            raise ConfigurationError("%concurrent scale takes one of these: a number of workers, --slaves or --adapt")
+        if options.adapt is not None:
+            return self.cluster.adapt(*options.adapt)
+        if options.slaves is not None:
+            return self.cluster.scale(slaves=options.slaves)
+        return self.cluster.scale(magic_options.read(magic_options.workers, options.where, "%concurrent scale"))
 
     def _job_of(self, name: str | None) -> Job | None:
         """Return the job that a variable contains."""

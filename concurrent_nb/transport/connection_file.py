@@ -36,6 +36,7 @@ class ConnectionFile(msgspec.Struct, frozen=True, kw_only=True):
     tokens: dict[str, str]  #: role (admin, client, slave) to its token
     certificate_pem: str | None = None  #: the master's TLS certificate, None without TLS
     compute_proxy: str | None = None  #: HOST:PORT of a SOCKS5 proxy (`ssh -D`) for the compute channel
+    compute_endpoint: str | None = None  #: HOST:PORT of the compute channel for its reader (`ssh -R`), not as announced
     pid: int = 0  #: the master's process
     host: str = ""  #: the machine of that process
     epoch: int = 0  #: grows with each start of the master
@@ -107,16 +108,26 @@ def read(name_or_path: Path | str) -> ConnectionFile:
         data = private_files.read_private(path)
     except FileNotFoundError:
         raise _not_found(name_or_path, path) from None
+    return parse(data, str(path))
+
+
+def parse(data: bytes, where: str) -> ConnectionFile:
+    """Read the content of a connection file; `where` says in errors what it is. Raises as `read` does."""
     try:
         version = msgspec.json.decode(data, type=_Version).version
         if version != FILE_VERSION:
-            text = f"{path} has version {version}, this concurrent_nb reads {FILE_VERSION}: install the same on both"
+            text = f"{where} has version {version}, this concurrent_nb reads {FILE_VERSION}: install the same on both"
             raise VersionMismatch(text)
         info = msgspec.json.decode(data, type=ConnectionFile)
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is no connection file: {error}") from None
-    _check(info, str(path))
+        raise ConfigurationError(f"{where} is no connection file: {error}") from None
+    _check(info, where)
     return info
+
+
+def in_one_line(info: ConnectionFile) -> str:
+    """Return the content of a connection file as one line, for `parse`."""
+    return msgspec.json.encode(info).decode()
 
 
 def names() -> list[str]:
@@ -179,5 +190,7 @@ def _check(info: ConnectionFile, where: str) -> None:
         wrong = "a token is not 16 to 256 printable characters"
     elif info.compute_proxy is not None and re.fullmatch(_PLACE, info.compute_proxy) is None:
         wrong = f"compute_proxy {info.compute_proxy!r} is no HOST:PORT"
+    elif info.compute_endpoint is not None and re.fullmatch(_PLACE, info.compute_endpoint) is None:
+        wrong = f"compute_endpoint {info.compute_endpoint!r} is no HOST:PORT"
     if wrong is not None:
         raise ConfigurationError(f"{where} is not right: {wrong}")

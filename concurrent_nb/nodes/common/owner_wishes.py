@@ -1,6 +1,6 @@
 """What a master asks of the process that has started it, its owner, which alone can start slaves.
 
-    master  --Scale, RestartSlave: the pipe that is the master's standard output-->  owner
+    master  --Scale, Adapt, RestartSlave: the pipe that is the master's standard output-->  owner
     master  <--WishAnswer: the lease that is the master's standard input--           owner
 
 Each is one line of JSON. `nodes/master/owner.py` is the master's end, `wish_reader.py` the owner's.
@@ -19,10 +19,19 @@ REFUSED_MAX: Final = 500
 
 
 class Scale(msgspec.Struct, tag="scale", frozen=True):
-    """Have so many workers, in all slaves of the owner together."""
+    """Have so many workers, in all slaves of the owner together, or so many slaves."""
 
     number: int  #: of the wish
-    workers: int
+    workers: int  #: 0: as many as the slaves have
+    slaves: int = 0  #: 0: as many as have these workers
+
+
+class Adapt(msgspec.Struct, tag="adapt", frozen=True):
+    """Have the number of slaves follow the queue."""
+
+    number: int  #: of the wish
+    least: int
+    most: int
 
 
 class RestartSlave(msgspec.Struct, tag="restart_slave", frozen=True):
@@ -34,14 +43,14 @@ class RestartSlave(msgspec.Struct, tag="restart_slave", frozen=True):
     pid: int
 
 
-Wish = Scale | RestartSlave
+Wish = Scale | Adapt | RestartSlave
 
 
 class WishAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the owner did."""
 
     number: int  #: of the wish
-    workers: int = 0  #: that the owner had before; for `RestartSlave`, those of the new slave
+    workers: int = 0  #: that the owner had before, slaves if these were asked for; for `RestartSlave`: of the new slave
     refused: str = ""  #: why it did nothing
 
 

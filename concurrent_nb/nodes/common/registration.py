@@ -146,7 +146,8 @@ def register(
             answer[word] for word in ("secret", "epoch", "name", "interval_s", "silence_s")
         )
         shares = can_open(answer["memory"])
-        link = ComputeClient(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
+        compute = answer["compute"] if info.compute_endpoint is None else f"tcp://{info.compute_endpoint}"
+        link = ComputeClient(compute, session_id, master_key, keys.public, keys.secret, info.compute_proxy)
     except BaseException as error:
         control.close()
         if isinstance(error, (KeyError, TypeError, AttributeError, ValueError)) and not isinstance(

@@ -16,7 +16,9 @@ log = logging.getLogger(__name__)
 #: sections of a master: its own, and those of the built-in strategies
 OF_MASTER: Final = ("MasterNode", "PullRoundRobin", "PushBest", "Stealing", "Locality")
 OF_SLAVE: Final = ("SlaveNode",)
-OF_ALL: Final = (*OF_MASTER, *OF_SLAVE)
+#: those of the launchers, which the owner of a cluster reads
+OF_LAUNCHERS: Final = ("Local", "Ssh", "Command")
+OF_ALL: Final = (*OF_MASTER, *OF_SLAVE, *OF_LAUNCHERS)
 #: a name this similar to one of ours, from 0 to 1, is a typing error
 SIMILAR: Final = 0.8
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, ConfigurationError, ProtocolError
 from concurrent_nb.nodes.common.owner_wishes import (
+    Adapt,
     LineBuffer,
     RestartSlave,
     Scale,
@@ -22,14 +23,17 @@ from concurrent_nb.nodes.common.owner_wishes import (
 )
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.master.questions import Asks
-from concurrent_nb.rpc import remote
+from concurrent_nb.rpc import Caller, remote
 
 log = logging.getLogger(__name__)
 
 #: seconds in which an owner must answer
 ANSWER_S: Final = 5.0
-#: most workers that can be asked for
+#: most workers, and most slaves, that can be asked for
 WORKERS_MAX: Final = 1000
+#: most slaves that an owner reports, and characters of each text about them
+LAUNCHED_MAX: Final = 10_000
+LAUNCHED_TEXT_MAX: Final = 4000
 
 
 class Owner:
@@ -114,28 +118,84 @@ class OwnerMethods:
         owner: of this master; None if it was started without one.
         core: of the master.
         ask: asks the core's thread.
+        compute_of: returns HOST:PORT of the compute channel for a caller.
     """
 
-    def __init__(self, name: str, owner: Owner | None, core: MasterCore, ask: Asks) -> None:
+    def __init__(
+        self, name: str, owner: Owner | None, core: MasterCore, ask: Asks, compute_of: Callable[[Caller], str]
+    ) -> None:
         self._name = name
         self._owner = owner
         self._core = core
         self._ask = ask
+        self._compute_of = compute_of
+        self.launched: dict[str, dict[str, str]] = {}  #: slaves that a launcher of the owner starts, by name
 
     @remote(roles=["admin"])
-    async def scale(self, workers: int) -> dict[str, int]:
-        """Have so many workers in the slaves that the cluster has started itself; those of other hosts stay.
+    async def scale(self, workers: int = 0, slaves: int = 0) -> dict[str, int]:
+        """Have so many workers, or slaves, of those that the cluster has started itself; those of other hosts stay.
 
-        More come as one more slave; fewer: the youngest slaves leave when their running tasks have ended. Returns
-        `asked`, the workers that there were `before`, and `slots` of all slaves now; what comes and goes is seen later.
+        More workers come as one more slave, or, if a launcher starts the slaves, as as many as have so many workers.
+        Fewer: slaves leave when their running tasks have ended. Returns `asked`, what there was `before`, and `slots`
+        of all slaves now; what comes and goes is seen later. `asked` and `before` are slaves if these were given.
         """
-        if not 1 <= workers <= WORKERS_MAX:
-            raise ConfigurationError(f"workers is {workers}, it must be a number from 1 to {WORKERS_MAX:,}")
+        if (workers > 0) == (slaves > 0) or not 1 <= max(workers, slaves) <= WORKERS_MAX or min(workers, slaves) < 0:
+            raise ConfigurationError(
+                f"workers is {workers} and slaves is {slaves}: give one of them, a number from 1 to {WORKERS_MAX:,}"
+            )
         owner = self._require_owner("add one with `concurrent-nb slave --connect {} --workers N`, or drain one")
-        answer = await owner.ask(lambda number: Scale(number, workers))
-        log.warning("the cluster is scaled from %d to %d workers", answer.workers, workers)
+        answer = await owner.ask(lambda number: Scale(number, workers, slaves))
+        asked, what = (workers, "workers") if workers else (slaves, "slaves")
+        log.warning("the cluster is scaled from %d to %d %s", answer.workers, asked, what)
         slots = await self._ask(lambda now: sum(peer.slots for peer in self._core.peers.values()))
-        return {"asked": workers, "before": answer.workers, "slots": slots}
+        return {"asked": asked, "before": answer.workers, "slots": slots}
+
+    @remote(roles=["admin"])
+    async def adapt(self, least: int, most: int) -> dict[str, int]:
+        """Have the number of slaves that a launcher starts follow the queue, from `least` to `most`.
+
+        Returns both, and how many slaves were wanted `before`.
+        """
+        if not 0 <= least <= most <= WORKERS_MAX or not most:
+            raise ConfigurationError(
+                f"least is {least} and most is {most}: they must be numbers of slaves up to {WORKERS_MAX:,}, in order"
+            )
+        owner = self._require_owner("add one with `concurrent-nb slave --connect {} --workers N`, or drain one")
+        answer = await owner.ask(lambda number: Adapt(number, least, most))
+        log.warning("the cluster has from %d to %d slaves from now on, as its queue needs", least, most)
+        return {"least": least, "most": most, "before": answer.workers}
+
+    @remote(roles=["admin"])
+    async def supervise(self, caller: Caller, launched: list[dict[str, str]] | None = None) -> dict[str, Any]:
+        """For a launcher's supervisor: keep where it starts slaves, for `status`; return slaves, queue and address.
+
+        `launched` has name, state, place and reason of each; null: as before. `waiting` and `assigned` are tasks.
+        `compute` is HOST:PORT of the compute channel.
+        """
+        if launched is not None:
+            self.launched = {row["name"]: row for row in map(_check_launched, launched[:LAUNCHED_MAX])}
+
+        def look(now: float) -> dict[str, Any]:
+            status = self._core.status(now, sees_all=True)
+            slaves = [
+                {
+                    "name": slave["name"],
+                    "slots": slave["slots"],
+                    "in_flight": slave["in_flight"],
+                    "is_draining": slave["state"] == "draining",
+                }
+                for slave in status["slaves"]
+            ]
+            return {"slaves": slaves, "waiting": status["tasks"]["waiting"], "assigned": status["tasks"]["assigned"]}
+
+        return {**await self._ask(look), "compute": self._compute_of(caller)}
+
+    def add_places(self, status: dict[str, Any]) -> dict[str, Any]:
+        """Add to a status where slaves are that a launcher has started, and those that have not joined."""
+        for slave in status["slaves"]:
+            slave["place"] = self.launched.get(slave["name"], {}).get("place", "")
+        joined = {slave["name"] for slave in status["slaves"]}
+        return {**status, "launched": [row for name, row in self.launched.items() if name not in joined]}
 
     @remote(roles=["admin"])
     async def restart_slave(self, slave: str) -> dict[str, Any]:
@@ -156,3 +216,10 @@ class OwnerMethods:
                 f" start slaves: {remedy.format(self._name)}"
             )
         return self._owner
+
+
+def _check_launched(row: dict[str, str]) -> dict[str, str]:
+    """Return what an owner says of a slave, with texts that fit. Raises ConfigurationError."""
+    if row.keys() != {"name", "state", "place", "reason"}:
+        raise ConfigurationError(f"a launched slave has name, state, place and reason, not {', '.join(row)[:200]}")
+    return {key: text[:LAUNCHED_TEXT_MAX] for key, text in row.items()}

@@ -134,7 +134,6 @@ class Master:
     """
 
     def __init__(self, config: MasterSettings, name: str, owner: Owner | None = None) -> None:
-        self._owner = owner
         self.name = connection_file.check_name(name)
         self.config = config
         self._keys = keys.fresh()
@@ -174,6 +173,7 @@ class Master:
         self._look_at = 0.0  # when connections are to be checked again
         self._began = monotonic()
         self._feed = LiveFeed(self._core, self.name, self._began, self._ask)
+        self._of_owner = OwnerMethods(self.name, owner, self._core, self._ask, self._compute_of)
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread
         self._stop_event = asyncio.Event()
@@ -198,8 +198,7 @@ class Master:
         tokens = {token: role for role, token in self._tokens.items()}
         metrics = MetricsSource(self._core, self._ask, self._whole_status)
         methods = ControlMethods(self.name, self._core, self.config, self._ask, self._stacks)
-        of_owner = OwnerMethods(self.name, self._owner, self._core, self._ask)
-        dispatcher = Dispatcher(Registry(self, methods, metrics, of_owner))
+        dispatcher = Dispatcher(Registry(self, methods, metrics, self._of_owner))
         limits = ConnectionLimits()
         limits = limits._replace(
             connections=descriptors.share_of_limit(1 / 4, limits.connections),
@@ -315,7 +314,7 @@ class Master:
     def _with_place(self, status: dict[str, Any]) -> dict[str, Any]:
         where = {"host": socket.gethostname(), "pid": os.getpid()}
         uptime_s, feed = monotonic() - self._began, self._feed.describe()
-        return {"name": self.name, **where, "uptime_s": uptime_s, **status, "feed": feed}
+        return {"name": self.name, **where, "uptime_s": uptime_s, **self._of_owner.add_places(status), "feed": feed}
 
     @remote(roles=["admin", "client"])
     async def stats(
@@ -485,19 +484,22 @@ class Master:
         self, session: SessionId, secret: str, name: str, caller: Caller, memory: list[Any] | None
     ) -> dict[str, Any]:
         shares = self.config.share_memory and can_open(memory)
-        host = caller.local_host if caller.local_host in self._gate.ports else next(iter(self._gate.ports))
-        bracketed = f"[{host}]" if ":" in host else host
         return {
             "session": session.hex(),
             "secret": secret,
             "name": name,
             "epoch": self._core.epoch,
-            "compute": f"tcp://{bracketed}:{self._gate.ports[host]}",
+            "compute": f"tcp://{self._compute_of(caller)}",
             "master_key": self._keys.public.decode(),
             "interval_s": self.config.interval_s,
             "silence_s": self.config.suspect_after_s,
             "memory": as_json(self._probe) if shares and self._probe is not None else None,
         }
+
+    def _compute_of(self, caller: Caller) -> str:
+        """Return HOST:PORT of the compute channel, on the address that a caller has reached."""
+        host = caller.local_host if caller.local_host in self._gate.ports else next(iter(self._gate.ports))
+        return f"[{host}]:{self._gate.ports[host]}" if ":" in host else f"{host}:{self._gate.ports[host]}"
 
     # --------------------------------------------------------------------------------------------- compute channel
 

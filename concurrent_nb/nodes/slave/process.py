@@ -28,6 +28,7 @@ from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
@@ -49,6 +50,10 @@ GOOD_SESSION_S: Final = 60.0
 #: descriptors that a slave needs for itself, and for each worker
 OPEN_FILES: Final = 48
 OPEN_FILES_PER_WORKER: Final = 9
+
+
+#: where a slave finds out how to join: a connection file, which it reads again for each session, or the content of one
+Source = Path | ConnectionFile
 
 
 class SlaveSettings(Component):
@@ -82,10 +87,10 @@ class Slave:
     What only a member of a cluster needs is imported where it is used: the workers start before it is loaded.
     """
 
-    def __init__(self, config: SlaveSettings, where: Callable[[], Path], name: str, lease: int | None) -> None:
+    def __init__(self, config: SlaveSettings, where: Callable[[], Source], name: str, lease: int | None) -> None:
         self._config = config
         self._where = where
-        self._path: Path | None = None  # as soon as it is known
+        self._source: Source | None = None  # as soon as it is known
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._called = self._name  # the name that the master uses
         self._lease = lease
@@ -155,7 +160,7 @@ class Slave:
         """Return facts about the slave for the cells of its kernel. May be called on the slave's own thread only."""
         return {
             "name": self._called,
-            "connection_file": str(self._path),
+            "connection_file": str(self._source) if isinstance(self._source, Path) else "",
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "workers": self._slots,
@@ -169,9 +174,9 @@ class Slave:
         from concurrent_nb.nodes.common.registration import register
         from concurrent_nb.nodes.slave.loop import credit_of  # here, too
 
-        if self._path is None:  # asked once, because the owner answers once
-            self._path = self._where()
-        info = connection_file.read(self._path)
+        if self._source is None:  # asked once, because the owner answers once
+            self._source = self._where()
+        info = connection_file.read(self._source) if isinstance(self._source, Path) else self._source
         credit = credit_of(self._slots, self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
 
@@ -347,7 +352,7 @@ def check_open_files(slots: int) -> None:
 
 
 def make_slave(
-    overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
+    overrides: dict[str, dict[str, Any]], where: Callable[[], Source], name: str = "", lease: int | None = None
 ) -> Slave:
     """Return a slave with this configuration; see `run_slave`. Nothing runs yet."""
     manager = ComponentManager(settings.load(overrides))
@@ -359,7 +364,7 @@ def make_slave(
 
 def run_slave(
     overrides: dict[str, dict[str, Any]],
-    where: Callable[[], Path],
+    where: Callable[[], Source],
     name: str = "",
     lease: int | None = None,
     ready: Callable[[str], None] = lambda name: None,
@@ -368,7 +373,8 @@ def run_slave(
 
     Args:
         overrides: configuration that takes precedence over the files.
-        where: returns the path of the connection file; called when the workers have begun to start.
+        where: returns the path of the connection file, or its content, of which then no file is needed; called when
+            the workers have begun to start.
         name: of the slave, which the master makes unique; "" for host and process id.
         lease: descriptor whose end of file ends the slave.
         ready: called with the slave's name each time it has joined.

@@ -68,9 +68,9 @@ def names(cell: str) -> list[str]:
         ("%%cython_task |", "", ["--openmp", "--needs", "--annotate", "--flags", "--name"]),
         ("%%cython_task --flags -O|", "-O", []),
         ("%concurrent st|", "st", ["start", "status", "stats", "stop"]),
-        ("%concurrent start --|", "--", ["--workers", "--name"]),
-        ("%concurrent start |", "", ["--workers", "--name"]),
-        ("%concurrent start --workers 2 --|", "--", ["--name"]),
+        ("%concurrent start --|", "--", ["--workers", "--name", "--on", "--slaves", "--adapt"]),
+        ("%concurrent start |", "", ["--workers", "--name", "--on", "--slaves", "--adapt"]),
+        ("%concurrent start --workers 2 --|", "--", ["--name", "--on", "--slaves", "--adapt"]),
         ("%concurrent status |", "", []),
         ("%concurrent status --|", "--", []),
         ("%concurrent kernel |", "", ["host-1", "other"]),
@@ -125,7 +125,8 @@ def test_the_command_that_takes_a_file_leaves_it_to_ipython() -> None:
 
 def test_options_are_offered_to_the_commands_that_take_them() -> None:
     options = {action.dest for action in PARSERS["%concurrent"]._actions if action.option_strings}
-    takers = {(magics._COMMANDS_OF_OPTIONS[option], f"--{option}") for option in options}
+    of_options = {option: magics._COMMANDS_OF_OPTIONS[option].split(" or ") for option in options}
+    takers = {(command, f"--{option}") for option, commands in of_options.items() for command in commands}
     offers = completion.OPTIONS_OF_COMMANDS
     assert takers == {(command, option) for command, options in offers.items() for option in options}
 

@@ -1,0 +1,147 @@
+"""The promises of launchers, on this machine: local slaves, and slaves that commands start."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from concurrent_nb import Cluster
+from concurrent_nb.errors import ConfigurationError, InitializerFailed, LaunchFailed
+from concurrent_nb.nodes.launchers import supervisor
+from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
+from tests import work
+from tests.clusters import BRISK, eventually
+from tests.launcher_contract import check_launcher, slaves_of
+from tests.work import PATIENCE_S
+
+#: commands whose slaves are here
+HERE: dict[str, Any] = {"listen": ["127.0.0.1"]}
+WITH_INPUT = "command:{python} -P -m concurrent_nb slave --connect - --name {name}"
+#: a batch system of one line: it returns at once, and prints an id
+SUBMITTED = "command:sh {script}"
+SUBMIT_SCRIPT = "nohup {slave} </dev/null >/dev/null 2>&1 &\necho submitted\necho $!\n"
+
+
+def test_local_slaves() -> None:
+    check_launcher("local", "this machine")
+
+
+def test_commands_with_a_standard_input() -> None:
+    check_launcher(WITH_INPUT, Path(sys.executable).name, **HERE)
+
+
+def test_commands_that_submit() -> None:
+    """The slave's process is not the command's; a slave that is killed is missed by the master alone."""
+    options = {**HERE, "submits": True, "script": SUBMIT_SCRIPT, "end_command": "kill -9 {job}"}
+    with Cluster(on=SUBMITTED, slaves=2, workers=1, config=BRISK, **options) as cluster:
+        eventually(lambda: len(slaves_of(cluster)) == 2, "both have joined")
+        slaves = slaves_of(cluster)
+        assert {slave["place"] for slave in slaves.values()} == {f"sh {slave['pid']}" for slave in slaves.values()}
+        assert cluster.application().submit(pow, 2, 10).result() == 1024
+        cluster.scale(slaves=1)
+        eventually(lambda: len(slaves_of(cluster)) == 1, "one has left")
+    # A killed slave has no time to end its workers, which notice it themselves.
+
+
+@pytest.mark.parametrize(
+    ("on", "options", "message"),
+    [
+        ("command:", {}, "needs a command"),
+        ("command:run {nmae}", {}, "names in braces are python, name"),
+        ("command:run 'x", {}, "is no command"),
+        ("command:no-such-command {slave}", {}, "no command 'no-such-command'"),
+        ("command:true", {"submits": True}, r"must contain \{slave\}"),
+        ("command:true", {"end_command": "{jb}"}, "names in braces"),
+        ("local:here", {}, "local slaves have no place"),
+        ("local", {"nonsense": 1}, "Local has no item 'nonsense'"),
+        ("locla", {}, "there are local, ssh, command"),
+    ],
+)
+def test_what_is_wrong_is_said(on: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigurationError, LaunchFailed), match=message):
+        make_launcher(choose_launcher(on), options).check()
+
+
+def test_a_cluster_whose_launcher_is_wrong_does_not_start() -> None:
+    with pytest.raises(LaunchFailed, match="no command 'no-such-command'"):
+        Cluster(on="command:no-such-command {slave}").start()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"slaves": 0}, {"slaves": True}, {"adapt": (3, 1)}, {"adapt": (0, 0)}, {"on": ""}, {"on": ":x"}]
+)
+def test_wrong_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Cluster(**arguments)
+
+
+def test_options_need_a_launcher() -> None:
+    with pytest.raises(TypeError, match="no argument 'partition'; options of a launcher need on="):
+        Cluster(partition="short")
+
+
+def test_a_command_that_fails_is_given_up_with_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PAUSES_S", (0.0,))
+    on = "command:sh -c 'echo the queue is closed >&2; exit 7'"
+    with Cluster(on=on, **HERE) as cluster:
+        future = cluster.application().submit(pow, 2, 10)
+        with pytest.raises(
+            LaunchFailed, match=r"in a row have failed; .*exit code 7; its log ends:\nthe queue is closed"
+        ):
+            cluster.wait_for_slave(PATIENCE_S)
+        with pytest.raises(LaunchFailed):
+            future.result(PATIENCE_S)
+
+
+def test_workers_in_a_template_need_a_number() -> None:
+    with Cluster(on="command:echo {workers}", **HERE) as cluster, pytest.raises(LaunchFailed, match="--workers N"):
+        cluster.wait_for_slave(PATIENCE_S)
+
+
+def test_a_slave_that_refuses_its_configuration_is_not_started_again() -> None:
+    config = {"SlaveNode": {"grace_s": "long"}}
+    began = time.monotonic()
+    with Cluster(on="local", config=config) as cluster, pytest.raises(LaunchFailed, match=r"SlaveNode\.grace_s"):
+        cluster.wait_for_slave(PATIENCE_S)
+    assert time.monotonic() - began < PATIENCE_S
+
+
+def set_global() -> None:
+    work.known = "by the initializer"  # type: ignore[attr-defined]
+
+
+def read_global() -> str:
+    return str(work.known)  # type: ignore[attr-defined]
+
+
+def fail() -> None:
+    raise RuntimeError("no model here")
+
+
+def test_initializers_travel_to_launched_slaves() -> None:
+    with Cluster(on="local", workers=1, initializer=set_global) as cluster:
+        assert cluster.application().submit(read_global).result() == "by the initializer"
+
+
+def test_an_initializer_that_fails() -> None:
+    with Cluster(on="local", workers=1, initializer=fail) as cluster:
+        future = cluster.application().submit(pow, 2, 10)
+        with pytest.raises(InitializerFailed, match="no model here"):
+            future.result(PATIENCE_S)
+
+
+def test_slaves_follow_the_queue(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with Cluster(on="local", adapt=(0, 2), workers=1, config=BRISK) as cluster:
+        app = cluster.application()
+        assert cluster.wait_for_slave(PATIENCE_S)  # none is wanted
+        assert not slaves_of(cluster)
+        cluster.adapt(0, 2, wait_s=0.5)
+        futures = [app.submit(work.wait_for, flag) for _ in range(3)]
+        eventually(lambda: len(slaves_of(cluster)) == 2, "tasks that wait have slaves started")
+        flag.touch()
+        assert [future.result() for future in futures] == [flag] * 3
+        eventually(lambda: not slaves_of(cluster), "idle slaves leave")
+        assert app.submit(pow, 2, 10).result() == 1024  # and one comes back
