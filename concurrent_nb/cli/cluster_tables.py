@@ -54,7 +54,7 @@ def slave_table(
         row: list[TableCell | str] = [
             slave["name"],
             TableCell(slave["state"], _STATES.get(slave["state"], "")),
-            slave["host"],
+            slave.get("place") or slave["host"],
             str(slave["cores"] or "?"),
             f"{slave['slots']:,}",
             f"{slave['busy']:,}",

@@ -287,7 +287,9 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     launch = {"on": options.on, "slaves": options.slaves, "adapt": options.adapt and parse_range(options.adapt)}
     with Cluster(name=options.name, config=config, log=options.log, log_format=log_format, **launch) as cluster:
         while not stopped.is_set() and not cluster.wait_for_slave(0.2):
-            continue
+            if places := cluster.queued():
+                print(f"slaves wait in a queue: {', '.join(sorted(set(places))[:5])}", flush=True)
+                break
         if not stopped.is_set():
             _announce(options.name, cluster.connection_file)
         while not stopped.is_set() and not cluster.wait(0.2):

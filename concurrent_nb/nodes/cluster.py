@@ -468,6 +468,13 @@ class Cluster:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
 
+    def queued(self) -> list[str]:
+        """Return where the slaves are, if all of them have only waited in the queue of a batch system for 3 s; else [].
+
+        Tasks can be submitted then, too: they wait for the slaves.
+        """
+        return [] if self._launched is None else self._launched.queued()
+
     def raise_if_failed(self) -> None:
         """Raise ClusterError, with the end of the log, if the master has ended with an error."""
         self._require_started()

@@ -39,8 +39,8 @@ _JOB_COLUMNS: Final = ["State", "Name", ">Done", ">Failed", ">Cancelled", ">Time
 NO_CLUSTER: Final = "no cluster: the next task starts one; see also %concurrent start and %concurrent connect"
 #: maximum number of jobs of a notebook that `%concurrent jobs` lists
 JOBS_KEPT: Final = 20
-#: seconds after which it is looked whether slaves wait in a queue
-WAIT_FOR_SLAVE_S: Final = 3.0
+#: seconds between two looks at whether slaves wait in a queue
+WAIT_FOR_SLAVE_S: Final = 0.5
 #: a restart that takes longer, in seconds, prints what it waits for
 RESTART_NOTICE_S: Final = 1.0
 
@@ -355,10 +355,9 @@ class CurrentCluster:
     def _wait_for_slave(cluster: Cluster) -> None:
         """Wait until a slave has joined, but not for a queue: tasks wait there, too."""
         while not cluster.wait_for_slave(WAIT_FOR_SLAVE_S):
-            waiting = cluster.status()["launched"]
-            if waiting and all(slave["state"] == "queued" for slave in waiting):
-                places = ", ".join(sorted({slave["place"] for slave in waiting})[:3])
-                print(f"no slave has joined yet: {plural(len(waiting), 'slave')} waiting in a queue ({places})")
+            if places := cluster.queued():
+                shown = ", ".join(sorted(set(places))[:3])
+                print(f"{plural(len(places), 'slave')} waiting in a queue ({shown}); tasks wait, too")
                 return
 
     def restart(self, *, now: bool = False) -> str:

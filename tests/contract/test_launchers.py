@@ -9,7 +9,7 @@ import pytest
 
 from concurrent_nb import Cluster
 from concurrent_nb.errors import ConfigurationError, InitializerFailed, LaunchFailed
-from concurrent_nb.nodes.launchers import supervisor
+from concurrent_nb.nodes.launchers import launched_slaves, supervisor
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
 from tests import work
 from tests.clusters import BRISK, eventually
@@ -24,12 +24,24 @@ SUBMITTED = "command:sh {script}"
 SUBMIT_SCRIPT = "nohup {slave} </dev/null >/dev/null 2>&1 &\necho submitted\necho $!\n"
 
 
+def set_global() -> None:
+    work.known = "by the initializer"  # type: ignore[attr-defined]
+
+
+def read_global() -> str:
+    return str(work.known)  # type: ignore[attr-defined]
+
+
 def test_local_slaves() -> None:
     check_launcher("local", "this machine")
 
 
 def test_commands_with_a_standard_input() -> None:
-    check_launcher(WITH_INPUT, Path(sys.executable).name, **HERE)
+    """They get the initializer on it, too."""
+    with Cluster(on=WITH_INPUT, workers=1, initializer=set_global, **HERE) as cluster:
+        assert cluster.application().submit(read_global).result() == "by the initializer"
+        (slave,) = slaves_of(cluster).values()
+        assert slave["place"] == Path(sys.executable).name
 
 
 def test_commands_that_submit() -> None:
@@ -95,6 +107,19 @@ def test_a_command_that_fails_is_given_up_with_the_end_of_its_log(monkeypatch: p
             future.result(PATIENCE_S)
 
 
+def test_slaves_that_wait_in_a_queue_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch system has taken them, and does not begin."""
+    monkeypatch.setattr(launched_slaves, "QUEUED_S", 0.0)
+    options = {**HERE, "submits": True, "script": "echo 17 # {slave}"}
+    with Cluster(on=SUBMITTED, slaves=2, workers=1, **options) as cluster:
+        eventually(lambda: cluster.queued() == ["sh 17"] * 2, "they are queued")
+        waiting = cluster.status()["launched"]
+        assert [(each["name"], each["state"], each["place"]) for each in waiting] == [
+            ("command-1", "queued", "sh 17"),
+            ("command-2", "queued", "sh 17"),
+        ]
+
+
 def test_workers_in_a_template_need_a_number() -> None:
     with Cluster(on="command:echo {workers}", **HERE) as cluster, pytest.raises(LaunchFailed, match="--workers N"):
         cluster.wait_for_slave(PATIENCE_S)
@@ -108,21 +133,8 @@ def test_a_slave_that_refuses_its_configuration_is_not_started_again() -> None:
     assert time.monotonic() - began < PATIENCE_S
 
 
-def set_global() -> None:
-    work.known = "by the initializer"  # type: ignore[attr-defined]
-
-
-def read_global() -> str:
-    return str(work.known)  # type: ignore[attr-defined]
-
-
 def fail() -> None:
     raise RuntimeError("no model here")
-
-
-def test_initializers_travel_to_launched_slaves() -> None:
-    with Cluster(on="local", workers=1, initializer=set_global) as cluster:
-        assert cluster.application().submit(read_global).result() == "by the initializer"
 
 
 def test_an_initializer_that_fails() -> None:

@@ -19,6 +19,7 @@ from concurrent_nb.nodes.launchers.ssh_probe import (
     read_answers,
     remote_command,
 )
+from concurrent_nb.transport import connection_file
 from tests.clusters import eventually, running, status_of
 from tests.clusters import run as run_command
 from tests.demonstrations import check_demonstrations
@@ -119,7 +120,7 @@ def test_the_demonstrations(hosts: SshHosts, tmp_path: Path) -> None:
 
 
 def test_the_command_line(hosts: SshHosts) -> None:
-    """Start with short options, status with places, scale from outside, stop."""
+    """Start with short options, status with places, scale from outside, and an owner that is killed."""
     arguments = ("start", "--name", "lab", "--on", "ssh:hostA,hostB:2", "--workers", "1", "--ssh-config")
     with running(*arguments, str(hosts.config), says="is running") as started:
         eventually(lambda: len(status_of("lab")["slaves"]) == 2, "both have joined")
@@ -131,8 +132,9 @@ def test_the_command_line(hosts: SshHosts) -> None:
         )
         eventually(lambda: len(status_of("lab")["slaves"]) == 1, "one has left")
         assert run_command("scale", "lab", "--adapt", "1:2").stdout.startswith("from 1 to 2 slaves")
-        assert run_command("stop", "lab").returncode == 0
-        assert started.wait(PATIENCE_S) == 0
+        started.kill()  # its slaves notice it, without a word of it
+        eventually(lambda: not hosts.pids(), "nothing runs on the hosts any more")
+        eventually(lambda: "lab" not in connection_file.names(), "and the master has ended")
 
 
 # ------------------------------------------------------------------------------------- what runs before a slave does

@@ -8,7 +8,7 @@ The thread alone calls the launcher, from `begin` until `close` has ended it.
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +27,7 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.common.launch_lines import write_configuration
 from concurrent_nb.nodes.launchers.adapt import WAIT_BEFORE_DOWN_S, Adaptation, ClusterLoad
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
-from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, SlaveStart
+from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart
 from concurrent_nb.nodes.launchers.supervisor import (
     DrainSlave,
     EndSlaves,
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 #: seconds between two turns while slaves start, and when all have joined
 TURN_WHILE_STARTING_S: Final = 0.1
 TURN_S: Final = 0.5
+#: slaves that only wait in a queue for so long are not awaited at the start
+QUEUED_S: Final = 3.0
 
 
 class LaunchedSlaves:
@@ -92,6 +94,8 @@ class LaunchedSlaves:
         self._check_error: BaseException | None = None
         self._control: ControlClient | None = None
         self._reported: list[dict[str, str]] | None = None  # to the master
+        self._queued: list[str] = []  # places of slaves, if all of them wait in a queue
+        self._queued_since = 0.0
 
     # --------------------------------------------------------------------------------------------------- start and end
 
@@ -161,6 +165,11 @@ class LaunchedSlaves:
             if self._supervisor is not None and not self._supervisor.wanted and not self._supervisor.has_given_up:
                 return True
         return self._has_joined.wait(timeout_s)
+
+    def queued(self) -> list[str]:
+        """Return the places of the slaves, if all of them have only waited in a queue for a while; else []."""
+        with self._lock:
+            return self._queued if monotonic() - self._queued_since >= QUEUED_S else []
 
     @property
     def workers(self) -> int:
@@ -252,6 +261,7 @@ class LaunchedSlaves:
             if self.has(slave["name"])
         }
         with self._lock:
+            self._note_queued(now, launched, members)
             self._members = members
             supervisor = self._require()
             if self._adaptation is not None:
@@ -267,7 +277,13 @@ class LaunchedSlaves:
             self._obey(instruction)
         return TURN_S if is_complete and not instructions else TURN_WHILE_STARTING_S
 
-    def _report(self, launched: Any) -> Any:
+    def _note_queued(self, now: float, launched: Sequence[LaunchedSlave], members: Mapping[str, MemberSlave]) -> None:
+        is_queued = not members and all(each.state is LaunchState.QUEUED for each in launched)
+        before, self._queued = self._queued, [each.place for each in launched] if is_queued else []
+        if self._queued and not before:
+            self._queued_since = now
+
+    def _report(self, launched: Sequence[LaunchedSlave]) -> Any:
         """Tell the master where slaves are, if that has changed; return its members and the length of its queue."""
         assert self._control is not None
         rows = [_row(each) for each in launched]
