@@ -31,7 +31,7 @@ from typing import Any, Final
 from cloudpickle import cloudpickle
 
 from concurrent_nb.shipping.serialization import manager_proxies, random_streams, task_main
-from concurrent_nb.shipping.serialization.references import is_importable_module, location_of
+from concurrent_nb.shipping.serialization.references import is_importable_module, location_of, registered_reduction
 from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
 
@@ -103,8 +103,8 @@ _reductions: "weakref.WeakKeyDictionary[type, Reduction | None]" = weakref.WeakK
 
 
 def _cached_reduction_of(kind: type) -> Reduction | None:
-    if kind in copyreg.dispatch_table:
-        return _reduce_as_registered
+    if kind in copyreg.dispatch_table and (registered := registered_reduction(kind)) is not None:
+        return lambda pickler, thing: registered(thing)  # before cloudpickle's, which the user has replaced
     try:
         return _reductions[kind]
     except KeyError:
@@ -147,10 +147,6 @@ def _reduction_of(kind: type) -> Reduction | None:
 
 def _refuse(pickler: Pickler, thing: Any) -> Any:
     raise Refused(thing)
-
-
-def _reduce_as_registered(pickler: Pickler, thing: Any) -> Any:
-    return copyreg.dispatch_table[type(thing)](thing)  # before cloudpickle's, which the user has replaced
 
 
 # ------------------------------------------------------------------------------------------------ functions and classes

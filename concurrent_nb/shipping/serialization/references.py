@@ -10,7 +10,7 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 #: types whose objects are immutable and hold no others
@@ -28,6 +28,8 @@ _LOADS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _STORES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 #: travels as the function that it wraps; a name, because its class belongs to a higher layer
 _TASK_FUNCTION: Final = "concurrent_nb.task_functions.TaskFunction"
+#: the package that pickles exceptions with their tracebacks
+_TBLIB: Final = "tblib"
 _BY_REFERENCE: Final = (types.FunctionType, types.BuiltinFunctionType, type)
 
 #: (kind, label, object): kind "name" for what a function uses, "item" and "part" for what a container or object holds
@@ -92,9 +94,28 @@ def is_by_value(module_name: str) -> bool:
     return any(module_name == name or module_name.startswith(f"{name}.") for name in registered)
 
 
+def registered_reduction(kind: type) -> Callable[[Any], Any] | None:
+    """Return the function that somebody has registered with `copyreg` to pickle objects of a class.
+
+    tblib's for exceptions are left out. dask has it register them for all classes of exceptions that there are. They
+    rebuild an exception by its `__init__`, which may not accept its `args`, only where tblib is installed, and with a
+    traceback of the other process in place of its own.
+    """
+    found = copyreg.dispatch_table.get(kind)
+    if found is not None and issubclass(kind, BaseException) and _module_of(found).partition(".")[0] == _TBLIB:
+        return None
+    return found
+
+
+def _module_of(function: Any) -> str:
+    # tblib registers a partial of its function.
+    module = getattr(getattr(function, "func", function), "__module__", None)
+    return module if isinstance(module, str) else ""
+
+
 def pickles_itself(kind: type) -> bool:
     """Return whether a class defines its own pickling, so that attributes of an object may not be in its pickle."""
-    if kind in copyreg.dispatch_table:
+    if registered_reduction(kind) is not None:
         return True
     own = (getattr(kind, name) is not getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__"))
     return any(own) and kind is not types.SimpleNamespace
