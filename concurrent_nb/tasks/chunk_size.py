@@ -27,10 +27,12 @@ class AdaptiveSize:
 
     Args:
         slots: tasks that the cluster can run at the same time, as far as is known.
+        chunk_s: run time of a chunk, in seconds.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, chunk_s: float = CHUNK_S) -> None:
         self.slots = max(1, slots)
+        self._chunk_s = chunk_s
         self._items = 0.0  # recently measured, decaying
         self._elapsed_s = 0.0
         self._longest = 0
@@ -54,5 +56,5 @@ class AdaptiveSize:
             return 1
         item_s = max(self._elapsed_s / self._items, 1e-9)
         share = waiting / (CHUNKS_LEFT * self.slots)
-        wanted = min(CHUNK_S / item_s, max(share, LAST_CHUNK_S / item_s), self._longest * GROWTH)
+        wanted = min(self._chunk_s / item_s, max(share, LAST_CHUNK_S / item_s), self._longest * GROWTH)
         return max(1, min(int(wanted), waiting))

@@ -1,0 +1,45 @@
+"""How many calls of a stream travel together."""
+
+import pytest
+
+from concurrent_nb.tasks.stream_batch_size import BATCH_S, BYTES_MAX, CALLS_MAX, StreamBatchSize
+
+
+def after(*measured: tuple[int, float, int]) -> int:
+    size = StreamBatchSize(2)
+    for calls, elapsed_s, size_bytes in measured:
+        size.measured(calls, elapsed_s, size_bytes)
+    return size.next_size()
+
+
+def test_the_first_batches_are_single_calls() -> None:
+    assert after() == 1
+
+
+def test_long_calls_stay_alone() -> None:
+    assert after((1, 1.0, 100)) == after((1, BATCH_S, 100), (1, BATCH_S, 100)) == 1
+
+
+def test_batches_of_short_calls_reach_the_wanted_time_within_a_few_rounds() -> None:
+    size = StreamBatchSize(2)
+    sizes = []
+    for _ in range(6):
+        sizes.append(size.next_size())
+        size.measured(sizes[-1], sizes[-1] * 20e-6, sizes[-1] * 10)
+    assert sizes[0] == 1 and sizes[3:] == pytest.approx([BATCH_S / 20e-6] * 3, rel=0.01)
+
+
+def test_no_batch_is_larger_than_the_limit() -> None:
+    assert after(*[(10**n, 10**n * 1e-9, 10) for n in range(8)]) == CALLS_MAX
+
+
+def test_calls_with_large_arguments_of_their_own_are_limited_by_bytes() -> None:
+    each = BYTES_MAX // 4
+    assert after((1, 1e-5, each)) <= 8
+    assert after((1, 1e-5, each), (4, 4e-5, 4 * each)) == 4
+    assert after((1, 1e-5, 10 * BYTES_MAX)) == 2
+
+
+def test_arguments_that_calls_share_do_not_count_for_each() -> None:
+    shared = 10 * BYTES_MAX
+    assert after((1, 1e-5, shared), (2, 2e-5, shared + 50), (30, 3e-4, shared + 1500)) > 100
