@@ -11,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from concurrent_nb import Job
 from concurrent_nb.nodes.application import progress_bar
 from concurrent_nb.nodes.application.job_origin import ORIGIN
+from concurrent_nb.notebook import joblib_registration
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import view_choice
@@ -72,6 +73,7 @@ def load(ipython: InteractiveShell) -> None:
             magics.views.job_started(job)
 
     use(magics.cluster.application_for_functions, started, watched=view_choice.is_possible(ipython))
+    joblib_registration.register()
     if (formatter := ipython.display_formatter) is not None:
         formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.views.bundle(job))
     for event, listener in _LISTENERS:
@@ -94,6 +96,7 @@ def unload(ipython: InteractiveShell) -> None:
     ipython.magics_manager.registry.pop(SetupMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     progress_bar.SHOWN.make = progress_bar.terminal_bar
+    joblib_registration.unregister()
     if magics is not None:
         use(None)
         magics.unregister_listeners(ipython)

@@ -13,13 +13,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import AccessRefused, ClusterError, NotPicklable, ProtocolError
+from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.nodes.application.batched_job import BatchedJob
+from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import (
@@ -77,6 +79,11 @@ SUBMITS_PER_JOB: Final = 4096
 FUNCTION_BYTES_PER_JOB: Final = 16 * 1024 * 1024
 #: how long the number of slots that the master has reported is used, in seconds
 SLOTS_KNOWN_S: Final = 10.0
+#: ... where the tasks of a call are divided by it
+PLACES_KNOWN_S: Final = 1.0
+#: how long the slaves of a cluster that has just started are waited for there, and how often they are looked for
+SLAVES_WITHIN_S: Final = 5.0
+SLAVES_ASKED_EVERY_S: Final = 0.05
 _NO_OPTIONS: Final = TaskOptions()
 
 
@@ -129,7 +136,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._lock = threading.Lock()  # guards the job of the submits, which many threads use
         self._application_id = os.urandom(8)
         self._indexes = itertools.count()
-        self._slots = 1
+        self._slots: Sequence[int] = (1,)  # of each slave
         self._slots_known_at_s = -math.inf
         self._submit_job = new_record(self.name)
         self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()  # that were started here
@@ -768,7 +775,67 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         return self._ask.write_trace(path)
 
+    def joblib(
+        self,
+        *,
+        n_jobs: int | None = -1,
+        timeout_s: float | None = None,
+        retries: int = 0,
+        needs: Needs | None = None,
+        name: str = "",
+        strategy: str | None = None,
+    ) -> AbstractContextManager[Any]:
+        """Return a `with` block in which each `joblib.Parallel`, those of scikit-learn too, runs on the cluster.
+
+        >>> from joblib import Parallel, delayed
+        >>> with app.joblib():
+        ...     Parallel()(delayed(pow)(2, n) for n in range(4))
+        [1, 2, 4, 8]
+
+        `joblib.parallel_config(backend="concurrent_nb")` does the same with the default application, after
+        `%load_ext concurrent_nb` or `import concurrent_nb.joblib`. docs/libraries.md says what to expect.
+
+        Args:
+            n_jobs: calls that run at the same time, of each `Parallel` that says nothing else. -1: as many as the
+                cluster has room for.
+            timeout_s: run time in seconds allowed per attempt of a batch of calls, which then ends with TaskTimeout.
+            retries: how often a batch may run again after an error or a timeout.
+            needs: cores or kind of worker that each batch needs, see `Needs`.
+            name: of the jobs, in the cluster's status.
+            strategy: how the batches are spread over slaves, see `start_job`.
+
+        Raises ConfigurationError for values that are not allowed, or if joblib is not installed or too old.
+        """
+        try:
+            # Here, because joblib takes 0.2 s and most programs do not use it.
+            from concurrent_nb.nodes.application import joblib_backend
+        except ModuleNotFoundError as error:
+            if error.name != "joblib":
+                raise
+            raise ConfigurationError("joblib is not installed: pip install joblib") from error
+        backend = joblib_backend.ClusterBackend(
+            lambda: self, timeout_s=timeout_s, retries=retries, needs=needs, name=name, strategy=strategy
+        )
+        return joblib_backend.in_use(backend, n_jobs)
+
     # --------------------------------------------------------------------------------------------------------- inside
+
+    def _open_stream(self, options: TaskOptions, unanswered_max: int | None) -> CallStream:
+        """Begin a job whose calls come one by one."""
+        self._client_thread.check_open()
+        record = new_record(options.name or self.name, strategy=options.strategy)
+        self._other_submits.add(record)
+        return CallStream(self._packer, self._client_thread, record, options, unanswered_max)
+
+    def _count_places(self, cores: int) -> int:
+        """Return how many tasks of so many cores (0: all of a slave) the cluster can run at the same time.
+
+        Waits a moment for the slaves of a cluster that has just started.
+        """
+        deadline = time.monotonic() + SLAVES_WITHIN_S
+        while not self._count_slots(PLACES_KNOWN_S) and time.monotonic() < deadline:
+            time.sleep(SLAVES_ASKED_EVERY_S)
+        return len(self._slots) if cores == 0 else sum(slots // cores for slots in self._slots)
 
     def _started(self, job: J) -> J:
         """Return a job of this application, which can ask the master about itself."""
@@ -839,15 +906,15 @@ class ApplicationNode(concurrent.futures.Executor):
             size = batch_of(self.default_chunksize)
         return AdaptiveSize(self._count_slots()) if size == "auto" else size
 
-    def _count_slots(self) -> int:
-        """Return the number of tasks that the cluster can run at the same time, at most SLOTS_KNOWN_S old."""
+    def _count_slots(self, known_s: float = SLOTS_KNOWN_S) -> int:
+        """Return the number of tasks that the cluster can run at the same time, at most `known_s` seconds old."""
         now = time.monotonic()
-        if now - self._slots_known_at_s > SLOTS_KNOWN_S:
+        if now - self._slots_known_at_s > known_s or not any(self._slots):
             try:
-                self._slots = sum(slave["slots"] for slave in self.status()["slaves"])
+                self._slots = [slave["slots"] for slave in self.status()["slaves"]]
                 self._slots_known_at_s = now
                 self._client_thread.member.control.close()  # the next request comes much later
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 # Tasks can wait for a master that is away, and no result depends on the sizes of chunks.
-                log.warning("the master does not report its slots, continuing with %d: %s", self._slots, error)
-        return self._slots
+                log.warning("the master does not report its slots, continuing with %d: %s", sum(self._slots), error)
+        return sum(self._slots)

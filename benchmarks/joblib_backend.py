@@ -1,0 +1,131 @@
+"""joblib's `Parallel` and scikit-learn on our backend and on loky, in turn in one process. 2 workers each.
+
+    python -m benchmarks.joblib_backend [--rounds 5] [--only WORD]
+
+Every round measures each workload once with each backend, in turn; a figure is the time from the call to the last
+result. Quote the ratios of one run: absolute figures vary with the machine's load. The results of both must be equal.
+"""
+
+import argparse
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import numpy
+from joblib import Parallel, delayed
+from sklearn.datasets import make_classification
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.tree import DecisionTreeClassifier
+
+import concurrent_nb
+
+WORKERS = 2
+
+
+def nothing(n: int) -> int:
+    return n
+
+
+def burn(duration_s: float) -> float:
+    end = time.perf_counter() + duration_s
+    while time.perf_counter() < end:
+        pass
+    return duration_s
+
+
+def total(array: Any, n: int) -> float:
+    return float(array[n])
+
+
+def calls(count: int, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    return lambda: Parallel(n_jobs=WORKERS)(delayed(function)(*args) for _ in range(count))
+
+
+def many_calls(times: int, count: int, duration_s: float) -> Callable[[], Any]:
+    return lambda: [calls(count, burn, duration_s)() for _ in range(times)]
+
+
+def passes(count: int, size: int) -> Callable[[], Any]:
+    array = numpy.arange(size, dtype=numpy.float64)
+    return lambda: Parallel(n_jobs=WORKERS)(delayed(total)(array, n) for n in range(count))
+
+
+def returns(count: int, size: int) -> Callable[[], Any]:
+    return lambda: [len(it) for it in Parallel(n_jobs=WORKERS)(delayed(numpy.ones)(size) for _ in range(count))]
+
+
+def workloads() -> dict[str, Callable[[], Any]]:
+    X, y = make_classification(n_samples=2000, n_features=20, random_state=0)
+    large_x, large_y = make_classification(n_samples=20_000, n_features=50, random_state=0)
+    grid = {"max_depth": [2, 4, 6, 8], "min_samples_leaf": [1, 5]}
+    return {
+        "short: 1,000 of nothing": lambda: Parallel(n_jobs=WORKERS)(delayed(nothing)(n) for n in range(1000)),
+        "short: 10,000 of nothing": lambda: Parallel(n_jobs=WORKERS)(delayed(nothing)(n) for n in range(10_000)),
+        "short: 100,000 of nothing": lambda: Parallel(n_jobs=WORKERS)(delayed(nothing)(n) for n in range(100_000)),
+        "short: 10,000 of 10 us": calls(10_000, burn, 10e-6),
+        "short: 5,000 of 50 us": calls(5_000, burn, 50e-6),
+        "short: 1,000 of 100 us": calls(1_000, burn, 100e-6),
+        "short: 20 calls, 20 of 0.1 ms each": many_calls(20, 20, 100e-6),
+        "medium: 500 of 1 ms": calls(500, burn, 1e-3),
+        "medium: 5 calls, 20 of 1 ms each": many_calls(5, 20, 1e-3),
+        "long: 100 of 10 ms": calls(100, burn, 10e-3),
+        "long: 20 of 50 ms": calls(20, burn, 50e-3),
+        "arrays: one of 64 MB to 50": passes(50, 8_000_000),
+        "arrays: 50 of 8 MB come back": returns(50, 1_000_000),
+        "sklearn: GridSearchCV, 40 fits of 2,000 rows": lambda: (
+            GridSearchCV(DecisionTreeClassifier(random_state=0), grid, n_jobs=WORKERS)
+            .fit(X, y)
+            .cv_results_["mean_test_score"]
+            .tolist()
+        ),
+        "sklearn: cross_val_score, 10 folds of 20,000 rows": lambda: cross_val_score(
+            LogisticRegression(max_iter=200), large_x, large_y, cv=10, n_jobs=WORKERS
+        ).tolist(),
+        "sklearn: RandomForestClassifier, 20 trees": lambda: (
+            RandomForestClassifier(20, random_state=0, n_jobs=WORKERS)
+            .fit(large_x, large_y)
+            .predict_proba(large_x[:100])
+            .tolist()
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="joblib on our backend and on loky")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="measure the workloads with this word in their names")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(f"joblib {joblib.__version__}, load {os.getloadavg()[0]:.1f}, {given.rounds} rounds")
+    print(f"{'':52}{'loky, ms':>10}{'ours, ms':>10}{'ratio [range]':>22}")
+    with concurrent_nb.Cluster(workers=WORKERS) as cluster:
+        app = cluster.application()
+        for name, run in workloads().items():
+            if given.only not in name:
+                continue
+            took: dict[str, list[float]] = {"loky": [], "ours": []}
+            results: dict[str, Any] = {}
+            for number in range(given.rounds + 1):
+                for contender in ("loky", "ours"):
+                    context = joblib.parallel_config(backend="loky") if contender == "loky" else app.joblib()
+                    with context:
+                        start = time.perf_counter()
+                        results[contender] = run()
+                        if number:  # the first round starts workers and imports
+                            took[contender].append(time.perf_counter() - start)
+            assert results["loky"] == results["ours"], name
+            ratios = [ours / loky for ours, loky in zip(took["ours"], took["loky"], strict=True)]
+            milliseconds = [1000 * statistics.median(took[contender]) for contender in took]
+            text = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
+            print(f"{name:52}{milliseconds[0]:10.1f}{milliseconds[1]:10.1f}{text:>22}", flush=True)
+        print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""The backend that runs each `joblib.Parallel` on a cluster.
+
+    Parallel: dispatch --a batch of calls--> ClusterBackend.submit --> CallStream --> cluster
+    Parallel: callback <-- thread that waits for the Parallel, or one of the call <-- client thread: the batch has ended
+
+One `Parallel` has a backend of its own (`configure` makes it), and each of its calls a job (`ParallelCall`).
+
+joblib calls the user's iterable when a batch has ended. That may take long, so it never happens in the client thread:
+the thread that waits for the list of results does it, which is also the one that wants to know at once that all are
+there. joblib itself looks every 10 ms. A `Parallel` that returns a generator, or has a timeout, needs another thread.
+
+The size of batches follows the run times that workers measure. joblib's own follows the time from dispatch to end, and
+doubles from one, until batches take 0.2 s.
+
+Imports joblib, so it is imported only where joblib is used.
+"""
+
+import concurrent.futures
+import copy
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import joblib
+from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
+
+from concurrent_nb import foreign
+from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
+from concurrent_nb.nodes.application.call_stream import CallStream
+from concurrent_nb.nodes.application.chunking import TIMED_STATUSES
+from concurrent_nb.nodes.application.core import Payload
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.progress_bar import Progress
+from concurrent_nb.nodes.application.task_options import TaskOptions, options_of
+from concurrent_nb.shipping.runtime.joblib_calls import BackendInTask, Item, arranged
+from concurrent_nb.tasks.stream_batch_size import StreamBatchSize
+from concurrent_nb.wire.codec import size_of
+from concurrent_nb.wire.messages import Needs
+
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.application.node import ApplicationNode
+
+log = foreign.Log(__name__)
+
+#: what `Parallel` passes to each backend: about its own processes and their memory maps, which are not used here
+_OF_JOBLIB: Final = frozenset({"context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder", "verbose"})
+#: seconds after which the thread that waits looks whether it was interrupted, where only that makes it notice
+LOOK_EVERY_S: Final = 1.0
+
+
+class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships no types
+    """Runs the calls of a `Parallel` as tasks of an application. The options are those of `ApplicationNode.joblib`.
+
+    Args:
+        application: returns the application; called when a `Parallel` begins.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+    default_n_jobs = -1
+
+    def __init__(
+        self,
+        application: "Callable[[], ApplicationNode]",
+        *,
+        timeout_s: float | None = None,
+        retries: int = 0,
+        needs: Needs | None = None,
+        name: str = "",
+        strategy: str | None = None,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self.parallel: Any = None  #: the Parallel that it is the backend of
+        self._application = application
+        self._options = options_of(timeout_s, retries, needs, name, strategy)
+        self._n_jobs = 1
+        self._call: ParallelCall | None = None
+
+    # ----------------------------------------------------------------------------------------------- called by joblib
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many calls can run at the same time.
+
+        -1 means as many as the cluster has room for, but at least 2, because joblib would run a `Parallel` with one job
+        in this process. Raises ValueError for 0.
+        """
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None or n_jobs > 0:
+            return n_jobs or 1
+        return max(self._count_places() + 1 + n_jobs, 2)
+
+    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> int:
+        """Prepare for the calls of a `Parallel`; return how many run at the same time.
+
+        Raises:
+            FallbackToBackend: the `Parallel` is to use the backend in it: one of its own, or joblib's for one job.
+            TypeError: for options that there are not.
+        """
+        if unknown := options.keys() - _OF_JOBLIB:
+            raise TypeError(
+                f"Parallel has no option {', '.join(sorted(unknown))} with the backend concurrent_nb: give timeout_s,"
+                " retries, needs, name and strategy to parallel_config(backend='concurrent_nb', ...) or app.joblib(...)"
+            )
+        jobs = self.effective_n_jobs(n_jobs)
+        if jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        if self.parallel is not parallel:
+            own = copy.copy(self)
+            own.parallel, own._call = parallel, None
+            raise FallbackToBackend(own)
+        self._n_jobs = jobs
+        return jobs
+
+    def start_call(self) -> None:
+        """Begin a call of the `Parallel`."""
+        # joblib keeps the batches that a call which failed has not sent, and would send them now.
+        while (left := getattr(self.parallel, "_ready_batches", None)) is not None and not left.empty():
+            left.get()
+        self._call = ParallelCall(self.parallel, self._open_stream, self._n_jobs, (self.nesting_level or 0) + 1)
+
+    def stop_call(self) -> None:
+        """End the job of a call."""
+        if self._call is not None:
+            self._call.close()
+
+    def compute_batch_size(self) -> int:
+        """Return how many calls the next batch should have."""
+        return self._call.sizes.next_size() if self._call is not None else 1
+
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> "concurrent.futures.Future[Any]":
+        """Run a batch of calls; `callback` is called with its future when it has ended."""
+        assert self._call is not None and callback is not None
+        return self._call.submit(func.items, callback)
+
+    def apply_async(
+        self, func: Any, callback: Callable[[Any], object] | None = None
+    ) -> "concurrent.futures.Future[Any]":
+        """Do the same for joblib until 1.4."""
+        return self.submit(func, callback)
+
+    def retrieve_result_callback(self, out: "concurrent.futures.Future[Any]") -> Any:
+        """Return the results of a batch that has ended, or raise its exception."""
+        return out.result()
+
+    @contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """Wait for all results first, if this thread wants the list of them."""
+        if self._call is not None and self._call.has_reader:
+            self._call.work()
+        yield
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Cancel the batches of the call, and stop running ones."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def get_nested_backend(self) -> tuple[Any, None]:
+        """Return the backend of a `Parallel` in a task."""
+        return BackendInTask(nesting_level=(self.nesting_level or 0) + 1), None
+
+    # --------------------------------------------------------------------------------------------------------- inside
+
+    def _open_stream(self, name: str) -> CallStream:
+        """Begin a job for a call of the `Parallel`."""
+        at_once = None if self._n_jobs >= self._count_places() else self._n_jobs
+        return self._application()._open_stream(self._task_options(name), at_once)
+
+    def _task_options(self, name: str = "") -> TaskOptions:
+        """Return the options of each task, and the name of the job, if none was given."""
+        given = self._options
+        needs = given.needs
+        if self.inner_max_num_threads is not None:
+            if needs is not None:
+                raise ConfigurationError("inner_max_num_threads and needs both say how many cores a task gets")
+            needs = Needs(cores=self.inner_max_num_threads)
+        limits = given.limits
+        return options_of(limits.timeout_s, limits.retries, needs, given.name or name, given.strategy)
+
+    def _count_places(self) -> int:
+        """Return how many tasks with these options the cluster can run at the same time."""
+        needs = self._task_options().needs
+        cores = 1 if needs is None or needs.kind != "process" else needs.cores
+        return self._application()._count_places(cores)
+
+
+class ParallelCall:
+    """One call of a `Parallel`: its job, and what its batches have in common.
+
+    Args:
+        open_stream: begins its job, given the name of the function that is called.
+        nesting_level: of a `Parallel` in its tasks.
+    """
+
+    def __init__(
+        self, parallel: Any, open_stream: Callable[[str], CallStream], n_jobs: int, nesting_level: int
+    ) -> None:
+        self.sizes = StreamBatchSize(n_jobs)
+        self._parallel = parallel
+        self._open_stream = open_stream
+        self._stream: CallStream | None = None  # from the first batch on
+        self._nesting_level = nesting_level
+        self._open = 0  # batches whose callback has not returned
+        self._ended: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        #: whether the thread that called the `Parallel` works here until all batches have ended
+        self.has_reader = not parallel.return_generator and parallel.timeout is None
+        if not self.has_reader:
+            threading.Thread(target=self._run, name="concurrent_nb joblib", daemon=True).start()
+
+    def submit(self, items: Sequence[Item], callback: Callable[[Any], object]) -> "concurrent.futures.Future[Any]":
+        """Run a batch. If it cannot be sent, that is its result: joblib would wait for ever for what raises here."""
+        self._open += 1
+        try:
+            return self._send(items, callback)
+        except (ClusterError, ConfigurationError, NotPicklable, RuntimeError, TypeError) as error:
+            unsent: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            unsent.set_exception(error)
+            self._ended.put(partial(callback, unsent))
+            return unsent
+
+    def _send(self, items: Sequence[Item], callback: Callable[[Any], object]) -> "TaskFuture[Any]":
+        if (stream := self._stream) is None:
+            stream = self._stream = self._open_stream(_name_of(items[0][0]))
+        function, args = arranged(items, self._nesting_level)
+        payload = stream.pack(function, args)
+        size_bytes = _bytes_of(payload)
+        return stream.send(function, payload, partial(self._batch_ended, len(items), size_bytes, callback))
+
+    def cancel(self) -> None:
+        """Cancel all batches, and stop running ones."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def close(self) -> None:
+        """End the job; the `Parallel` has what it wanted."""
+        if self._stream is not None:
+            self._stream.close()
+        self._ended.put(None)
+
+    def work(self) -> None:
+        """Call the callbacks of batches until all have ended or the `Parallel` aborts. For the thread that waits."""
+        progress = Progress("map", "joblib", self._counts)
+        try:
+            while self._open and not self._parallel._aborting:
+                try:
+                    callback = self._ended.get(timeout=progress.wait_s(LOOK_EVERY_S))
+                except queue.Empty:
+                    callback = None
+                if callback is not None:
+                    self._call_back(callback)
+                progress.look()
+        finally:
+            progress.close()
+
+    def _run(self) -> None:
+        while (callback := self._ended.get()) is not None:
+            foreign.call(log, "a callback of joblib has raised", self._call_back, callback)
+            del callback  # it holds a result
+
+    def _call_back(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()  # it may submit more
+        finally:
+            self._open -= 1
+
+    def _batch_ended(
+        self, items: int, size_bytes: int, callback: Callable[[Any], object], future: "TaskFuture[Any]"
+    ) -> None:
+        if future.status in TIMED_STATUSES:
+            self.sizes.measured(items, future.elapsed_s, size_bytes)
+        self._ended.put(partial(callback, future))
+
+    def _counts(self) -> tuple[int, int]:
+        parallel = self._parallel
+        return parallel.n_completed_tasks, parallel.n_tasks or parallel.n_dispatched_tasks
+
+
+@contextmanager
+def in_use(backend: ClusterBackend, n_jobs: int | None) -> Iterator[None]:
+    """Run each `Parallel` of the `with` block on a backend, those that do not name another one."""
+    with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
+        yield
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _bytes_of(payload: Payload) -> int:
+    return len(payload.body) + sum(map(size_of, payload.sizes))

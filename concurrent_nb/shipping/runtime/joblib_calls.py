@@ -1,0 +1,110 @@
+"""Calls of a `joblib.Parallel` as one task: how they are arranged, and how a worker makes them.
+
+    application:  arranged([(function, args, kwargs), ...])  --> function of the task, its arguments
+    worker:       run_calls(function, calls, nesting_level)  --> the values, in order
+
+Calls of the same function with as many arguments travel as one flat list, which takes half the time of tuples. The
+function itself becomes part of the task's function, which each worker gets and loads once. In the task, a `Parallel`
+uses the backend that `BackendInTask` chooses.
+
+Imports joblib, so it is imported only where joblib is used.
+"""
+
+import functools
+import itertools
+import types
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any, Final, NoReturn
+
+import joblib
+from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend, ThreadingBackend
+
+#: (function, args, kwargs) as `joblib.delayed` makes it
+Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+#: how many arguments each call has, and all of them; or the arguments of each call with 0
+Arguments = tuple[int, Sequence[Any]]
+
+#: compared by identity, so that a wrapper can be kept for each
+_FUNCTIONS: Final = (types.FunctionType, types.BuiltinFunctionType)
+#: functions for which the function of their tasks is kept, the last ones
+KEPT: Final = 64
+#: the module that makes backends; a name, because it belongs to a higher layer
+_PUBLIC_MODULE: Final = "concurrent_nb.joblib"
+
+
+def arranged(items: Sequence[Item], nesting_level: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the function of the task that makes these calls, and its arguments.
+
+    Args:
+        items: at least one.
+        nesting_level: how many `Parallel` enclose the calls, the one that makes them included.
+    """
+    functions, args, keywords = zip(*items, strict=True)
+    function = functions[0]
+    kwargs = list(keywords) if any(keywords) else None
+    lengths = set(map(len, args))
+    flat: Arguments = (0, list(args))
+    if len(lengths) == 1 and (width := lengths.pop()):
+        flat = width, list(itertools.chain.from_iterable(args))
+    if isinstance(function, _FUNCTIONS) and len(set(map(id, functions))) == 1:
+        return task_function(function), (flat, kwargs, nesting_level)
+    return run_calls, (list(functions), flat, kwargs, nesting_level)
+
+
+@functools.lru_cache(KEPT)
+def task_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of the tasks that call `function`; it has the same name."""
+
+    def run(*call: Any) -> list[Any]:
+        return run_calls(function, *call)
+
+    run.__name__ = getattr(function, "__name__", "run")
+    run.__qualname__ = getattr(function, "__qualname__", run.__name__)
+    return run
+
+
+def run_calls(
+    function: Callable[..., Any] | Sequence[Callable[..., Any]],
+    arguments: Arguments,
+    keywords: Sequence[dict[str, Any]] | None,
+    nesting_level: int,
+) -> list[Any]:
+    """Make calls, as `arranged` has arranged them; return their values. Raises what the first of them raises."""
+    width, given = arguments
+    calls: Iterable[Sequence[Any]] = zip(*[iter(given)] * width, strict=True) if width else given
+    with joblib.parallel_config(backend=BackendInTask(nesting_level=nesting_level), n_jobs=None):
+        if keywords is None and callable(function):
+            return [function(*args) for args in calls]
+        functions = itertools.repeat(function) if callable(function) else function
+        all_keywords = itertools.repeat({}) if keywords is None else keywords
+        return [call(*args, **kwargs) for call, args, kwargs in zip(functions, calls, all_keywords, strict=False)]
+
+
+class BackendInTask(ParallelBackendBase):  # type: ignore[misc]  # joblib ships no types
+    """The backend of a `Parallel` in a task: that of the task's application, where the task has one.
+
+    Else it is what joblib's own backends use in their workers: threads in the first level, one call after another in
+    those below.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many calls can run at the same time. Raises ValueError for 0."""
+        return int(self._chosen(n_jobs).effective_n_jobs(n_jobs))
+
+    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> NoReturn:
+        """Choose the backend of a `Parallel`, which then uses that instead of this one."""
+        raise FallbackToBackend(self._chosen(n_jobs))
+
+    def _chosen(self, n_jobs: int | None) -> Any:
+        if n_jobs is None or n_jobs in (0, 1):
+            return SequentialBackend(nesting_level=self.nesting_level)
+        # By name: it loads an application, which few tasks need.
+        if (own := import_module(_PUBLIC_MODULE).backend_in_task(self.nesting_level)) is not None:
+            own.inner_max_num_threads = self.inner_max_num_threads
+            return own
+        inner = ThreadingBackend if self.nesting_level == 1 else SequentialBackend
+        return inner(nesting_level=self.nesting_level)
