@@ -28,11 +28,17 @@ class AdaptiveSize:
     Args:
         slots: tasks that the cluster can run at the same time, as far as is known.
         chunk_s: run time of a chunk, in seconds.
+        chunks_left: chunks for each slot that should be left when one is cut.
+        growth: as GROWTH.
     """
 
-    def __init__(self, slots: int, chunk_s: float = CHUNK_S) -> None:
+    def __init__(
+        self, slots: int, chunk_s: float = CHUNK_S, chunks_left: int = CHUNKS_LEFT, growth: int = GROWTH
+    ) -> None:
         self.slots = max(1, slots)
         self._chunk_s = chunk_s
+        self._chunks_left = chunks_left
+        self._growth = growth
         self._items = 0.0  # recently measured, decaying
         self._elapsed_s = 0.0
         self._longest = 0
@@ -55,6 +61,6 @@ class AdaptiveSize:
         if not self._longest:
             return 1
         item_s = max(self._elapsed_s / self._items, 1e-9)
-        share = waiting / (CHUNKS_LEFT * self.slots)
-        wanted = min(self._chunk_s / item_s, max(share, LAST_CHUNK_S / item_s), self._longest * GROWTH)
+        share = waiting / (self._chunks_left * self.slots)
+        wanted = min(self._chunk_s / item_s, max(share, LAST_CHUNK_S / item_s), self._longest * self._growth)
         return max(1, min(int(wanted), waiting))

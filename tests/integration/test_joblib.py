@@ -134,6 +134,16 @@ def test_an_array_that_all_calls_get_travels_once(app: ApplicationNode) -> None:
     assert store.stored_count - before == 1
 
 
+def test_short_calls_travel_together_to_the_very_end(cluster: Cluster) -> None:
+    def done() -> int:
+        return int(sum(slave["done"] for slave in cluster.status()["slaves"]))
+
+    before = done()
+    assert Parallel()(delayed(abs)(-n) for n in range(5000)) == list(range(5000))
+    assert done() - before < 100
+    assert Parallel(batch_size=50)(delayed(abs)(-n) for n in range(500)) == list(range(500))
+
+
 def test_prints_of_calls_come_out_here(capfd: pytest.CaptureFixture[str]) -> None:
     Parallel()(delayed(print)(f"<{n}>") for n in range(5))
     assert sorted(capfd.readouterr().out.split()) == [f"<{n}>" for n in range(5)]

@@ -1,7 +1,7 @@
 """The backend that runs each `joblib.Parallel` on a cluster.
 
-    Parallel: dispatch --a batch of calls--> ClusterBackend.submit --> CallStream --> cluster
-    Parallel: callback <-- thread that waits for the Parallel, or one of the call <-- client thread: the batch has ended
+    Parallel: dispatch --batches of calls--> ClusterBackend.submit --> ParallelCall --tasks--> CallStream --> cluster
+    Parallel: callback <-- thread that waits for the Parallel, or one of the call <-- client thread: a task has ended
 
 One `Parallel` has a backend of its own (`configure` makes it), and each of its calls a job (`ParallelCall`).
 
@@ -19,6 +19,7 @@ import concurrent.futures
 import copy
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +32,7 @@ from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.chunking import TIMED_STATUSES
-from concurrent_nb.nodes.application.core import Payload
+from concurrent_nb.nodes.application.core import NO_LIMITS, Payload
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_options import TaskOptions, options_of
@@ -122,7 +123,10 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
         # joblib keeps the batches that a call which failed has not sent, and would send them now.
         while (left := getattr(self.parallel, "_ready_batches", None)) is not None and not left.empty():
             left.get()
-        self._call = ParallelCall(self.parallel, self._open_stream, self._n_jobs, (self.nesting_level or 0) + 1)
+        # A batch that the user has sized, and a limit for each batch, mean just that.
+        merges = self.parallel.batch_size == "auto" and self._options.limits == NO_LIMITS
+        level = (self.nesting_level or 0) + 1
+        self._call = ParallelCall(self.parallel, self._open_stream, self._n_jobs, merges, level)
 
     def stop_call(self) -> None:
         """End the job of a call."""
@@ -133,18 +137,16 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
         """Return how many calls the next batch should have."""
         return self._call.sizes.next_size() if self._call is not None else 1
 
-    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> "concurrent.futures.Future[Any]":
-        """Run a batch of calls; `callback` is called with its future when it has ended."""
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> "DispatchedBatch":
+        """Run a batch of calls; `callback` is called with it when it has ended."""
         assert self._call is not None and callback is not None
         return self._call.submit(func.items, callback)
 
-    def apply_async(
-        self, func: Any, callback: Callable[[Any], object] | None = None
-    ) -> "concurrent.futures.Future[Any]":
+    def apply_async(self, func: Any, callback: Callable[[Any], object] | None = None) -> "DispatchedBatch":
         """Do the same for joblib until 1.4."""
         return self.submit(func, callback)
 
-    def retrieve_result_callback(self, out: "concurrent.futures.Future[Any]") -> Any:
+    def retrieve_result_callback(self, out: "DispatchedBatch") -> Any:
         """Return the results of a batch that has ended, or raise its exception."""
         return out.result()
 
@@ -189,47 +191,66 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
         return self._application()._count_places(cores)
 
 
+class DispatchedBatch:
+    """A batch of joblib, and what became of it."""
+
+    __slots__ = ("callback", "error", "items", "values")
+
+    def __init__(self, items: Sequence[Item], callback: Callable[["DispatchedBatch"], object]) -> None:
+        self.items = items
+        self.callback = callback
+        self.values: Sequence[Any] = ()
+        self.error: BaseException | None = None
+
+    def result(self) -> Sequence[Any]:
+        """Return the values of its calls, or raise the exception of one."""
+        if self.error is not None:
+            raise self.error
+        return self.values
+
+
 class ParallelCall:
     """One call of a `Parallel`: its job, and what its batches have in common.
 
     Args:
         open_stream: begins its job, given the name of the function that is called.
+        merges: whether several batches of short calls may travel as one task.
         nesting_level: of a `Parallel` in its tasks.
     """
 
     def __init__(
-        self, parallel: Any, open_stream: Callable[[str], CallStream], n_jobs: int, nesting_level: int
+        self,
+        parallel: Any,
+        open_stream: Callable[[str], CallStream],
+        n_jobs: int,
+        merges: bool,
+        nesting_level: int,
     ) -> None:
         self.sizes = StreamBatchSize(n_jobs)
         self._parallel = parallel
         self._open_stream = open_stream
         self._stream: CallStream | None = None  # from the first batch on
+        self._tasks_ahead = 2 * n_jobs  # one runs on each slot, one is there before it ends
+        self._merges = merges
         self._nesting_level = nesting_level
-        self._open = 0  # batches whose callback has not returned
-        self._ended: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Sequence[DispatchedBatch], Any] | None] = queue.SimpleQueue()
+        # For the thread that waits:
+        self._unanswered = 0  # tasks
+        self._gathers = False  # whether batches are gathered, and sent when all ends of tasks are handled
+        self._gathered: deque[DispatchedBatch] = deque()
         #: whether the thread that called the `Parallel` works here until all batches have ended
         self.has_reader = not parallel.return_generator and parallel.timeout is None
         if not self.has_reader:
             threading.Thread(target=self._run, name="concurrent_nb joblib", daemon=True).start()
 
-    def submit(self, items: Sequence[Item], callback: Callable[[Any], object]) -> "concurrent.futures.Future[Any]":
+    def submit(self, items: Sequence[Item], callback: Callable[[Any], object]) -> DispatchedBatch:
         """Run a batch. If it cannot be sent, that is its result: joblib would wait for ever for what raises here."""
-        self._open += 1
-        try:
-            return self._send(items, callback)
-        except (ClusterError, ConfigurationError, NotPicklable, RuntimeError, TypeError) as error:
-            unsent: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            unsent.set_exception(error)
-            self._ended.put(partial(callback, unsent))
-            return unsent
-
-    def _send(self, items: Sequence[Item], callback: Callable[[Any], object]) -> "TaskFuture[Any]":
-        if (stream := self._stream) is None:
-            stream = self._stream = self._open_stream(_name_of(items[0][0]))
-        function, args = arranged(items, self._nesting_level)
-        payload = stream.pack(function, args)
-        size_bytes = _bytes_of(payload)
-        return stream.send(function, payload, partial(self._batch_ended, len(items), size_bytes, callback))
+        batch = DispatchedBatch(items, callback)
+        if self._gathers:
+            self._gathered.append(batch)
+        else:
+            self._send([batch])
+        return batch
 
     def cancel(self) -> None:
         """Cancel all batches, and stop running ones."""
@@ -245,35 +266,93 @@ class ParallelCall:
     def work(self) -> None:
         """Call the callbacks of batches until all have ended or the `Parallel` aborts. For the thread that waits."""
         progress = Progress("map", "joblib", self._counts)
+        self._gathers = self._merges
         try:
-            while self._open and not self._parallel._aborting:
+            while self._unanswered and not self._parallel._aborting:
                 try:
-                    callback = self._ended.get(timeout=progress.wait_s(LOOK_EVERY_S))
+                    ended = self._ended.get(timeout=progress.wait_s(LOOK_EVERY_S))
+                    while ended is not None:
+                        self._hand_over(*ended)
+                        ended = self._ended.get_nowait() if self._gathers else None
                 except queue.Empty:
-                    callback = None
-                if callback is not None:
-                    self._call_back(callback)
+                    pass
+                self._send_gathered()
                 progress.look()
         finally:
+            self._gathers = False
             progress.close()
 
     def _run(self) -> None:
-        while (callback := self._ended.get()) is not None:
-            foreign.call(log, "a callback of joblib has raised", self._call_back, callback)
-            del callback  # it holds a result
+        while (ended := self._ended.get()) is not None:
+            foreign.call(log, "a callback of joblib has raised", self._hand_over, *ended)
+            del ended  # it holds results
 
-    def _call_back(self, callback: Callable[[], object]) -> None:
+    def _hand_over(self, batches: Sequence[DispatchedBatch], future: "concurrent.futures.Future[Any]") -> None:
+        """Tell joblib that batches have ended. It may submit more."""
+        self._unanswered -= 1
+        error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+        if error is not None:  # of one of the calls; joblib drops the values of all others
+            batches[0].error = error
+            batches[0].callback(batches[0])
+            return
+        values, start = future.result(), 0
+        for batch in batches:
+            end = start + len(batch.items)
+            batch.values, start = values[start:end] if len(batches) > 1 else values, end
+            batch.callback(batch)
+
+    def _send_gathered(self) -> None:
+        """Send the gathered batches, those of short calls together, and read more if there are too few for all slots.
+
+        joblib divides what is left at the end of its input into ten batches for each slot. Of short calls these are so
+        short that sending them takes longer than running them.
+        """
+        gathered = self._gathered
+        while self._gathers and not self._parallel._aborting:
+            wanted = self.sizes.next_size(sum(len(batch.items) for batch in gathered) + self._count_ready())
+            taken: list[DispatchedBatch] = []
+            while wanted > 0 and (gathered or self._read_more()):
+                taken.append(gathered.popleft())
+                wanted -= len(taken[-1].items)
+            if not taken:
+                return
+            self._send(taken)
+            if not gathered and self._unanswered >= self._tasks_ahead:
+                return
+
+    def _read_more(self) -> bool:
+        """Have joblib make one more batch; return whether there is one."""
+        parallel = self._parallel
+        with parallel._lock:
+            if parallel._original_iterator is not None and not parallel._aborting:
+                parallel.dispatch_next()
+        return bool(self._gathered)
+
+    def _count_ready(self) -> int:
+        """Return how many calls joblib has read and not dispatched."""
+        return sum(map(len, self._parallel._ready_batches.queue))
+
+    def _send(self, batches: Sequence[DispatchedBatch]) -> None:
+        """Send batches as one task."""
+        items = batches[0].items if len(batches) == 1 else [item for batch in batches for item in batch.items]
+        self._unanswered += 1
         try:
-            callback()  # it may submit more
-        finally:
-            self._open -= 1
+            if (stream := self._stream) is None:
+                stream = self._stream = self._open_stream(_name_of(items[0][0]))
+            function, args = arranged(items, self._nesting_level)
+            payload = stream.pack(function, args)
+            stream.send(function, payload, partial(self._task_ended, batches, len(items), _bytes_of(payload)))
+        except (ClusterError, ConfigurationError, NotPicklable, RuntimeError, TypeError) as error:
+            unsent: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            unsent.set_exception(error)
+            self._ended.put((batches, unsent))
 
-    def _batch_ended(
-        self, items: int, size_bytes: int, callback: Callable[[Any], object], future: "TaskFuture[Any]"
+    def _task_ended(
+        self, batches: Sequence[DispatchedBatch], calls: int, size_bytes: int, future: "TaskFuture[Any]"
     ) -> None:
         if future.status in TIMED_STATUSES:
-            self.sizes.measured(items, future.elapsed_s, size_bytes)
-        self._ended.put(partial(callback, future))
+            self.sizes.measured(calls, future.elapsed_s, size_bytes)
+        self._ended.put((batches, future))
 
     def _counts(self) -> tuple[int, int]:
         parallel = self._parallel
