@@ -125,6 +125,7 @@ constraints:
 bench: $(BENCH_STAMP)
 	@$(BENCH_VENV)/bin/python $(COMPILE)
 	$(BENCH_VENV)/bin/python -m benchmarks.run --rounds $(ROUNDS) --results benchmarks/RESULTS.md
+	$(BENCH_VENV)/bin/python -m benchmarks.joblib_backend --rounds $(ROUNDS)
 
 bench-quick: $(STAMP)
 	@$(BIN)/python $(COMPILE)
