@@ -356,7 +356,8 @@ class ParallelCall:
 
     def _counts(self) -> tuple[int, int]:
         parallel = self._parallel
-        return parallel.n_completed_tasks, parallel.n_tasks or parallel.n_dispatched_tasks
+        known = getattr(parallel, "n_tasks", None)  # since joblib 1.5
+        return parallel.n_completed_tasks, known or parallel.n_dispatched_tasks
 
 
 @contextmanager

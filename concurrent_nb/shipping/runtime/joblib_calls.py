@@ -102,6 +102,10 @@ class BackendInTask(ParallelBackendBase):  # type: ignore[misc]  # joblib ships 
         """Choose the backend of a `Parallel`, which then uses that instead of this one."""
         raise FallbackToBackend(self._chosen(n_jobs))
 
+    def apply_async(self, func: Any, callback: Any = None) -> NoReturn:
+        """Raise RuntimeError: a `Parallel` uses the backend that was chosen. joblib until 1.4 wants this method."""
+        raise RuntimeError("BackendInTask runs nothing itself: Parallel uses the backend that configure has chosen")
+
     def _chosen(self, n_jobs: int | None) -> Any:
         if n_jobs is None or n_jobs in (0, 1):
             return SequentialBackend(nesting_level=self.nesting_level)
