@@ -17,6 +17,7 @@ class Status(IntEnum):
     NOT_PICKLABLE = 7  #: its result cannot be pickled; ErrorReport
     NOT_LOADABLE = 8  #: its function or arguments cannot be unpickled in the worker; ErrorReport
     REFUSED = 9  #: the master did not accept it; ErrorReport
+    TAKEN_BACK = 10  #: it had not begun, and its application has taken it back to run it itself; no payload
 
 
 #: statuses that count as a success

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Final
 
 from concurrent_nb.ids import ID_BYTES
+from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.events import (
     CancelRequested,
     ClientLost,
@@ -19,6 +20,7 @@ from concurrent_nb.scheduling.events import (
     JobClosed,
     JobOpened,
     OutcomesAcknowledged,
+    TasksRan,
     TasksSubmitted,
 )
 from concurrent_nb.scheduling.placement import why_too_large
@@ -26,7 +28,7 @@ from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
-from concurrent_nb.wire.messages import Needs, StartedTask
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask
 
 #: explicit needs that mean the same as None
 PLAIN: Final = Needs()
@@ -111,9 +113,13 @@ class ClientEventHandler:
             self._forget_if_done(job)
 
     def cancel_requested(self, event: CancelRequested, now: float) -> None:
-        """Cancel some tasks, or the whole job."""
+        """Cancel some tasks, or the whole job; or let the application take back those that have not begun."""
         job = self._job_of(event)
         if job is None:
+            return
+        if event.unstarted_only:
+            indexes = job.tasks if event.indexes is None else event.indexes
+            self._lifecycle.take_back([job.tasks[index] for index in indexes if index in job.tasks])
             return
         if event.indexes is None:
             # An application also cancels the rest of a job that ends with its first error.
@@ -122,6 +128,21 @@ class ClientEventHandler:
         else:
             self._lifecycle.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])
 
+    def ran(self, event: TasksRan, now: float) -> None:
+        """Count tasks that their application has run itself."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        ended: list[tuple[TaskRecord, OutcomeFrame, int]] = []
+        for frame in event.items:
+            task = TaskRecord(job, frame.index, event.function, b"")
+            task.attempt = frame.attempt
+            task.accepted_s = task.assigned_s = now - frame.elapsed_s - frame.ago_us * 1e-6
+            ended.append((task, frame, 0))
+        self._lifecycle.ran(job, ended, event.slave)
+        job.accepted += len(ended)
+        job.sums.acknowledge(len(ended), now)
+
     def acknowledged(self, event: OutcomesAcknowledged, now: float) -> None:
         """Forget tasks whose outcomes the owner has."""
         job = self._job_of(event)
@@ -129,13 +150,14 @@ class ClientEventHandler:
             return
         before = len(job.tasks)
         get, forget = job.tasks.get, self._lifecycle.forget
-        kept_bytes = 0
+        kept_bytes = taken_back = 0
         for index in event.indexes:
             task = get(index)
             if task is not None and (outcome := task.outcome) is not None:
+                taken_back += outcome.status == Status.TAKEN_BACK
                 kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
-        job.sums.acknowledge(before - len(job.tasks), now)
+        job.sums.acknowledge(before - len(job.tasks) - taken_back, now)
         if kept_bytes:
             self._state.release_kept_bytes(job.owner, kept_bytes)
         if before and not job.tasks:
@@ -229,7 +251,9 @@ class ClientEventHandler:
         if job.closed and not job.tasks:
             self._state.forget(job)
 
-    def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> JobRecord | None:
+    def _job_of(
+        self, event: TasksSubmitted | JobClosed | CancelRequested | TasksRan | OutcomesAcknowledged
+    ) -> JobRecord | None:
         """Return the event's job, None if it is unknown or forgotten. Refuse the event if the job has another owner."""
         job = self._state.jobs.get(event.job)
         if event.client is None:

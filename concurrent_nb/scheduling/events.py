@@ -86,11 +86,25 @@ class JobClosed(Struct, frozen=True, gc=False):
 
 
 class CancelRequested(Struct, frozen=True, gc=False):
-    """Tasks are cancelled, running ones too. indexes None: the whole job, and tasks that come later."""
+    """Tasks are cancelled, running ones too. indexes None: the whole job, and tasks that come later.
+
+    With `unstarted_only`, their application takes these back that have not begun.
+    """
 
     client: SessionId | None  #: None: not by its owner, but over the control channel
     job: JobId
     indexes: Sequence[int] | None
+    unstarted_only: bool = False
+
+
+class TasksRan(Struct, frozen=True, gc=False):
+    """Tasks have run in their application's own process, which is a worker of a slave."""
+
+    client: SessionId
+    job: JobId
+    function: Digest
+    slave: str  #: its name
+    items: Sequence[OutcomeFrame]
 
 
 class ClientLost(Struct, frozen=True, gc=False):
@@ -183,6 +197,7 @@ Event = (
     | TasksSubmitted
     | JobClosed
     | CancelRequested
+    | TasksRan
     | ClientLost
     | ClientSilent
     | ClientResumed

@@ -275,6 +275,7 @@ def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
         e.TasksSubmitted: jobs.submitted,
         e.JobClosed: jobs.closed,
         e.CancelRequested: jobs.cancel_requested,
+        e.TasksRan: jobs.ran,
         e.ClientLost: jobs.client_lost,
         e.ClientSilent: jobs.client_silent,
         e.ClientResumed: jobs.client_resumed,

@@ -48,6 +48,12 @@ class TaskLifecycle:
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
 
+    def ran(self, job: JobRecord, ended: Sequence[tuple[TaskRecord, OutcomeFrame, int]], slave: str) -> None:
+        """Count tasks that their application has run itself, in a worker of a slave."""
+        self._state.task_log.add_all(job, slave, ended)
+        for task, outcome, _ in ended:
+            self._count(task, outcome, (), slave)
+
     def _count(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: str) -> None:
         job, status, state = task.job, outcome.status, self._state
         if status == Status.CANCELLED:
@@ -79,7 +85,7 @@ class TaskLifecycle:
     def requeue(self, task: TaskRecord) -> None:
         """Queue a task for another attempt, before all others of its owner."""
         move(task, REQUEUE)
-        task.started = False
+        task.started = task.taken_back = False
         self._state.put_back(task)
 
     def conclude(self, task: TaskRecord, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
@@ -143,6 +149,8 @@ class TaskLifecycle:
         """Act on an attempt that never ran: the task is cancelled or requeued."""
         if task.cancelled:
             self.cancel_unstarted(task)
+        elif task.taken_back:
+            self._hand_back(task)
         else:
             self.requeue(task)
 
@@ -166,6 +174,32 @@ class TaskLifecycle:
                 task.cancelled = True
                 state.outbox.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
         state.waiting_ended(waited)
+
+    def take_back(self, tasks: Iterable[TaskRecord]) -> None:
+        """End those tasks that have not begun, because their application runs them itself.
+
+        Others go on; so do those whose worker or slave has died: they could end the application's process as well.
+        """
+        state = self._state
+        waited: list[TaskRecord] = []
+        for task in tasks:
+            if task.deaths or task.cancelled:
+                continue
+            if task.state == TaskState.WAITING:
+                self._hand_back(task)
+                waited.append(task)
+            elif task.slave is not None and not task.started and not task.taken_back:
+                task.taken_back = True
+                state.outbox.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+        state.waiting_ended(waited)
+
+    def _hand_back(self, task: TaskRecord) -> None:
+        """End a task that is on no slave and that its application runs itself: it counts there."""
+        outcome = _stopped(task, Status.TAKEN_BACK)
+        keep(task, outcome, (), "")
+        task.job.accepted -= 1
+        self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
+        self.deliver(task)
 
     def end(self, job: JobRecord) -> None:
         """Cancel the rest of a job, tasks that still come included."""

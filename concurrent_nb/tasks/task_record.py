@@ -69,6 +69,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     slave: SessionId | None = None  #: the slave to which it is assigned
     started: bool = False  #: the slave has reported that it runs
     cancelled: bool = False  #: its cancellation was requested; it ends as CANCELLED unless a result was faster
+    taken_back: bool = False  #: its application takes it back, if its slave returns it before it begins
     estimate_s: float = 0.0  #: estimated run time when it was assigned
     objects: tuple[ObjectSize, ...] = ()  #: the shared objects that it refers to
     deaths: tuple[str, ...] = ()  #: for each death of its worker or slave: how it died

@@ -296,6 +296,8 @@ class Cancel(Message, tag=12, frozen=True):
 
     job: JobId
     indexes: list[int] | None  #: None for all
+    #: only those that have not begun, which end as TAKEN_BACK: the application runs them itself
+    unstarted_only: bool = False
 
 
 class CloseJob(Message, tag=13, frozen=True):
@@ -322,6 +324,15 @@ class Measured(Message, tag=14, frozen=True):
 
     job: JobId
     values: Annotated[list[MeasuredValue], msgspec.Meta(max_length=VALUES_MAX)]
+
+
+class Ran(Message, tag=15, frozen=True):
+    """Tasks that an application in a task has run itself, for statistics and traces. Others may not send it."""
+
+    job: JobId
+    function: Digest
+    name: Annotated[str, msgspec.Meta(max_length=NAME_MAX)]  #: of the function, for people
+    items: list[OutcomeFrame]  #: without their bodies
 
 
 # --------------------------------------------------------------------------------------------- master to slave
@@ -436,6 +447,7 @@ FromClient = (
     | Cancel
     | CloseJob
     | Measured
+    | Ran
     | ShareMemory
     | Segment
     | Content
@@ -489,6 +501,7 @@ AnyMessage = (
     | Cancel
     | CloseJob
     | Measured
+    | Ran
     | Assign
     | Withdraw
     | DropFunctions

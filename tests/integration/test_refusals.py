@@ -49,6 +49,8 @@ GOOD: dict[str, Any] = {
     "memory": None,
     "name": "of-a-test",
     "now": False,
+    "parent_index": 0,
+    "parent_job": "",
     "pid": 0,
     "replaces": "",
     "replaces_secret": "",

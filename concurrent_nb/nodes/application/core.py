@@ -28,6 +28,8 @@ from concurrent_nb.wire.session import Session
 
 T = TypeVar("T")
 
+#: statuses of tasks that have not run, and that are no failures
+_NO_FAILURES: Final = frozenset({Status.CANCELLED, Status.TAKEN_BACK})
 #: streams that a task can write to
 STREAMS: Final = frozenset({1, 2, m.NOTES})
 #: most tasks with buffers in shared memory in a run of tasks that have waited
@@ -295,6 +297,27 @@ class ClientCore(Generic[T]):
             self._skip_ended(known)
             self._close_if_over(known)
 
+    def ran(self, job: ClientJob[T], function: FunctionPayload, frames: list[m.OutcomeFrame]) -> None:
+        """Report tasks of a job, of one function, that have run in this process."""
+        if self.session is None:
+            return
+        if job.close_sent:
+            job.open_sent = job.close_sent = False
+            self._forget_functions(job)
+        self.jobs[job.id] = job
+        self._open(job, self.session)
+        self.session.send(m.Ran(job.id, function.digest, function.name, frames))
+        self._close_if_over(job)
+
+    def take_back(self, job: JobId, indexes: Sequence[int]) -> None:
+        """Ask for tasks that have not begun: each of them ends as TAKEN_BACK."""
+        known = self.jobs.get(job)
+        if known is None or self.session is None or not known.open_sent:
+            return
+        sent = [index for index in indexes if (entry := known.entries.get(index)) is not None and not entry.is_waiting]
+        if sent:
+            self.session.send(m.Cancel(job, sent, unstarted_only=True))
+
     def take_unsent(self) -> list[TaskUnsent[T]]:
         """Return the tasks that have ended in this process since the last call."""
         unsent, self._unsent = self._unsent, []
@@ -356,13 +379,7 @@ class ClientCore(Generic[T]):
 
     def _send_prerequisites(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
         """Send what the master must have before a task of this job and function."""
-        if not job.open_sent:
-            session.send(
-                m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy, job.notebook, job.cell)
-            )
-            job.open_sent = True
-            if job.dropped:
-                session.send(m.Cancel(job.id, list(job.dropped)))
+        self._open(job, session)
         if function.digest not in job.functions:
             payload = function.payload
             sizes, buffers = self._outgoing(payload)
@@ -375,6 +392,15 @@ class ClientCore(Generic[T]):
             self._segments_in_use.update(captured_segments)
             job.sent_bytes += size
             self._sent_bytes += size
+
+    def _open(self, job: ClientJob[T], session: Session) -> None:
+        if not job.open_sent:
+            session.send(
+                m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy, job.notebook, job.cell)
+            )
+            job.open_sent = True
+            if job.dropped:
+                session.send(m.Cancel(job.id, list(job.dropped)))
 
     def _close_if_over(self, job: ClientJob[T]) -> None:
         if job.closed and self.session is not None and job.open_sent and not job.close_sent and not job.waiting:
@@ -555,7 +581,7 @@ class ClientCore(Generic[T]):
 
     def _ended(self, job: ClientJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[News[T]]:
         count = size = 0
-        may_end, ends_job = bool(job.waiting) and (job.until or job.stop_on_error), False
+        may_end, is_over = bool(job.waiting) and (job.until or job.stop_on_error), False
         for at, frame in enumerate(message.items):
             entry = job.entries.pop(frame.index, None)
             if entry is not None:
@@ -565,8 +591,8 @@ class ClientCore(Generic[T]):
                     count += 1
                     payload = entry.payload
                     size += len(payload.body) if not payload.sizes else self._uncount_buffers(payload)
-                if may_end and _ends_job(job, frame.status):
-                    ends_job = True
+                if may_end and ends_job(job, frame.status):
+                    is_over = True
                 yield TaskEnded(entry, frame, buffers[at] if buffers else (), message.slave)
             elif slices := slices_of(frame.sizes):
                 yield UnclaimedResult(slices)
@@ -575,7 +601,7 @@ class ClientCore(Generic[T]):
         self._sent -= count
         self._sent_bytes -= size
         self._may_send = True
-        if ends_job:
+        if is_over:
             job.is_over = True
             for entry in job.waiting:
                 if entry.is_waiting:
@@ -623,8 +649,8 @@ def _run_key(entry: TaskEntry[T]) -> object:
     return entry.job.id, entry.function.digest, entry.limits, entry.needs
 
 
-def _ends_job(job: ClientJob[T], status: int) -> bool:
+def ends_job(job: ClientJob[T], status: int) -> bool:
     """Return whether the master cancels the rest of a job after such an end; as in scheduling/task_lifecycle.py."""
     if status == Status.HIT:
         return job.until
-    return job.stop_on_error and status not in SUCCESSES and status != Status.CANCELLED
+    return job.stop_on_error and status not in SUCCESSES and status not in _NO_FAILURES

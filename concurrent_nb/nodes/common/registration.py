@@ -117,6 +117,8 @@ def register(
     Raises MasterUnreachable, AccessRefused, VersionMismatch, LimitExceeded or ProtocolError.
     """
     token = info.tokens.get(role) or info.tokens.get("admin")
+    if token is None and "parent_job" in facts:  # a slave's machine may have no other
+        token = info.tokens.get("slave")
     if token is None:
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
     if role == "client":

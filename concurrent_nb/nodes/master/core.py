@@ -19,8 +19,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError, StackUnavailable
-from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.errors import AccessRefused, ConfigurationError, LimitExceeded, ProtocolError, StackUnavailable
+from concurrent_nb.ids import Digest, JobId, SessionId, task_name
 from concurrent_nb.nodes.common.shared_memory_link import PeerSegments, objects_of
 from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
@@ -75,6 +75,10 @@ JOIN_WITHIN_S: Final = 10.0
 CREDIT_MAX: Final = 1_000_000
 #: most characters of a job's name that are kept
 _NAME_MAX: Final = 200
+#: most functions that applications have run themselves whose names are kept
+_NAMES_MAX: Final = 1000
+#: how a task may have ended that its application has run itself
+_RAN: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE, Status.NOT_LOADABLE})
 #: most refused functions of a peer whose reason is kept
 _REFUSED_MAX: Final = 64
 
@@ -114,7 +118,8 @@ class MasterCore:
         self._liveness = liveness
         self.peers: dict[SessionId, Peer] = {}
         self.limits = limits = replace(limits)  # of its own, because it may change
-        self._usages: dict[bytes, Usage] = {}  # by key
+        self._usages: dict[bytes, Usage] = {}  # by key of the owner
+        self._links: Counter[bytes] = Counter()  # registered nodes, by the key of their link
         self._joined: Counter[str] = Counter()  # sessions that have joined, by role
         self._not_joined: dict[str, dict[SessionId, Peer]] = {"client": {}, "slave": {}}  # by role, the oldest first
         self._byes: list[Outgoing] = []
@@ -143,6 +148,7 @@ class MasterCore:
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
         self._measured = MeasuredValues()
+        self._names_of_ran: dict[bytes, str] = {}  # by digest, of functions that applications have run themselves
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -150,6 +156,7 @@ class MasterCore:
             m.Cancel: self._on_cancel,
             m.CloseJob: self._on_close_job,
             m.Measured: self._on_measured,
+            m.Ran: self._on_ran,
             m.Outcomes: self._on_outcomes,
             m.Started: self._on_started,
             m.Returned: self._on_returned,
@@ -180,6 +187,7 @@ class MasterCore:
         is_alive: Callable[[], bool] = lambda: True,
         replaces: SessionId | None = None,
         secret: str = "",
+        parent: tuple[JobId, int] | None = None,
     ) -> None:
         """Register an application; its jobs belong to `key`. It joins with its first envelope.
 
@@ -193,13 +201,16 @@ class MasterCore:
             is_alive: returns whether its process exists, as far as that is visible; called while it is silent.
             replaces: its former session, which ends when this one joins.
             secret: proves on the control channel that a caller has this session.
+            parent: job and index of the running task in which it is: its jobs belong to the owner of that task.
 
-        Raises LimitExceeded if there are too many.
+        Raises LimitExceeded if there are too many, and AccessRefused if that task does not run.
         """
         self._check_clients(replaces)
+        owner, slave = (key, "") if parent is None else self._origin_of_running(*parent)
         session = self._session("from_client")
-        memory = self._memory.client(session_id, key, name, session)
-        peer = Peer(session_id, "client", key, name, session, memory, secret, comes_back=comes_back, info=info)
+        memory = self._memory.client(session_id, owner, name, session)
+        peer = Peer(session_id, "client", owner, name, session, memory, key, secret, comes_back=comes_back, info=info)
+        peer.parent, peer.parent_slave = None if parent is None else parent[0], slave
         peer.is_alive, peer.replaces = is_alive, replaces
         self._add(peer, now)
 
@@ -220,9 +231,24 @@ class MasterCore:
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = self._session("from_slave")
         memory = self._memory.slave(session_id, key, name, session, slots)
-        peer = Peer(session_id, "slave", key, name, session, memory, secret, slots=slots, credit=credit, info=info)
+        peer = Peer(session_id, "slave", key, name, session, memory, key, secret, slots=slots, credit=credit, info=info)
         self._add(peer, now)
         return name
+
+    def _origin_of_running(self, job_id: JobId, index: int) -> tuple[bytes, str]:
+        """Return the key of the owner of a task, and the slave that has it. Raises AccessRefused if none has."""
+        job = self.scheduler.jobs.get(job_id)
+        task = None if job is None else job.tasks.get(index)
+        if job is None or task is None or task.slave is None or task.cancelled:
+            raise AccessRefused(
+                f"task {task_name(job_id, index)} has no application in it: it has ended, was cancelled, or never was"
+            )
+        return job.owner.encode(), self.scheduler.slaves[task.slave].name
+
+    def owns_job(self, session_id: SessionId, job_id: JobId) -> bool:
+        """Return whether a job, which has not ended, belongs to the owner of an application's jobs."""
+        peer, job = self.peers.get(session_id), self.scheduler.jobs.get(job_id)
+        return peer is not None and job is not None and job.owner == peer.key.decode()
 
     def _session(self, direction: str) -> Session:
         most, setting = self.limits.size_bytes, "bytes_per_client"
@@ -236,6 +262,7 @@ class MasterCore:
             self.remove(next(iter(not_joined)), "it has sent nothing, and others have registered", now)
         peer.sent_s = peer.since = now
         self.peers[peer.session_id] = not_joined[peer.session_id] = peer
+        self._links[peer.link_key] += 1
         peer.usage = self._usages.setdefault(peer.key, Usage())
         peer.usage.sessions += 1
         self._log.info(peer.role, now, "%s %r has registered", peer.role, peer.name, ids=ids_of(peer))
@@ -266,6 +293,9 @@ class MasterCore:
         self._joined[peer.role] -= peer.joined
         peer.usage.joined -= peer.joined
         peer.usage.sessions -= 1
+        self._links[peer.link_key] -= 1
+        if not self._links[peer.link_key]:
+            del self._links[peer.link_key]
         if not peer.usage.sessions:
             del self._usages[peer.key]
             self._functions.forget_key(peer.key)
@@ -292,8 +322,7 @@ class MasterCore:
 
     def admits(self, key: bytes) -> int:
         """Return how many nodes are registered with this key."""
-        usage = self._usages.get(key)
-        return 0 if usage is None else usage.sessions
+        return self._links[key]
 
     def is_session(self, session_id: SessionId, role: str, secret: str) -> bool:
         """Return whether a caller of a role has this session: its secret is that of the registration."""
@@ -372,6 +401,10 @@ class MasterCore:
             )
         return job
 
+    def _any_job(self, job_id: JobId) -> JobRecord | None:
+        """Return a job, also one of the last that were forgotten."""
+        return self.scheduler.jobs.get(job_id) or self.scheduler.ended_jobs.get(job_id)
+
     def sample_stack(self, job_id: JobId, index: int, owner: str | None, now: float) -> int:
         """Ask what a running task is doing. Returns the request number under which `stacks` settles it.
 
@@ -407,7 +440,8 @@ class MasterCore:
 
         With `owner`, only of jobs of this owner. Raises ConfigurationError for a job that is another's, or unknown.
         """
-        names = {peer.key.decode(): peer.name for peer in self.peers.values() if peer.role == "client"}
+        clients = [peer for peer in self.peers.values() if peer.role == "client" and peer.parent is None]
+        names = {peer.key.decode(): peer.name for peer in clients}
         return page_of(self.scheduler.task_log, self.scheduler.jobs, job_id, owner, since, names)
 
     def use_strategy(self, strategy: Strategy, now: float) -> None:
@@ -462,7 +496,7 @@ class MasterCore:
         So does one with which its sender exceeds a limit, and one that cannot be handled for any other reason.
         """
         peer = self.peers.get(SessionId(session_id))
-        if peer is None or peer.key != key:
+        if peer is None or peer.link_key != key:
             self._log.warning("strangers", now, "dropped an envelope from an unknown session or with another's key")
             if peer is None:
                 frames_out = Session(self.epoch, "from_client").bye("this session is over: register again")
@@ -581,6 +615,9 @@ class MasterCore:
 
     def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
         peer.usage.size_bytes += JOB_BYTES
+        notebook, cell = message.notebook, message.cell
+        if peer.parent is not None and not notebook and (parent := self._any_job(peer.parent)) is not None:
+            notebook, cell = parent.notebook, parent.cell
         self._peer_events.append(
             e.JobOpened(
                 peer.session_id,
@@ -591,8 +628,8 @@ class MasterCore:
                 message.stop_on_error,
                 message.strategy or "",
                 peer.memory.announced.shares,
-                message.notebook,
-                message.cell,
+                notebook,
+                cell,
             )
         )
 
@@ -655,16 +692,31 @@ class MasterCore:
         peer.session.send(m.Outcomes(message.job, "", items))
 
     def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
-        self._peer_events.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
+        self._peer_events.append(
+            e.CancelRequested(peer.session_id, JobId(message.job), message.indexes, message.unstarted_only)
+        )
 
     def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
         self._peer_events.append(e.JobClosed(peer.session_id, JobId(message.job)))
 
     def _on_measured(self, peer: Peer, message: m.Measured, _: Received, now: float) -> None:
         job_id = JobId(message.job)
-        job = self.scheduler.jobs.get(job_id) or self.scheduler.ended_jobs.get(job_id)
+        job = self._any_job(job_id)
         if job is not None and job.owner == peer.key.decode():
             self._measured.take(job_id, message.values)
+
+    def _on_ran(self, peer: Peer, message: m.Ran, _: Received, now: float) -> None:
+        if peer.parent is None:
+            raise ProtocolError("it reports tasks that it has run itself, and is no application in a task")
+        for frame in message.items:
+            if frame.status not in _RAN or not 0 <= frame.elapsed_s < inf or frame.attempt < 1:
+                raise ProtocolError(f"it has run a task itself that ended with {frame.status} in {frame.elapsed_s} s")
+        self._names_of_ran[message.function] = message.name
+        if len(self._names_of_ran) > _NAMES_MAX:
+            del self._names_of_ran[next(iter(self._names_of_ran))]
+        self._peer_events.append(
+            e.TasksRan(peer.session_id, JobId(message.job), Digest(message.function), peer.parent_slave, message.items)
+        )
 
     def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
         peer.done += len(message.items)
@@ -758,7 +810,8 @@ class MasterCore:
     def _name_of(self, digest: bytes) -> str:
         """Return the name of a function for people."""
         function = self._functions.get(digest)
-        return (function.message.name if function is not None else "") or digest.hex()[:8]
+        name = self._names_of_ran.get(digest, "") if function is None else function.message.name
+        return name or digest.hex()[:8]
 
     def _on_function_dropped(self, digest: bytes) -> None:
         for peer in self.peers.values():

@@ -84,7 +84,7 @@ class MasterLoop(Generic[ConnectionT]):
         core, gate = self._core, self._gate
         for connection, session, frames in gate.receive():
             peer = core.peers.get(SessionId(session))
-            if peer is None or peer.key != connection.key:
+            if peer is None or peer.link_key != connection.key:
                 self._refuse(connection, is_known=peer is not None, now=now)
                 continue
             gate.bind(session, connection)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from concurrent_nb.ids import SessionId
+from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.client_limits import Usage
 from concurrent_nb.nodes.master.client_output import ClientOutput
 from concurrent_nb.nodes.master.shared_memory import PeerMemory
@@ -34,11 +34,14 @@ class Peer:
 
     session_id: SessionId
     role: str  #: "client" or "slave"
-    key: bytes  #: its CURVE public key, z85; the owner of a client's jobs
+    key: bytes  #: public key (z85) of the owner of a client's jobs; of a slave, its own
     name: str
     session: Session
     memory: PeerMemory
+    link_key: bytes  #: its own CURVE public key, z85: another one than `key` for an application in a task
     secret: str = ""  #: proves on the control channel that a caller has this session
+    parent: JobId | None = None  #: the job whose task an application runs in
+    parent_slave: str = ""  #: name of the slave that runs this task
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0
     credit: int = 0

@@ -373,7 +373,7 @@ class Master:
         await self._ask(ask)
         return connection_info(await answer)
 
-    @remote(roles=["admin", "client"])
+    @remote(roles=ALL_ROLES)
     async def register_client(
         self,
         caller: Caller,
@@ -387,6 +387,8 @@ class Master:
         begun: float | None = None,
         replaces: str = "",
         replaces_secret: str = "",
+        parent_job: str = "",
+        parent_index: int = 0,
     ) -> dict[str, Any]:
         """Register an application with its CURVE public key (z85); return session, compute endpoint and intervals.
 
@@ -397,8 +399,13 @@ class Master:
         `memory` describes a segment of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
         `host` and `pid` are shown in the status; with `begun`, the start of that process by a clock of its host, a
         master of the same host notices when the process has ended. `replaces` is its former session, and
-        `replaces_secret` the secret of that session.
+        `replaces_secret` the secret of that session. With `parent_job` (hexadecimal) and `parent_index`, the
+        application is in this running task, and its jobs belong to the owner of the task. Only such ones may register
+        with a token of role slave.
         """
+        if caller.role == "slave" and not parent_job:
+            raise AccessRefused("a token of role slave registers only applications in tasks: use one of role client")
+        parent = (job_of(parent_job), parent_index) if parent_job else None
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         descriptors.refuse_if_full(f"application {name!r}")
@@ -410,7 +417,16 @@ class Master:
         def add(now: float) -> None:
             former = before if self._core.is_session(before, "client", replaces_secret) else None
             self._core.add_client(
-                session, public, name, now, comes_back, info, is_alive=is_alive, replaces=former, secret=secret
+                session,
+                public,
+                name,
+                now,
+                comes_back,
+                info,
+                is_alive=is_alive,
+                replaces=former,
+                secret=secret,
+                parent=parent,
             )
 
         await self._ask(add)
@@ -450,7 +466,7 @@ class Master:
         welcome = self._welcome(session, secret, given, caller, memory)
         return {**welcome, "limits": {"object": self.config.object_bytes}}
 
-    @remote(roles=["admin", "client"])
+    @remote(roles=ALL_ROLES)
     async def unregister_client(self, session: str, secret: str) -> bool:
         """End an application's session; its unfinished jobs are cancelled. False if there is no such session."""
         return await self._unregister("client", session, secret)
@@ -460,7 +476,13 @@ class Master:
         """End a slave's session; its tasks run elsewhere. False if there is no such session."""
         return await self._unregister("slave", session, secret)
 
-    @remote(roles=["admin", "client"])
+    @remote(roles=ALL_ROLES)
+    async def owns_job(self, job: str, session: str, secret: str) -> bool:
+        """Return whether a job (hexadecimal) belongs to the owner of this session. False if it has ended."""
+        own, which, core = session_of(session), job_of(job), self._core
+        return await self._ask(lambda now: core.is_session(own, "client", secret) and core.owns_job(own, which))
+
+    @remote(roles=ALL_ROLES)
     async def heartbeat_client(self, session: str, secret: str) -> bool:
         """Take a heartbeat of a node. False if its session is over: the node must register again."""
         return await self._heartbeat("client", session, secret)

@@ -44,8 +44,12 @@ def cancelled(indexes: Sequence[int] | None = None, client: SessionId = ME, job:
     return e.CancelRequested(client, job, indexes)
 
 
-def acknowledged(indexes: Sequence[int], client: SessionId = ME, job: JobId = JOB) -> e.OutcomesAcknowledged:
-    return e.OutcomesAcknowledged(client, job, indexes)
+def taken_back(indexes: Iterable[int], client: SessionId = ME, job: JobId = JOB) -> e.CancelRequested:
+    return e.CancelRequested(client, job, list(indexes), unstarted_only=True)
+
+
+def acknowledged(indexes: Iterable[int], client: SessionId = ME, job: JobId = JOB) -> e.OutcomesAcknowledged:
+    return e.OutcomesAcknowledged(client, job, list(indexes))
 
 
 def gone(client: SessionId = ME, linger_s: float = 60.0) -> e.ClientLost:

@@ -6,7 +6,7 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.instructions import DeliverOutcomes
 from concurrent_nb.scheduling.refusal import EventRefused
 from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, HIT, JOB, OK, POISON, TIMEOUT, YOU, Bench
-from tests.unit.scheduling.client_events import cancelled, opened, submitted
+from tests.unit.scheduling.client_events import acknowledged, cancelled, opened, submitted, taken_back
 from tests.unit.scheduling.instructions import assigned, attempts, delivered, report, withdrawn
 from tests.unit.scheduling.slave_events import ended, joined, lost, returned, started, worker_died
 
@@ -318,3 +318,42 @@ def test_without_a_limit_a_task_may_run_for_ever() -> None:
     bench(started("a", 0))
     assert bench.scheduler.next_deadline() is None
     assert bench.after(1e6) == []
+
+
+# ------------------------------------------------------------------------------------------- taken back
+
+
+def test_an_application_takes_back_what_has_not_begun() -> None:
+    bench = Bench()
+    given = assigned(bench(joined("a"), opened(), submitted(range(4))))["a"]
+    waiting = [index for index in range(4) if index not in given]
+    assert len(given) > 1
+    assert waiting
+    out = bench(started("a", given[0]), taken_back(range(4)))
+    assert delivered(out) == dict.fromkeys(waiting, Status.TAKEN_BACK)
+    assert withdrawn(out, stop=False) == {"a": given[1:]}
+    assert withdrawn(bench(taken_back(given)), stop=False) == {}
+    assert delivered(bench(returned("a", *given[1:]))) == dict.fromkeys(given[1:], Status.TAKEN_BACK)
+    assert delivered(bench(ended("a", given[0]))) == {given[0]: OK}
+    job = bench.scheduler.jobs[JOB]
+    assert (job.accepted, job.sums.ended, bench.scheduler.cancelled, len(bench.scheduler.task_log)) == (1, 1, 0, 1)
+    bench(acknowledged(range(4)))
+    assert (job.sums.acknowledged, bench.tasks_kept) == (1, 0)
+
+
+def test_a_task_that_begins_before_it_is_taken_back_ends_as_usual() -> None:
+    bench = Bench()
+    bench(joined("a"), opened(), submitted([0], retries=1))
+    bench(taken_back([0]))
+    assert attempts(bench(ended("a", 0, status=ERROR))) == {0: 2}
+    bench(returned("a", 0, attempt=2))  # for another reason
+    assert delivered(bench(ended("a", 0, attempt=3))) == {0: OK}
+
+
+def test_a_task_whose_worker_has_died_is_not_taken_back() -> None:
+    bench = Bench()
+    bench(joined("a"), opened(), submitted([0]))
+    bench(taken_back([0]))
+    bench(worker_died("a", 0, 1))
+    assert withdrawn(bench(taken_back([0])), stop=False) == {}
+    assert delivered(bench(ended("a", 0, attempt=2))) == {0: OK}

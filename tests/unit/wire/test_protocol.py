@@ -62,7 +62,7 @@ def test_records_are_listed_as_they_are(record: type[msgspec.Struct]) -> None:
 
 
 def test_every_status_is_listed() -> None:
-    assert re.findall(r"^\| (\d) ([A-Z_]+) \|", TEXT, re.MULTILINE) == [(str(int(s)), s.name) for s in Status]
+    assert re.findall(r"^\| (\d+) ([A-Z_]+) \|", TEXT, re.MULTILINE) == [(str(int(s)), s.name) for s in Status]
 
 
 def test_every_kind_of_task_is_listed() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from concurrent_nb.ids import digest_of
+from concurrent_nb.errors import AccessRefused
+from concurrent_nb.ids import JobId, SessionId, digest_of
 from concurrent_nb.nodes.master import function_table
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.outcome import Status
@@ -417,3 +418,88 @@ def test_no_session_replaces_that_of_another_key() -> None:
     bench.ends[BOB] = Session(7, "to_client")
     bench.send(BOB)
     assert ALICE in bench.core.peers
+
+
+# ------------------------------------------------------------------------------------------- applications in tasks
+
+
+OWN_JOB = JobId(JOB)
+OTHER_JOB = JobId(b"another job".ljust(16))
+CHILD = SessionId(b"child".ljust(16))
+CHILD_KEY = b"c" * 40
+
+
+def test_the_jobs_of_an_application_in_a_task_belong_to_the_owner_of_the_task() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=2)
+    bench.send(ALICE, m.OpenJob(JOB, "job", False, False, None, "a.ipynb", "cell"), function(), submit(0))
+    bench.sent_to(EAST)
+    bench.core.add_client(CHILD, CHILD_KEY, "in a task", bench.now, False, parent=(OWN_JOB, 0))
+    assert [bench.core.admits(key) for key in (KEYS[ALICE], CHILD_KEY)] == [1, 1]
+    assert bench.core.owner_of(CHILD) == bench.core.owner_of(ALICE)
+    assert bench.core.owns_job(CHILD, OWN_JOB)
+    assert not bench.core.owns_job(CHILD, OTHER_JOB)
+    child = Session(bench.core.epoch, "to_client")
+    child.send(m.OpenJob(OTHER_JOB, "subtasks", False, False))
+    for frames in child.flush(bench.now):
+        bench.core.received(CHILD, CHILD_KEY, frames, bench.now)
+    jobs = bench.core.scheduler.jobs
+    assert (jobs[OTHER_JOB].owner, jobs[OTHER_JOB].cell) == (jobs[OWN_JOB].owner, "cell")
+    bench.core.remove(CHILD, "it has gone", bench.now)
+    bench.core.step(bench.now)
+    assert OTHER_JOB not in jobs
+    assert [bench.core.admits(key) for key in (KEYS[ALICE], CHILD_KEY)] == [1, 0]
+
+
+def test_tasks_that_an_application_in_a_task_has_run_itself_count_for_its_slave() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=2)
+    bench.send(ALICE, opened(), function(), submit(0))
+    bench.sent_to(EAST)
+    bench.core.add_client(CHILD, CHILD_KEY, "in a task", bench.now, False, parent=(OWN_JOB, 0))
+    child = Session(bench.core.epoch, "to_client")
+    frames = [m.OutcomeFrame(index, 1, status, 0.5, 42, b"") for index, status in enumerate((Status.OK, Status.ERROR))]
+    child.send(m.OpenJob(OTHER_JOB, "subtasks", False, False))
+    child.send(m.Ran(OTHER_JOB, b"g" * 32, "square", frames))
+    bench.now = 9.0
+    for envelope in child.flush(bench.now):
+        bench.core.received(CHILD, CHILD_KEY, envelope, bench.now)
+    scheduler = bench.core.scheduler
+    job = scheduler.jobs[OTHER_JOB]
+    assert (job.accepted, job.sums.ended, job.sums.acknowledged, job.sums.failed, scheduler.failed) == (2, 2, 2, 1, 1)
+    rows = [(row.slave, row.worker, row.function, row.started_s, row.status) for row in scheduler.task_log.read()]
+    assert rows == [("east", 42, "square", 8.5, Status.OK), ("east", 42, "square", 8.5, Status.ERROR)]
+
+
+def test_only_applications_in_tasks_run_tasks_themselves() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.send(ALICE, opened(), m.Ran(JOB, function().digest, "square", []))
+    assert ALICE not in bench.core.peers
+
+
+@pytest.mark.parametrize(("status", "elapsed_s"), [(Status.CANCELLED, 1.0), (99, 1.0), (Status.OK, -1.0)])
+def test_tasks_that_cannot_have_run_end_the_session(status: int, elapsed_s: float) -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.send(ALICE, opened(), function(), submit(0))
+    bench.core.add_client(CHILD, CHILD_KEY, "in a task", bench.now, False, parent=(OWN_JOB, 0))
+    child = Session(bench.core.epoch, "to_client")
+    child.send(m.OpenJob(OTHER_JOB, "subtasks", False, False))
+    child.send(m.Ran(OTHER_JOB, b"g" * 32, "square", [m.OutcomeFrame(0, 1, status, elapsed_s, 42, b"")]))
+    for envelope in child.flush(bench.now):
+        bench.core.received(CHILD, CHILD_KEY, envelope, bench.now)
+    assert CHILD not in bench.core.peers
+
+
+def test_an_application_in_a_task_that_does_not_run_is_refused() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.send(ALICE, opened(), function(), submit(0))
+    for parent in ((OWN_JOB, 0), (OWN_JOB, 1), (OTHER_JOB, 0)):
+        with pytest.raises(AccessRefused, match="has ended, was cancelled, or never was"):
+            bench.core.add_client(CHILD, CHILD_KEY, "in a task", bench.now, False, parent=parent)
+    assert CHILD not in bench.core.peers
