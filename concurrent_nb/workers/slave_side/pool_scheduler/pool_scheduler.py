@@ -305,7 +305,7 @@ class PoolScheduler:
     def blocked(self, number: int, ticket: int, now: float) -> list[Command]:
         """Handle whether a worker's task, of this ticket, waits for tasks of its own; 0: it does not."""
         worker = self._workers.get(number)
-        if worker is None or worker.system_host or worker.process or worker.killed:
+        if worker is None or worker.system_host or worker.killed:
             return []
         if (ticket in worker.held) == worker.blocked:
             return []

@@ -24,18 +24,18 @@ class Reserve:
     @property
     def lent_slots(self) -> int:
         """Return how many slots blocked tasks have lent."""
-        return min(self._workers.blocked, RESERVE_MAX)
+        return min(self._workers.blocked + self._workers.blocked_threads, RESERVE_MAX)
 
     @property
     def is_full(self) -> bool:
         """Return whether no more tasks may be blocked."""
-        return self._workers.blocked >= RESERVE_MAX
+        return self._workers.blocked + self._workers.blocked_threads >= RESERVE_MAX
 
     def block(self, worker: WorkerState, now: float) -> list[Command]:
         """Lend a worker's slot; start another worker if the reserve has none for it."""
         workers = self._workers
         workers.block(worker)
-        if workers.blocked <= workers.reserve or self._state.degraded:
+        if worker.process or workers.blocked <= workers.reserve or self._state.degraded:
             return []
         workers.reserve += 1
         return [self._lifecycle.start(now)]

@@ -30,7 +30,8 @@ class ThreadProcess:
         starting = sum(not thread.pid for thread in threads)
         free = sum(thread.is_free for thread in threads)
         needed = len(state.threads) + len(state.suspected) - starting - free
-        count = min(needed, self.threads_max - len(threads), THREADS_STARTING_MAX - starting)
+        room = self.threads_max + self._workers.blocked_threads - len(threads)
+        count = min(needed, room, THREADS_STARTING_MAX - starting)
         return [self._start_thread(now) for _ in range(count)]
 
     def _start_thread(self, now: float) -> Start:

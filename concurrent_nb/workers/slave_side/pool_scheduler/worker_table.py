@@ -103,7 +103,8 @@ class WorkerTable:
         self.system_hosts: dict[int, WorkerState] = {}  #: those beside the slots, which are never in `idle`
         self.threads: dict[int, WorkerState] = {}  #: those that are threads, which are never in `idle`
         self.extra_slots = 0  #: how many idle workers must stay so, because tasks of others take their slots
-        self.blocked = 0  #: how many workers are blocked
+        self.blocked = 0  #: how many workers are blocked that are processes
+        self.blocked_threads = 0  #: ... that are threads
         self.reserve = 0  #: how many workers there are beside the slots, for the slots of blocked ones
         self.estimates = TaskEstimates(weight=NEWEST)
         self._ahead_s = ahead_s
@@ -142,12 +143,22 @@ class WorkerTable:
     def block(self, worker: WorkerState) -> None:
         """Mark a worker whose task waits for tasks of its own."""
         worker.blocked = True
-        self.blocked += 1
+        if worker.process:  # the idle worker whose slot it has taken may be used
+            self.blocked_threads += 1
+            self.extra_slots -= worker.extra_slots
+        else:
+            self.blocked += 1
 
     def unblock(self, worker: WorkerState) -> None:
         """Remove that mark, if it is there."""
-        self.blocked -= worker.blocked
+        if not worker.blocked:
+            return
         worker.blocked = False
+        if worker.process:
+            self.blocked_threads -= 1
+            self.extra_slots += worker.extra_slots
+        else:
+            self.blocked -= 1
 
     def update(self, worker: WorkerState) -> None:
         """Update the table after a worker got ready, finished tasks or returned some."""

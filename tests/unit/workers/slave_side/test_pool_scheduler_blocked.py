@@ -3,12 +3,13 @@
 import pytest
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
 from concurrent_nb.workers.slave_side.pool_scheduler import outcome_frames, reserve
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from concurrent_nb.workers.slave_side.pool_scheduler.reserve import RESERVE_S
-from tests.unit.workers.slave_side.model import Model
+from tests.unit.workers.slave_side.model import G, Model, who_has
 
 
 @pytest.fixture
@@ -124,10 +125,52 @@ def test_too_many_blocked_tasks_are_refused_by_name(model: Model, monkeypatch: p
 
 
 def test_hosts_wait_for_tasks_as_a_matter_of_course(model: Model) -> None:
-    from concurrent_nb.wire.messages import Needs
-
     model.assign([0], needs=Needs(kind="system_host"))
     model.ready(2)
     model.begin(2)
     block(model, 2)
+    assert model.scheduler.usable_slots == 1
+
+
+def test_a_blocked_thread_lends_the_worker_whose_slot_it_has_taken(model: Model) -> None:
+    thread = run_in_blocked_thread(model, 0)
+    model.assign([1], G)
+    assert who_has(model, 1) == 1
+    assert model.scheduler.usable_slots == 2
+    block(model, thread, is_blocked=False)
+    model.begin(1)
+    model.end(1)
+    model.flush(1)
+    model.assign([2], G)
+    assert not who_has(model, 2)
+    model.end(thread)
+    model.flush(thread)
+    assert who_has(model, 2) == 1
+    assert model.scheduler.usable_slots == 1
+
+
+def test_a_task_in_a_thread_may_wait_for_another_in_a_thread(model: Model) -> None:
+    first = run_in_blocked_thread(model, 0)
+    second = run_in_blocked_thread(model, 1)
+    assert first != second
+    assert model.scheduler.usable_slots == 3
+    for thread in (second, first):
+        model.end(thread)
+        model.flush(thread)
+    assert model.scheduler.usable_slots == 1
+
+
+def run_in_blocked_thread(model: Model, index: int) -> int:
+    model.assign([index], bytes([index]) * 32, needs=Needs(kind="thread"))
+    model.all_ready()
+    thread = who_has(model, index)
+    model.begin(thread)
+    model.pass_time(2 * PAGE_POLL_S)
+    block(model, thread)
+    return thread
+
+
+def test_the_death_of_blocked_threads_gives_their_slots_back(model: Model) -> None:
+    thread = run_in_blocked_thread(model, 0)
+    model.die(thread, "died of SIGKILL")
     assert model.scheduler.usable_slots == 1
