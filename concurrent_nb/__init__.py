@@ -16,7 +16,7 @@ or, without starting a cluster:
 
     square.map(range(100)).results()
 
-Clusters:        Cluster, connect
+Clusters:        Cluster, connect, application
 Running tasks:   ApplicationNode, TaskFunction, task; options of tasks: Needs
 Results:         TaskFuture, Job, SystemRun, as_completed, show_progress
 In a task:       report, publish, display, rng, stats; return values with a meaning: Hit, Tile
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from concurrent_nb.shipping.runtime.tiles import Tile as Tile
     from concurrent_nb.shipping.serialization.random_streams import rng as rng
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
+    from concurrent_nb.task_functions import application as application
     from concurrent_nb.task_functions import task as task
     from concurrent_nb.task_statistics import stats as stats
     from concurrent_nb.tasks.system import ITaskSystem as ITaskSystem
@@ -74,6 +75,7 @@ _PUBLIC = {
     "TaskFunction": "concurrent_nb.task_functions",
     "TaskFuture": "concurrent_nb.api",
     "Tile": "concurrent_nb.shipping.runtime.tiles",
+    "application": "concurrent_nb.task_functions",
     "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
     "display": "concurrent_nb.shipping.runtime.notes",

@@ -24,8 +24,8 @@ from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.application.task_options import options_of
 from concurrent_nb.nodes.cluster import Cluster
+from concurrent_nb.nodes.common import nested
 from concurrent_nb.shipping.functions import functions_in_tasks
-from concurrent_nb.shipping.runtime.notes import sink
 from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")
@@ -59,6 +59,8 @@ class TaskFunction(Generic[P, R]):
         if not callable(function):
             raise ConfigurationError(f"a task function needs a function, not {reprlib.repr(function)}")
         functools.update_wrapper(self, function)
+        for name in functions_in_tasks.METHODS:  # of a function in a task
+            self.__dict__.pop(name, None)
         self.function = function
         self.task_needs: Needs | None = getattr(function, "task_needs", None) if needs is None else needs
         self._options = options_of(None, 0, self.task_needs, "", None)
@@ -100,7 +102,7 @@ class TaskFunction(Generic[P, R]):
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run the function on the cluster; return its future. Raises as `ApplicationNode.submit`."""
-        return application()._submit_with(self._options, self.function, args, kwargs)
+        return _application_for_functions()._submit_with(self._options, self.function, args, kwargs)
 
     def map(
         self,
@@ -126,7 +128,7 @@ class TaskFunction(Generic[P, R]):
         """
         calls = list(zip(*iterables, strict=False))
         options = self._options
-        job = application().start_job(
+        job = _application_for_functions().start_job(
             self.function,
             calls,
             name=options.name or getattr(self.function, "__name__", "map"),
@@ -211,13 +213,43 @@ _CURRENT: Final = _Current()
 
 
 def application() -> ApplicationNode:
-    """Return the application node that task functions use; start a cluster if there is none.
+    """Return the application of this code: in a task the one that it belongs to, in a notebook that of its cluster.
 
-    Raises ConfigurationError in a task.
+    >>> def total(numbers):
+    ...     app = concurrent_nb.application()
+    ...     return sum(app.map(abs, numbers))
+    >>> app.submit(total, [-1, 2, -3]).result()
+    6
+
+    So a library that submits tasks needs to know nothing of clusters, and may be called in a task. A task that waits
+    for tasks of its own keeps no worker from them. Those that nobody has begun run in the waiting process itself. What
+    a task has submitted ends with it: a task that has not been waited for is cancelled.
+
+    In a notebook, the first call starts or connects to its cluster, as the first cell does. In another program it is
+    that of the embedded cluster that task functions have started.
+
+    Raises:
+        ConfigurationError: a program that is no notebook has no such cluster.
+        MasterUnreachable, MasterLost: the cluster of the task is gone.
     """
-    if sink().is_open:
-        functions_in_tasks.refuse_to_submit()
-    return (_CURRENT.provider or _CURRENT.embedded)()
+    if nested.application_of_task is not None:
+        app: ApplicationNode = nested.application_of_task()
+        return app
+    if _CURRENT.provider is not None:
+        return _CURRENT.provider()
+    if _CURRENT.cluster is None:
+        raise ConfigurationError(
+            "this program has no cluster whose application could be returned: use that of one,"
+            " concurrent_nb.Cluster().start().application() or concurrent_nb.connect(NAME)"
+        )
+    return _CURRENT.cluster.application()
+
+
+def _application_for_functions() -> ApplicationNode:
+    """Return what `application` does; start an embedded cluster if there is none."""
+    if nested.application_of_task is None and _CURRENT.provider is None:
+        return _CURRENT.embedded()
+    return application()
 
 
 def use(

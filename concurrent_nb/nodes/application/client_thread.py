@@ -19,6 +19,8 @@ from functools import partial
 from math import inf
 from typing import Any, Final, Protocol
 
+from msgspec.structs import replace
+
 from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import (
@@ -40,9 +42,11 @@ from concurrent_nb.nodes.application.core import (
     TaskRunning,
     TaskWrote,
     UnclaimedResult,
+    ends_job,
 )
 from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.job import OutputPiece
+from concurrent_nb.nodes.application.kept_tasks import KeptTasks
 from concurrent_nb.nodes.application.measured_reports import MeasuredReports
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.nodes.application.task_handle import TaskHandle
@@ -58,7 +62,7 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan, TaskStatistics
 from concurrent_nb.telemetry.statistic_registry import NAMES_MAX, StatisticRegistry
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
-from concurrent_nb.wire.messages import NOTES, DropSegments, Segment, Slice
+from concurrent_nb.wire.messages import NOTES, DropSegments, OutcomeFrame, Segment, Slice
 
 log = foreign.Log(__name__)
 
@@ -69,6 +73,12 @@ STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
 #: shared memory is tidied this often, and unused memory is closed after so long
 TIDY_S: Final = 1.0
 REST_AFTER_S: Final = 10.0
+#: a task that has run on top of another one for so long, in seconds, may wait for tasks of its own
+RUNS_HERE_S: Final = 0.1
+#: a task's own tasks are sent after so many seconds: a thread that waits for one of them may run it before
+HOLD_S: Final = 0.005
+#: how often a thread that waits for this one checks whether it has ended
+STOPPED_CHECK_S: Final = 1.0
 #: most seconds for which an application that leaves waits until the master has its last report, if there is one
 LAST_REPORT_S: Final = 1.0
 #: after these a worker does not use the arguments of a task any more
@@ -131,7 +141,7 @@ class ClientThread:
         at_end: Callback,
     ) -> None:
         self.member = join(None)  # first, because it may fail, and what follows has to be closed
-        self._store = store
+        self.store = store  #: the shared memory with the application's large buffers
         self._tidied: tuple[float, float, int] = (
             0.0,
             0.0,
@@ -153,16 +163,27 @@ class ClientThread:
         #: called with what a task has measured; never raises
         self.task_measured: Callable[[TaskStatistics], None] | None = None
         self._measured_reports = MeasuredReports()
+        #: tasks that may not have begun, so that a thread that waits can run them; None: none does
+        self.kept: KeptTasks | None = None
+        #: called with this and whether tasks are unanswered; None: as `nested` has it
+        self.note_blocked: Callable[[object, bool], None] | None = None
+        #: since when a thread that waits runs a task here; None: none does
+        self.runs_here_since_s: float | None = None
         self._lock = threading.Lock()  # guards the attributes up to the inbox
         self._closed = False  # no more tasks
         self._sources: dict[JobId, TaskSource] = {}
         self._broken: ClusterError | None = None
         self._inbox: deque[Task | Callback] = deque()
+        self._holds = False  # tasks in the inbox wait until `_hold_until_s`, as a thread may claim them meanwhile
+        self._hold_until_s = 0.0
+        self._is_urgent = False  # but not now
+        self._unsent: deque[Task] = deque()  # tasks that a thread may claim, the oldest first
         self._leaving = False  # this thread ends when no task is open
         self._wake = Wakeup()
         self.output = OutputThread(name, drained=self._wake.set)
         self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
+        self._ran: deque[tuple[Task, OutcomeFrame, float]] = deque()  # tasks that ran here, and when they ended
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
@@ -200,8 +221,14 @@ class ClientThread:
         with self._lock:
             if self._closed or self._broken is not None or os.getpid() != self._pid:
                 self.check_open()
+            if self.kept is not None:
+                self.kept.add(tasks)
             self._inbox.extend(tasks)
-        self._wake.set()
+        if self.kept is None:
+            self._wake.set()
+        elif not self._holds:
+            self._holds = True
+            self._wake.set()
 
     def open_source(self, source: TaskSource) -> None:
         """Register a source, which will `add` tasks of its own job in this thread. Raises as `check_open`."""
@@ -219,13 +246,38 @@ class ClientThread:
         finally:
             self.member.control.close()  # the next request comes much later
 
+    def owns_job(self, job: JobId) -> bool:
+        """Return whether a job belongs to the owner of this application's jobs. Raises as `ask_statistics`."""
+        try:
+            return bool(self.member.ask("owns_job", job=job.hex()))
+        finally:
+            self.member.control.close()  # as above
+
+    def is_idle(self) -> bool:
+        """Return whether nothing is unfinished. For a thread beside which no other one submits."""
+        with self._lock:
+            if self._closed or self._broken is not None or self._sources:
+                return False
+        answered = threading.Event()
+        has_entries: list[bool] = []
+
+        def look() -> None:
+            has_entries.append(self._has_tasks() or bool(self._held))
+            answered.set()
+
+        self.call_soon(look)
+        while not answered.wait(STOPPED_CHECK_S):
+            if self.has_left:
+                return False
+        return not has_entries[0]
+
     def close_job(self, record: ClientJob[TaskHandle]) -> None:
         """Close a job: it gets no more tasks."""
         self.call_soon(lambda: self._core.close(record))
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         """Cancel tasks of a job, or all (None), running ones too."""
-        self.call_soon(lambda: self._core.cancel(job, indexes))
+        self.call_soon(lambda: self._cancel(job, indexes))
 
     def leave(self, wait: bool, cancel_futures: bool, stop: bool = False) -> None:
         """Accept no more tasks, and end this thread when the accepted ones have ended.
@@ -257,6 +309,7 @@ class ClientThread:
     def call_soon(self, what: Callback) -> None:
         """Call something in this thread. May be called in any thread."""
         self._inbox.append(what)
+        self._is_urgent = True
         self._wake.set()
 
     # ------------------------------------------------------------------------------------------------- in this thread
@@ -264,6 +317,9 @@ class ClientThread:
     def add(self, tasks: Sequence[Task]) -> None:
         """Add tasks of a source, also while the application leaves."""
         if tasks:
+            if self.kept is not None:
+                self.kept.add(tasks)
+                tasks = [task for task in tasks if self.kept.may_send(task)]
             self._core.add(tasks)
 
     def close_source(self, source: TaskSource) -> None:
@@ -273,13 +329,14 @@ class ClientThread:
 
     def _run(self) -> None:
         try:
-            while not (self._leaving and not self._core.has_entries() and not self._inbox and not self._held):
+            while not (self._leaving and not self._has_tasks() and not self._inbox and not self._held):
                 if not self._turn() or self._broken is not None:
                     break
         except BaseException as error:
             log.exception("the client thread has failed")
             self._give_up(f"the client thread of the application has failed: {foreign.describe(error)}")
         finally:
+            self.report_blocked(False)
             with self._lock:
                 self._closed = True
             if self._broken is None:
@@ -290,7 +347,7 @@ class ClientThread:
                 self.member.close()
             self._wake.close()
             self._segments.close()
-            self._store.close()
+            self.store.close()
             self.output.close()
             self._at_end()
 
@@ -301,7 +358,7 @@ class ClientThread:
             member.epoch,
             member.silence_s,
             monotonic(),
-            self._store,
+            self.store,
             shares=member.shares_memory,
             quota=member.quota,
         )
@@ -311,12 +368,15 @@ class ClientThread:
         if self._awake.stood_still():
             self._loop.stood_still(monotonic())
         self._wake.rearm()
-        waits = bool(self._inbox) or has_message(self.member.link.socket)
-        ready = self._waiter.poll(0.0 if waits else max(0.0, self._core.next_deadline() - monotonic()))
+        waits = (bool(self._inbox) and not self._must_hold(monotonic())) or has_message(self.member.link.socket)
+        due_s = min(self._core.next_deadline(), self._hold_until_s) if self._holds else self._core.next_deadline()
+        ready = self._waiter.poll(0.0 if waits else max(0.0, due_s - monotonic()))
         now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
-        if self._inbox:
+        if self._inbox and not self._must_hold(now):
+            self._holds = self._is_urgent = False
+            self._hold_until_s = 0.0
             self._take_inbox()
         self._loop.receive(now)
         if self._held:
@@ -326,11 +386,27 @@ class ClientThread:
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
             self._report_measured(now)
+        if self._unsent:
+            self._send_unsent()
+        if self._ran:
+            self._report_ran(now)
         verdict = self._loop.send(self._monitor_fd in ready and self.member.link.disturbed(), now)
         self._end_unsent()
-        if nested.note_blocked is not None:
-            nested.note_blocked(self._core.has_entries())
+        if nested.note_blocked is not None or self.note_blocked is not None:
+            self.report_blocked(self._core.has_entries() and not self._runs_here(now))
+        if self.kept is not None:
+            self.kept.wake()
         return verdict is Verdict.STAY or self._find_master(verdict)
+
+    def report_blocked(self, is_blocked: bool) -> None:
+        """Report in a worker whether the task of this application waits for tasks of its own."""
+        if (note_blocked := self.note_blocked or nested.note_blocked) is not None:
+            note_blocked(self, is_blocked)
+
+    def _runs_here(self, now: float) -> bool:
+        """Return whether a task that waits runs another one here. It may wait in a way that is not known here."""
+        since_s = self.runs_here_since_s
+        return since_s is not None and now - since_s < RUNS_HERE_S
 
     def _take_news(self, envelope: Iterable[News[TaskHandle]]) -> None:
         """Act on the news of an envelope."""
@@ -348,6 +424,8 @@ class ClientThread:
         """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
         for unsent in self._core.take_unsent():
             future, limit_bytes = unsent.entry.handle, self._core.quota.bytes
+            if self.kept is not None:
+                self.kept.begun(unsent.entry)
             if not unsent.size_bytes:
                 future.end_cancelled()
                 continue
@@ -363,10 +441,10 @@ class ClientThread:
     def _tidy(self, now: float) -> None:
         """Close unused shared memory: any surplus now, the rest after a while without use."""
         _, since, count = self._tidied
-        if count != self._store.stored_count:
-            since, count = now, self._store.stored_count
+        if count != self.store.stored_count:
+            since, count = now, self.store.stored_count
         self._tidied = (now, since, count)
-        if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
+        if closed := self.store.tidy(0 if now - since >= REST_AFTER_S else None):
             self._core.closed(closed)
 
     def _watch(self) -> Poller:
@@ -384,7 +462,9 @@ class ClientThread:
                 break
             item = self._inbox.popleft()
             if isinstance(item, TaskEntry):
-                if not item.handle.cancelled():
+                if self.kept is not None:
+                    self._unsent.append(item)
+                elif not item.handle.cancelled():
                     tasks.append(item)
             else:
                 self._core.add(tasks)
@@ -394,20 +474,63 @@ class ClientThread:
             self._core.add(tasks)
 
     def _quit(self) -> None:
+        self._unsent.clear()
         self._core.drop_all()
         self._core.take_unsent()
         self._held.clear()
         self._leaving = True
 
+    def _has_tasks(self) -> bool:
+        return self._core.has_entries() or bool(self._unsent)
+
+    def _must_hold(self, now: float) -> bool:
+        """Return whether tasks that have just come are not sent yet: a thread that waits may claim them."""
+        if not self._holds or self._is_urgent:
+            return False
+        if not self._hold_until_s:
+            self._hold_until_s = now + HOLD_S
+        if now < self._hold_until_s:
+            return True
+        self._hold_until_s = 0.0
+        return False
+
+    def _send_unsent(self) -> None:
+        """Send the tasks that nobody has claimed, as many as the cluster is likely to begin with."""
+        kept, unsent = self.kept, self._unsent
+        assert kept is not None
+        tasks: list[Task] = []
+        while unsent:
+            if kept.is_unsent(unsent[0]) and not (self._leaving or kept.has_room(unsent[0])):
+                break
+            task = unsent.popleft()
+            if kept.may_send(task):
+                tasks.append(task)
+        if tasks:
+            self._core.add(tasks)
+
+    def _cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        """Cancel tasks of a job, also those that are kept for a thread."""
+        self._core.cancel(job, indexes)
+        if self._unsent:
+            for entry in [it for it in self._unsent if it.job.id == job and (indexes is None or it.index in indexes)]:
+                if indexes is None:
+                    entry.job.is_over = True
+                if self.kept is not None and self.kept.is_unsent(entry):
+                    self.kept.begun(entry)
+                    entry.handle.end_cancelled()
+
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
-            for entry in self._core.entries():
+            for entry in [*self._core.entries(), *self._unsent]:
                 entry.handle.cancel()
         if cancel_futures or stop:
             self._held_until = 0.0  # output is not waited for any more
         sources = dict(self._sources)
         for source in sources.values():
             source.leave(cancel_futures or stop)
+        if stop:
+            for job_id in {entry.job.id for entry in self._unsent}:
+                self._cancel(job_id, None)
         for job in list(self._core.jobs.values()):
             if stop:
                 self._core.cancel(job.id, None)
@@ -446,11 +569,15 @@ class ClientThread:
 
     def _learn(self, news: News[TaskHandle]) -> None:
         if type(news) is TaskEnded:
-            self._end(news)
+            if self.kept is not None and self._was_taken_back(news):
+                return
+            self.end(news)
         elif type(news) is TaskRunning:
+            if self.kept is not None:
+                self.kept.begun(news.entry)
             news.entry.handle.note_running(news.slave)
         elif type(news) is TaskWrote:
-            self._show(news)
+            self.show(news)
         elif type(news) is UnclaimedResult:
             # It may be a result that has arrived in a former session, and that is still used.
             self._core.release(news.slices, clean=False)
@@ -476,7 +603,52 @@ class ClientThread:
             failure.__cause__ = error
             foreign.call(log, "ending a task has failed", future.end, None, failure)
 
-    def _end(self, ended: TaskEnded[TaskHandle]) -> None:
+    def _was_taken_back(self, ended: TaskEnded[TaskHandle]) -> bool:
+        """Return whether the master has given a task back that had not begun. Note the end of others."""
+        assert self.kept is not None
+        entry = ended.entry
+        if ended.frame.status != Status.TAKEN_BACK:
+            self.kept.begun(entry)
+            return False
+        if entry.cancelled or entry.job.is_over or entry.handle.cancelled():
+            self.kept.begun(entry)
+            entry.handle.end_cancelled()
+        elif not self.kept.taken_back(entry):  # whoever has asked for it does not wait any more
+            self._inbox.append(entry)
+        return True
+
+    def take_back(self, job: JobId, indexes: Sequence[int]) -> None:
+        """Ask the master for tasks that have not begun. In this thread."""
+        self._core.take_back(job, indexes)
+
+    def send_again(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks that a thread has claimed and not run, also while the application leaves. For any thread."""
+        if tasks:
+            self._inbox.extend(tasks)
+            self._is_urgent = True
+            self._wake.set()
+
+    def ran(self, task: Task, frame: OutcomeFrame) -> None:
+        """Report soon to the master that a task has run here, and how it ended. For any thread."""
+        self._ran.append((task, frame, monotonic()))
+
+    def _report_ran(self, now: float) -> None:
+        by_function: dict[tuple[bytes, bytes], tuple[Task, list[OutcomeFrame]]] = {}
+        while self._ran:
+            task, frame, ended_s = self._ran.popleft()
+            frame = replace(frame, ago_us=max(0, int((now - ended_s) * 1e6)))
+            by_function.setdefault((task.job.id, task.function.digest), (task, []))[1].append(frame)
+        for task, frames in by_function.values():
+            self._core.ran(task.job, task.function, frames)
+
+    def end_job_after(self, job: ClientJob[TaskHandle], status: int) -> None:
+        """Cancel the rest of a job, if it ends with a task that has run here and ended like this. In this thread."""
+        if ends_job(job, status) and not job.is_over:
+            job.is_over = True
+            self._cancel(job.id, None)
+
+    def end(self, ended: TaskEnded[TaskHandle]) -> None:
+        """End a task. In this thread, or in the one that has run the task."""
         future, frame = ended.entry.handle, ended.frame
         self._loop.sessions_in_vain = 0
         if ended.entry.payload.lease is not None:
@@ -503,7 +675,8 @@ class ClientThread:
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._segments.map_until_unused(slice_, self._released.append)
 
-    def _show(self, wrote: TaskWrote[TaskHandle]) -> None:
+    def show(self, wrote: TaskWrote[TaskHandle]) -> None:
+        """Show what a task has written. In this thread."""
         future = wrote.entry.handle
         if wrote.stream == NOTES:
             self._take_notes(future, wrote)
@@ -572,9 +745,10 @@ class ClientThread:
                 self._core.measured(job, values)
 
     def _report_last(self) -> None:
-        """Send the last report of measured values, if there is one, and wait a moment until the master has it."""
-        if not self._measured_reports.is_due(inf):
+        """Send the last reports, if there are any, and wait a moment until the master has them."""
+        if not self._ran and not self._measured_reports.is_due(inf):
             return
+        self._report_ran(monotonic())
         self._report_measured(inf)
         now, session = monotonic(), self._core.session
         until_s = now + LAST_REPORT_S
@@ -625,7 +799,7 @@ class ClientThread:
             left = [item for item in self._inbox if isinstance(item, TaskEntry)]
             self._inbox.clear()
         self._end_unsent()
-        for entry in [*self._core.drop_all(), *left]:
+        for entry in [*self._core.drop_all(), *self._unsent, *left]:
             entry.handle.end(None, kind(f"task {entry.handle.task}: {why}"))
         for source in list(self._sources.values()):
             source.fail(kind(why))

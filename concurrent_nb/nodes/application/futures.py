@@ -13,6 +13,7 @@ from concurrent_nb import foreign
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.task_handle import NO_USAGE
+from concurrent_nb.nodes.common import nested
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Note
 
@@ -87,7 +88,7 @@ class TaskFuture(concurrent.futures.Future[T]):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         with _WAITER_STATE_LOCK:
             if not self._has_waiter_state:
-                self._waiters: list[Any] = []
+                self._waiters: list[Any] = [] if nested.waiting is None else nested.waiting.waiters_of(self)
                 self._done_callbacks: list[Any] = []
                 self._condition = Condition()  # type: ignore[assignment]  # has all that is used of it
                 self._has_waiter_state = True
@@ -118,6 +119,8 @@ class TaskFuture(concurrent.futures.Future[T]):
         """
         if self._state == FINISHED and self._exception is None:
             return self._result  # type: ignore[return-value]  # None is one, too
+        if nested.waiting is not None and self._state not in _ENDED:
+            timeout = nested.waiting.for_future(self, timeout)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -130,6 +133,8 @@ class TaskFuture(concurrent.futures.Future[T]):
         """
         if self._state == FINISHED:
             return self._exception
+        if nested.waiting is not None and self._state not in _ENDED:
+            timeout = nested.waiting.for_future(self, timeout)
         return super().exception(timeout)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:

@@ -27,6 +27,7 @@ from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.trace_file import TraceSummary
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.runtime.notes import (
@@ -236,6 +237,9 @@ class Job(Generic[T]):
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         for number in itertools.count():
+            if nested.waiting is not None:
+                left = None if deadline is None else deadline - time.monotonic()
+                nested.waiting.for_job(self.id, lambda: len(self.ended) > number or self._is_over(), left)  # noqa: B023
             with self._condition:
                 while len(self.ended) <= number:
                     if self._is_over():
@@ -482,6 +486,8 @@ class Job(Generic[T]):
         """Wait until something holds that only the end of a task can change. False after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not holds():
+            if nested.waiting is not None:
+                nested.waiting.for_job(self.id, holds, timeout_s)
             with self._condition:
                 if holds():
                     break

@@ -42,6 +42,7 @@ from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions
+from concurrent_nb.nodes.common import nested
 from concurrent_nb.shipping.runtime.call_chunks import ChunkResults, FailedItem, PickledItem
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
@@ -222,6 +223,8 @@ class MapCall:
     def _next(self, deadline: float | None) -> MapChunk | None:
         """Wait for the next chunk that has ended, in order; None after the last."""
         while True:
+            if nested.waiting is not None:
+                nested.waiting.for_job(self.record.id, self._is_ready, _left(deadline))
             with self._condition:
                 while self._order and self._order[0].parts is not None:
                     self._order.extendleft(reversed(self._order.popleft().parts or ()))
@@ -233,11 +236,19 @@ class MapCall:
                     if self._waiting:  # items were read while the application was shut down
                         self._client_thread.check_open()
                     return None
-                left = None if deadline is None else deadline - time.monotonic()
+                left = _left(deadline)
                 if left is not None and left <= 0:
                     raise TimeoutError
                 self._condition.wait(self._progress.wait_s(left))
             self._progress.look()  # not while the lock is held: a stream may block
+
+    def _is_ready(self) -> bool:
+        """Return whether `_next` has something to do."""
+        with self._condition:
+            if not self._order:
+                return self._closed
+            head = self._order[0]
+            return head.answers is not None or head.error is not None or head.parts is not None
 
     def _opened(self, future: TaskFuture, answer: Any, return_exceptions: bool) -> Any:
         value, error = open_item(future, answer)
@@ -375,6 +386,10 @@ class MapCall:
         """Close the job once nothing of it is unanswered."""
         if not self._unanswered:
             self._client_thread.close_source(self)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
 
 
 def _parts(chunk: MapChunk) -> list[MapChunk]:

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, c
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
+from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.batched_job import BatchedJob
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
@@ -31,6 +32,7 @@ from concurrent_nb.nodes.application.core import (
 )
 from concurrent_nb.nodes.application.exit_hook import finish_at_exit
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.application.inside_task import InsideTask
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.job_origin import ORIGIN, new_record
 from concurrent_nb.nodes.application.map_call import MapCall
@@ -54,6 +56,7 @@ from concurrent_nb.nodes.application.worker_setups import EverywhereCall, Worker
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.trace_file import TraceSummary
 from concurrent_nb.object_store.store import ObjectStore
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup
 from concurrent_nb.shipping.runtime.notes import Display
@@ -123,6 +126,7 @@ class ApplicationNode(concurrent.futures.Executor):
         where: path of the cluster's connection file. It is read again when the master has to be found again.
         keys: CURVE key pair of the user. Jobs belong to its public half.
         name: name of this application in the cluster's status.
+        inside: the task that it is in; None: the user's process.
 
     Raises:
         MasterUnreachable: the master does not answer.
@@ -130,7 +134,7 @@ class ApplicationNode(concurrent.futures.Executor):
         VersionMismatch: the master has another version of the protocol, of Python or of cloudpickle.
     """
 
-    def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
+    def __init__(self, where: Path, keys: KeyPair, name: str = "", *, inside: InsideTask | None = None) -> None:
         self.name = name or f"application-{os.getpid()}"
         self.default_chunksize: int | None = None  #: of maps that are given none; None: measured times decide
         self._lock = threading.Lock()  # guards the job of the submits, which many threads use
@@ -144,7 +148,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._other_submits: weakref.WeakSet[ClientJob[TaskHandle]] = weakref.WeakSet()
 
         def join(former: Membership | None) -> Membership:
-            return register(connection_file.read(where), "client", keys, former, name=self.name)
+            facts = {} if inside is None else inside.facts()
+            return register(connection_file.read(where), "client", keys, former, name=self.name, **facts)
 
         def master_gone(gracefully: bool) -> None:
             callbacks.call(callbacks.call_receiver, "master_disconnected", gracefully)
@@ -158,9 +163,10 @@ class ApplicationNode(concurrent.futures.Executor):
         self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
         self._client_thread.setup_ran = self._setups.ran
         self._client_thread.cancelled_elsewhere = self._renew_cancelled_job
-        self._packer = TaskPacker(store, self._setups)
+        self._packer = TaskPacker(store, self._setups, TRACKER if inside is None else inside.environment)
         self._systems = SystemPusher(where, self.name, self._packer, self._client_thread, callbacks)
-        self._at_exit = finish_at_exit(self)
+        # A worker ends without waiting for anything.
+        self._at_exit = finish_at_exit(self) if inside is None else lambda: None
         ORIGIN.watch(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -548,6 +554,20 @@ class ApplicationNode(concurrent.futures.Executor):
     def _has_left(self) -> bool:
         """Whether nothing of it is in the cluster any more."""
         return self._client_thread.has_left
+
+    def _is_like_new(self) -> bool:
+        """Return whether the next task in a worker can use it: nothing is unfinished, and nothing was set."""
+        has_set = self.default_chunksize is not None or self._callbacks.receiver is not None or self._setups.are_there
+        return not has_set and self._client_thread.present is None and self._client_thread.is_idle()
+
+    def _quit(self) -> None:
+        """Leave the cluster now, and wait for nothing: unfinished tasks are cancelled, and their futures do not end."""
+        self._client_thread.quit()
+        self._callbacks.join()
+
+    def _owns_job(self, job: JobId) -> bool:
+        """Return whether a job, which has not ended, belongs to the same owner. Raises as `status`."""
+        return self._client_thread.owns_job(job)
 
     def present_errors(self, presenter: Presenter | None) -> None:
         """Call `presenter(future, error)` with each exception of a task before its future has it. For front ends.

@@ -12,7 +12,7 @@ from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, check_function, checked_needs
 from concurrent_nb.nodes.application.worker_setups import WorkerSetups
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.shipping.environment.envelope import ModulesOnly
+from concurrent_nb.shipping.environment.envelope import EnvironmentSource, ModulesOnly
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
 from concurrent_nb.shipping.serialization import pickles
@@ -35,15 +35,17 @@ class TaskPacker:
     Args:
         store: where large buffers lie.
         setups: those of the application, which travel with each function.
+        environment: what travels along with functions.
     """
 
-    def __init__(self, store: ObjectStore, setups: WorkerSetups) -> None:
+    def __init__(self, store: ObjectStore, setups: WorkerSetups, environment: EnvironmentSource = TRACKER) -> None:
         self.function_bytes = 0  #: of the functions that were pickled; the caller may reset it
         self._store = store
         self._setups = setups
-        self._functions = Functions(store_buffers=partial(store_buffers, store), environment_source=TRACKER)
+        self._environment = environment
+        self._functions = Functions(store_buffers=partial(store_buffers, store), environment_source=environment)
         self._unwrapped = Functions(
-            store_buffers=partial(store_buffers, store), environment_source=ModulesOnly(TRACKER)
+            store_buffers=partial(store_buffers, store), environment_source=ModulesOnly(environment)
         )
         self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", NO_PAYLOAD))
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
@@ -121,7 +123,7 @@ class TaskPacker:
     def setup_call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledFunction:
         """Pickle a call that workers run as a setup. Raises NotPicklable, and TypeError if it cannot be called."""
         check_function(fn)
-        return pickled_with_arguments(fn, args, partial(store_buffers, self._store), TRACKER)
+        return pickled_with_arguments(fn, args, partial(store_buffers, self._store), self._environment)
 
     def put(self, value: Any) -> Shared:
         """Pickle a value once for many tasks. Raises NotPicklable."""
@@ -139,7 +141,7 @@ class TaskPacker:
         """Return a loader for one task of this class: the same one while nothing that travels along can change."""
         if not is_importable(task_type):  # it may have changed since its last task was pushed
             return self.new_loader()
-        key = TRACKER.current(), self._setups.are_there
+        key = self._environment.current(), self._setups.are_there
         if self._loader is None or key != self._loader_key:
             self._loader, self._loader_key = self.new_loader(), key
         return self._loader
@@ -147,11 +149,11 @@ class TaskPacker:
     def new_loader(self) -> TaskLoader:
         """Return a loader for tasks that are pushed now."""
         if self._setups.are_there:
-            return TaskLoader(self._store, ModulesOnly(TRACKER), self._with_setups)
-        return TaskLoader(self._store, TRACKER)
+            return TaskLoader(self._store, ModulesOnly(self._environment), self._with_setups)
+        return TaskLoader(self._store, self._environment)
 
     def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
-        return self._setups.prepared(pickled, TRACKER.current())
+        return self._setups.prepared(pickled, self._environment.current())
 
 
 def _not_picklable(

@@ -1,11 +1,34 @@
-"""Applications in tasks: they wait for tasks on the same cluster, which may need the slot of their own task.
+"""Applications in tasks: what the process of a task gives to the layers above. Set by workers only.
 
-A worker sets a function here, which the applications of its process call with every turn of their loops. So a task that
-waits for its own tasks, in any way, is known to be blocked, and the slave lets another worker use its slot
-(workers/slave_side/pool_scheduler/). Other processes set none.
+A task may submit tasks to its own cluster and wait for them, and they may need the slot of their own task. So the
+applications of a worker report with every turn of their loops whether they have unanswered tasks: the slave then lets
+another worker use the slot (workers/slave_side/pool_scheduler/). And a thread that waits for such tasks runs those here
+that nobody has begun (nodes/worker/waiting_here.py).
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
-#: called with whether an application of this process has unanswered tasks; None in a process that runs no tasks
-note_blocked: Callable[[bool], None] | None = None
+
+class Waiting(Protocol):
+    """Waits for tasks as `nodes.worker.waiting_here.WaitingThreads` does."""
+
+    def for_future(self, future: Any, timeout_s: float | None) -> float | None:
+        """Wait for the end of a task; return how much of `timeout_s` is left."""
+
+    def for_job(self, job: Any, is_over: Callable[[], bool], timeout_s: float | None) -> None:
+        """Wait until something `is_over` that tasks of a job end, at most `timeout_s` seconds."""
+
+    def waiters_of(self, future: Any) -> list[Any]:
+        """Return a list for those who wait for a future with functions of `concurrent.futures`."""
+
+
+#: called with an application, and whether it has unanswered tasks; None in a process that runs no tasks
+note_blocked: Callable[[object, bool], None] | None = None
+
+#: returns the application that the running task belongs to, and raises ConfigurationError if no task runs in this
+#: thread; None in a process that runs no tasks
+application_of_task: Callable[[], Any] | None = None
+
+#: what threads wait with for tasks; None: without running any
+waiting: Waiting | None = None

@@ -30,6 +30,7 @@ from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.poller import Poller, fd_of
+from concurrent_nb.workers.protocol.records import ClusterAt
 from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
 
@@ -229,6 +230,8 @@ class Slave:
             host_load=host_load,
             result_bytes_max=min(self._result_bytes_max, membership.quota.object),
         )
+        assert self._path is not None
+        self._pool.cluster = ClusterAt(str(self._path.absolute()), membership.name)
         begun_at = monotonic()
         verdict = Verdict.REJOIN
         try:

@@ -15,15 +15,16 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import types
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from concurrent_nb.errors import ProtocolError, TooLarge
-from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.errors import ConfigurationError, ProtocolError, TooLarge
+from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE, JobId
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.mapping import Restorer
@@ -31,6 +32,7 @@ from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.store import ObjectStore, address_of
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.environment.entering import (
+    TASK_ENVIRONMENT,
     Environments,
     LoadedEnvironment,
     ThreadEnvironments,
@@ -66,6 +68,10 @@ from concurrent_nb.workers.worker_side import process_setup
 from concurrent_nb.workers.worker_side.forkserver import ForkServer
 from concurrent_nb.workers.worker_side.task_loop import TaskId, TaskLoop, TaskResult
 from concurrent_nb.workers.worker_side.thread_workers import ThreadStream, ThreadWorker, ThreadWorkerProcess
+
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.application.node import ApplicationNode
+    from concurrent_nb.nodes.worker.task_application import TaskApplications
 
 #: free shared memory that is kept resident for the next results
 RESIDENT_BYTES: Final = 256 * 1024 * 1024
@@ -109,7 +115,7 @@ class _LoadedFunction:
 class TaskRunner:
     """Keep functions by digest; run tasks and turn whatever happens into a result."""
 
-    def __init__(self, environments: Environments) -> None:
+    def __init__(self, environments: Environments, is_thread: bool = False) -> None:
         self._environments = environments
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
         self._functions: dict[bytes, _LoadedFunction] = {}
@@ -124,6 +130,12 @@ class TaskRunner:
         self._new_segments: dict[bytes, AddSegment] = {}  # not announced yet
         self._memory_changes: list[RemoveSegments] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: sends bytes of the running task's notes
+        #: called with an application and whether it has unanswered tasks
+        self.note_blocked: Callable[[object, bool], None] = lambda application, is_blocked: None
+        self._running: TaskId | None = None
+        self._connection_file = self._slave = ""  # path, of the cluster; name
+        self._is_thread, self._thread = is_thread, threading.get_ident()
+        self._applications: TaskApplications | None = None  # of tasks that have asked for theirs
 
     def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
         """Keep a function. The first task that needs it unpickles it, and fails if that fails."""
@@ -151,6 +163,7 @@ class TaskRunner:
         if self._snapshots:  # of a chunk that was interrupted
             self._release_snapshots()
         environments = self._environments
+        self._running = task
         try:
             self.prepare(task, digest)
         except Exception as error:  # noqa: BLE001  (a setting of the user's; the result has the error)
@@ -163,7 +176,11 @@ class TaskRunner:
         except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the result has the error)
             return not_loadable(error)
         try:
-            return self._run(task, loaded, kind, body, sizes, buffers)
+            try:
+                return self._run(task, loaded, kind, body, sizes, buffers)
+            finally:
+                if self._applications is not None:
+                    self._applications.task_ended()
         finally:
             if loaded.main is not None and (
                 task_main.CURRENT.argument_names or task_main.CURRENT.module is not loaded.main
@@ -252,6 +269,44 @@ class TaskRunner:
     def cannot_run(self, error: Exception) -> TaskResult:
         """Return the result of a task that this worker cannot run."""
         return not_loadable(error)
+
+    def use_cluster(self, path: str, slave: str) -> None:
+        """Note where the connection file of the cluster is, and the slave's name, for applications in tasks."""
+        self._connection_file, self._slave = path, slave
+
+    def application(self) -> "ApplicationNode":
+        """Return the application that the running task belongs to. Raises as `TaskApplications.of`."""
+        if self._running is None:
+            raise ConfigurationError("no task runs here, so there is no application that it could belong to")
+        if self._applications is None:
+            # Here, because most tasks need no application, and all that it consists of takes a tenth of a second.
+            applications = importlib.import_module("concurrent_nb.nodes.worker.task_application")
+            self._applications = applications.TaskApplications(
+                TASK_ENVIRONMENT,
+                self._environments,
+                self.open_function,
+                self.note_blocked,
+                self._is_thread,
+                self._thread,
+            )
+        job, index = self._running
+        return self._applications.of(self._connection_file, self._slave, JobId(job), index)
+
+    def open_function(
+        self, environment: LoadedEnvironment, body: Buffer, buffers: Sequence[Buffer]
+    ) -> tuple[Callable[..., Any], types.ModuleType, bool]:
+        """Unpickle a function that runs on top of another task.
+
+        Returns it, its `__main__`, and whether there are random number generators in it.
+        """
+        loaded = _LoadedFunction(environment, body, buffers, (), False)
+        function = self._open(loaded)
+        assert loaded.main is not None
+        return function, loaded.main, bool(loaded.generators)
+
+    def own_threads(self) -> frozenset[threading.Thread]:
+        """Return the threads of the application that is kept for the next tasks."""
+        return frozenset() if self._applications is None else self._applications.threads()
 
     def _unwrap(self, digest: bytes) -> _LoadedFunction:
         """Take a function out of its envelope, which contains the environment that it runs in."""
@@ -458,12 +513,14 @@ def run_worker(channels: WorkerChannels, initializer: bytes = b"") -> None:
     try:
         if wants_threads:
             task_main.use_one_per_thread()
+            nested.application_of_task = _application_of_thread
             ThreadWorkerProcess(channels, partial(make_thread_worker, environments)).serve()
         else:
             runner = TaskRunner(environments)
             loop = TaskLoop(channels, runner)
             runner.send_note = loop.send_note
-            nested.note_blocked = loop.note_blocked
+            runner.note_blocked = nested.note_blocked = BlockedApplications(loop.note_blocked).note
+            nested.application_of_task = runner.application
             loop.serve()
     except (OSError, ProtocolError) as error:
         print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)
@@ -502,14 +559,50 @@ def import_system_host() -> None:
         importlib.import_module("concurrent_nb.nodes.worker.system_host")
 
 
+class BlockedApplications:
+    """Joins what the applications of a task report: it waits as soon as one of them has unanswered tasks."""
+
+    def __init__(self, note_blocked: Callable[[bool], None]) -> None:
+        self._note_blocked = note_blocked
+        self._waiting: set[int] = set()
+
+    def note(self, application: object, is_blocked: bool) -> None:
+        """Take the report of an application, in its own thread."""
+        if is_blocked:
+            self._waiting.add(id(application))
+        else:
+            self._waiting.discard(id(application))
+        self._note_blocked(bool(self._waiting))
+
+
+class _ThreadRunner(threading.local):
+    """The runner of a thread that runs tasks."""
+
+    runner: TaskRunner | None = None
+
+
+_THREAD: Final = _ThreadRunner()
+
+
+def _application_of_thread() -> "ApplicationNode":
+    if _THREAD.runner is None:
+        raise ConfigurationError(
+            "this thread runs no task, so there is no application that it could belong to: call"
+            " concurrent_nb.application() in the task's own thread, and pass what it returns"
+        )
+    return _THREAD.runner.application()
+
+
 def make_thread_worker(
     environments: Environments, channels: WorkerChannels, out: ThreadStream, err: ThreadStream
 ) -> ThreadWorker:
     """Create the worker of this thread, with functions, shared memory and notes of its own."""
     notes.use_thread_sink()
-    runner = TaskRunner(environments)
+    runner = TaskRunner(environments, is_thread=True)
     worker = ThreadWorker(channels, runner, out, err)
     runner.send_note = worker.send_note
+    runner.note_blocked = BlockedApplications(worker.note_blocked).note
+    _THREAD.runner = runner
     return worker
 
 

@@ -168,6 +168,12 @@ _decode: Final = msgspec.msgpack.Decoder(
 ).decode
 
 
+#: of a sink, while another task runs on top of its own: its attributes
+SuspendedSink = tuple[
+    Callable[[], int] | None, StatisticSource | None, Callable[[bytes], None] | None, int, float, bytes | None
+]
+
+
 class NoteSink:
     """Sends the notes of the running task: one for each process, or for each thread in which tasks run.
 
@@ -205,6 +211,18 @@ class NoteSink:
         send, self._send = self._send, None
         if held is not None and send is not None:
             send(held)
+
+    def suspend(self, send: Callable[[bytes], None]) -> SuspendedSink:
+        """Begin a task on top of the one that runs; return what `resume` needs to continue with that one."""
+        before = (self.item, self.statistics, self._send, self._spent_bytes, self._reported_at, self._held)
+        self.item = None
+        self.open(send)
+        return before
+
+    def resume(self, before: SuspendedSink) -> None:
+        """End a task that runs on top of another one, and continue with that one."""
+        self.close()
+        self.item, self.statistics, self._send, self._spent_bytes, self._reported_at, self._held = before
 
     def put_report(self, note: ProgressReport) -> None:
         """Send a report now, or at the end if it is the last, or not at all."""

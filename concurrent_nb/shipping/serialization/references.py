@@ -28,6 +28,8 @@ _LOADS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _STORES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 #: travels as the function that it wraps; a name, because its class belongs to a higher layer
 _TASK_FUNCTION: Final = "concurrent_nb.task_functions.TaskFunction"
+#: and the class of what its methods are in a task, which never change
+_METHOD_IN_TASK: Final = "concurrent_nb.shipping.functions.functions_in_tasks.MethodInTask"
 #: the package that pickles exceptions with their tracebacks
 _TBLIB: Final = "tblib"
 _BY_REFERENCE: Final = (types.FunctionType, types.BuiltinFunctionType, type)
@@ -210,7 +212,7 @@ def is_constant(thing: Any) -> bool:
         return len(thing) <= ITEMS and all(map(is_constant, thing))
     if isinstance(thing, types.ModuleType):
         return is_importable_module(thing)
-    return is_importable(thing) or _is_logger(thing)
+    return is_importable(thing) or _is_logger(thing) or f"{kind.__module__}.{kind.__qualname__}" == _METHOD_IN_TASK
 
 
 def _is_logger(thing: Any) -> bool:

@@ -151,7 +151,18 @@ class NotInitialized(msgspec.Struct, array_like=True, frozen=True, gc=False, tag
         return []
 
 
-SlaveRecord = LoadFunction | ForgetFunctions | RunTasks | AddSegment | RemoveSegments | ReleaseSlices
+class ClusterAt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=9):
+    """Where the slave has found its cluster, for applications in tasks. Comes before the first task."""
+
+    path: str  #: of the connection file
+    slave: str  #: the slave's name
+
+    def buffer_sizes(self) -> list[int]:
+        """Return the lengths of the buffers that follow: none."""
+        return []
+
+
+SlaveRecord = LoadFunction | ForgetFunctions | RunTasks | AddSegment | RemoveSegments | ReleaseSlices | ClusterAt
 WorkerRecord = NoteRecord | AddSegment | RemoveSegments | NotInitialized
 
 

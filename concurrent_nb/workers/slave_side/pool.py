@@ -23,6 +23,7 @@ from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.channels import WorkerChannels, make_channels
 from concurrent_nb.workers.protocol.records import (
     AddSegment,
+    ClusterAt,
     NoteRecord,
     NotInitialized,
     RemoveSegments,
@@ -110,6 +111,7 @@ class Pool:
         result_bytes_max: int = 0,
     ) -> None:
         self.fds_version = 0
+        self.cluster: ClusterAt | None = None  #: for applications in tasks; None: there is none
         self._scheduler = PoolScheduler(
             slots, grace_s=grace_s, tasks_max=tasks_max, initializes=initializes, result_s=result_s
         )
@@ -432,6 +434,8 @@ class Pool:
             self._start_worker(command.worker, now)
 
     def _send_tasks(self, connection: WorkerConnection, command: GiveTasks) -> None:
+        if self.cluster is not None:
+            connection.show_cluster(self.cluster)
         if not connection.has_function(command.function) and command.function in self._functions:
             body, buffers = self._functions[command.function]
             self._send_segments(connection, buffers)

@@ -20,6 +20,7 @@ from concurrent_nb.workers.protocol.channels import SlaveChannels, WorkerChannel
 from concurrent_nb.workers.protocol.records import (
     LARGE_BYTES,
     AddSegment,
+    ClusterAt,
     ForgetFunctions,
     LoadFunction,
     RecordReader,
@@ -104,6 +105,7 @@ class WorkerConnection:
         self._outgoing: deque[memoryview] = deque()
         self._functions: OrderedDict[bytes, None] = OrderedDict()
         self._segments: set[bytes] = set()  # of shared memory, that were sent to it
+        self._cluster: ClusterAt | None = None  # that was sent to it
         self.own_segments: dict[bytes, int] = {}  #: segments of its own, and their sizes
 
     # ------------------------------------------------------------------------------------------------------- out
@@ -123,6 +125,12 @@ class WorkerConnection:
     def has_segment(self, segment: bytes) -> bool:
         """Return whether this segment was sent to the worker."""
         return segment in self._segments
+
+    def show_cluster(self, cluster: ClusterAt) -> None:
+        """Send where the cluster is, unless the worker knows it."""
+        if cluster is not self._cluster:
+            self._cluster = cluster
+            self._put(encode(cluster), ())
 
     def add_segment(self, segment: AddSegment) -> None:
         """Send how a segment of shared memory is opened. Must come before the first slice of it."""

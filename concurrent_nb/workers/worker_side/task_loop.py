@@ -31,6 +31,7 @@ from concurrent_nb.workers.protocol.records import (
     SLAVE_HEADER_BYTES_MAX,
     AddSegment,
     Buffer,
+    ClusterAt,
     ForgetFunctions,
     LoadFunction,
     NoteRecord,
@@ -108,6 +109,12 @@ class Runner(Protocol):
 
     def cannot_run(self, error: Exception) -> TaskResult:
         """Return the result of a task that cannot be run in this worker."""
+
+    def use_cluster(self, path: str, slave: str) -> None:
+        """Note where the connection file of the cluster is, and the slave's name, for applications in tasks."""
+
+    def own_threads(self) -> frozenset[threading.Thread]:
+        """Return the threads that belong to the runner, and to no task."""
 
 
 def has_partial_import() -> bool:
@@ -220,6 +227,8 @@ class TaskLoop:
                 self._runner.load(order.digest, order.body, order.sizes, buffers)
             elif isinstance(order, ForgetFunctions):
                 self._runner.drop(order.digests)
+            elif isinstance(order, ClusterAt):
+                self._runner.use_cluster(order.path, order.slave)
             else:
                 self._runner.update_memory(order)
                 if isinstance(order, ReleaseSlices):
@@ -300,7 +309,8 @@ class TaskLoop:
 
     def _note_foreign_threads(self) -> None:
         if threading.active_count() > 1 or self._foreign_threads:
-            self._foreign_threads = frozenset(threading.enumerate()) - {threading.main_thread()}
+            left = frozenset(threading.enumerate()) - {threading.main_thread()}
+            self._foreign_threads = left - self._runner.own_threads()
             self._page.note_left_threads(bool(self._foreign_threads))
 
     def _run_with_threads(

@@ -1,0 +1,20 @@
+"""What is special about the application of a task: whose its jobs are, and what its tasks run in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.shipping.environment.envelope import EnvironmentSource
+
+
+@dataclass(slots=True)
+class InsideTask:
+    """The running task that an application is in. Its jobs belong to the owner of that task, and end with it."""
+
+    job: JobId
+    index: int
+    environment: EnvironmentSource  #: the one that the task runs in, which its own tasks get as well
+
+    def facts(self) -> dict[str, Any]:
+        """Return the parameters by which such an application registers."""
+        return {"parent_job": self.job.hex(), "parent_index": self.index, "comes_back": False}
