@@ -38,7 +38,10 @@ def completed(notebook: Notebook, cell: str) -> list[str]:
         ("%%concurrent_task --out alp|", ["%%concurrent_task --out alpha", "%%concurrent_task --out alphabet"]),
         ("%%concurrent_task --shared |", ["%%concurrent_task --shared alpha", "%%concurrent_task --shared alphabet"]),
         ("%%cython_task --o|", ["%%cython_task --openmp"]),
-        ("%concurrent start --|", ["%concurrent start --workers", "%concurrent start --name"]),
+        (
+            "%concurrent start --|",
+            [f"%concurrent start --{option}" for option in ("workers", "name", "on", "slaves", "adapt")],
+        ),
         (
             "x = 1\n%concurrent sta|",
             ["x = 1\n%concurrent start", "x = 1\n%concurrent status", "x = 1\n%concurrent stats"],
