@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from concurrent_nb.shipping.compiled.cache import VARIABLE as CACHE_VARIABLE
 from tests.notebooks import ROOT, Notebook
 
 #: the stop button gives the prompt back within so many seconds
@@ -33,7 +34,9 @@ def check_demonstrations(connect_line: str, folder: Path, *, mandelbrot: bool = 
         folder: the kernel's working folder.
         mandelbrot: run that notebook, too, which compiles cells and takes some seconds.
     """
-    notebook = Notebook(folder)
+    # Compiling takes most of the time, so all tests of a run share what is compiled.
+    run = next((parent for parent in folder.parents if re.fullmatch(r"pytest-\d+", parent.name)), folder)
+    notebook = Notebook(folder, {CACHE_VARIABLE: str(run / "compiled")})
     try:
         started = notebook.run(connect_line)
         assert started.error is None, started.traceback

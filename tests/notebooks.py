@@ -3,6 +3,7 @@
 import os
 import queue
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ class Answer:
 class Notebook:
     """A kernel with the extension loaded, and the cells that are run in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.manager = KernelManager(kernel_name="python3", transport_encryption="auto")
-        self.manager.start_kernel(cwd=str(folder), env={**os.environ, "PYTHONPATH": str(ROOT)})
+        self.manager.start_kernel(cwd=str(folder), env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
         client = self.manager.client()
         assert isinstance(client, BlockingKernelClient)
         self.client = client
