@@ -18,6 +18,7 @@ import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs
 from concurrent_nb.api import OutputPiece
 from concurrent_nb.errors import RemoteTraceback, TaskTimeout
+from concurrent_nb.nodes.worker.waiting_here import NESTING_MAX
 from tests.clusters import BRISK, eventually, shared_cluster
 from tests.work import PATIENCE_S
 
@@ -246,7 +247,8 @@ def test_an_application_that_a_task_has_connected_itself(app: ApplicationNode, c
 @on_few_and_many_workers
 def test_recursion(app: ApplicationNode) -> None:
     assert app.submit(fibonacci, 13).result(PATIENCE_S) == 233
-    assert app.submit(depth_of, 200).result(PATIENCE_S) == 200
+    for depth in (200, 2 * NESTING_MAX):
+        assert app.submit(depth_of, depth).result(PATIENCE_S) == depth
     assert app.submit(recursions, 20).result(PATIENCE_S) == 21 * 500
     assert app.start_job(fibonacci, [(number,) for number in range(8)], batch=3).results(PATIENCE_S)[-1] == 13
 
@@ -314,6 +316,15 @@ def test_tasks_in_threads(app: ApplicationNode, workers: int) -> None:
     for how in ("result", "job", "wait"):
         futures = [threads.submit(sum_of_squares, how, 6) for _ in range(workers)]
         assert (how, [future.result(PATIENCE_S) for future in futures]) == (how, [55] * len(futures))
+
+
+def test_subtasks_count_wherever_they_run(app: ApplicationNode, tmp_path: Path) -> None:
+    app.submit(abs, 1).result(PATIENCE_S)
+    path = tmp_path / "trace.json"
+    before = app.trace(path).tasks
+    assert app.submit(fibonacci, 9).result(PATIENCE_S) == 34
+    eventually(lambda: app.trace(path).tasks == before + 109, "each is in the trace, once")
+    app._client_thread.member.control.close()  # else it stays open for the next question
 
 
 def test_subtasks_belong_to_the_owner_of_the_task(app: ApplicationNode, cluster: Cluster, tmp_path: Path) -> None:

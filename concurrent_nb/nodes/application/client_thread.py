@@ -184,6 +184,7 @@ class ClientThread:
         self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._ran: deque[tuple[Task, OutcomeFrame, float]] = deque()  # tasks that ran here, and when they ended
+        self._has_run = False  # whether there were any, which the master may not have heard of yet
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
@@ -630,6 +631,7 @@ class ClientThread:
 
     def ran(self, task: Task, frame: OutcomeFrame) -> None:
         """Report soon to the master that a task has run here, and how it ended. For any thread."""
+        self._has_run = True
         self._ran.append((task, frame, monotonic()))
 
     def _report_ran(self, now: float) -> None:
@@ -746,7 +748,7 @@ class ClientThread:
 
     def _report_last(self) -> None:
         """Send the last reports, if there are any, and wait a moment until the master has them."""
-        if not self._ran and not self._measured_reports.is_due(inf):
+        if not self._has_run and not self._measured_reports.is_due(inf):
             return
         self._report_ran(monotonic())
         self._report_measured(inf)
