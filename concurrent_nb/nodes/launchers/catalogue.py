@@ -15,6 +15,7 @@ BUILT_IN: Final = {
     "local": ("local", "Local"),
     "ssh": ("ssh", "Ssh"),
     "command": ("command", "Command"),
+    "slurm": ("slurm_launcher", "Slurm"),
 }
 
 
