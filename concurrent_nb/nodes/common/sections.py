@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 OF_MASTER: Final = ("MasterNode", "PullRoundRobin", "PushBest", "Stealing", "Locality")
 OF_SLAVE: Final = ("SlaveNode",)
 #: those of the launchers, which the owner of a cluster reads
-OF_LAUNCHERS: Final = ("Local", "Ssh", "Command", "Slurm")
+OF_LAUNCHERS: Final = ("Local", "Ssh", "Command", "Slurm", "Dask", "Ray")
 OF_ALL: Final = (*OF_MASTER, *OF_SLAVE, *OF_LAUNCHERS)
 #: a name this similar to one of ours, from 0 to 1, is a typing error
 SIMILAR: Final = 0.8

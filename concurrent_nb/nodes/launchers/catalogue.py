@@ -16,6 +16,8 @@ BUILT_IN: Final = {
     "ssh": ("ssh", "Ssh"),
     "command": ("command", "Command"),
     "slurm": ("slurm_launcher", "Slurm"),
+    "dask": ("dask_pilot", "Dask"),
+    "ray": ("ray_pilot", "Ray"),
 }
 
 

@@ -1,0 +1,235 @@
+"""The hosts of a Dask cluster, on which slaves run. Part of a pilot's helper process.
+
+A slave on a host keeps each thread of that host's workers busy with a task of Dask's: one of them runs the slave, the
+others wait. So Dask gives nothing else to these workers, and counts them as busy.
+"""
+
+import queue
+import secrets
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import sleep
+from typing import Any, Final
+
+from distributed import Client, Future, get_worker
+from distributed.security import Security
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import LaunchFailed
+from concurrent_nb.foreign import describe
+from concurrent_nb.nodes.launchers.engine_port import check_listens
+from concurrent_nb.nodes.launchers.held_slaves import SealedStart, end_held, hold_cores, hold_slave
+from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart, ended_slave
+from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, EngineHost, differences
+from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
+
+#: seconds in which workers tell their facts
+FACTS_S: Final = 20.0
+#: seconds in which slaves end when the pilot is closed
+CLOSE_S: Final = 5.0
+#: the states of a task in its worker while it is wanted
+_WANTED_STATES: Final = ("executing", "long-running")
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerGroup:
+    """Workers of a host that one slave holds."""
+
+    host: EngineHost
+    threads: dict[str, int]  #: number of threads by the address of a worker; the first one runs the slave
+
+
+class DaskHosts:
+    """Starts slaves in the workers of a Dask cluster.
+
+    Raises LaunchFailed if its scheduler does not answer.
+    """
+
+    engine = "Dask"
+
+    def __init__(self, connect: ConnectPilot) -> None:
+        self.unfit = ""
+        self._address = connect.address
+        check_listens("Dask scheduler", connect.address, connect.connect_s)
+        try:
+            self._client = Client(
+                connect.address,
+                timeout=connect.connect_s,
+                set_as_default=False,
+                security=_security(connect.options),
+                name="concurrent_nb",
+            )
+        except (OSError, ValueError, TypeError, ImportError) as error:  # a timeout is an OSError
+            raise LaunchFailed(f"no Dask scheduler answers at {connect.address}: {describe(error)}") from None
+        self._here = eval(FACTS)
+        self._topic = f"concurrent_nb-{secrets.token_hex(8)}"
+        self._begun: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._client.subscribe_topic(self._topic, lambda event: self._begun.put(str(event[1])))
+        self._fit: dict[str, bool] = {}  # by the address of a worker
+        self._there: dict[str, dict[str, Any]] = {}  # the workers at the last look
+        self._groups: dict[str, _WorkerGroup] = {}  # by the key of the host; those with a slave
+        self._offered: dict[str, _WorkerGroup] = {}  # the same for those without one
+        self._futures: dict[str, tuple[_WorkerGroup, list[Future]]] = {}  # by slave; the first future is the slave's
+
+    def hosts(self) -> Sequence[EngineHost]:
+        """Return a host for each group of workers that has a slave, and for the free workers of each machine."""
+        self._there = workers = self._workers()
+        self._compare([address for address in workers if address not in self._fit])
+        held = {address for group in self._groups.values() for address in group.threads}
+        free: dict[str, dict[str, int]] = defaultdict(dict)
+        busy = {address for address, worker in workers.items() if _executes(worker)}
+        for address, worker in sorted(workers.items()):
+            if self._fit.get(address) and address not in held:
+                free[worker["host"]][address] = worker["nthreads"]
+        groups = [_group(host, threads, busy) for host, threads in free.items()]
+        self._offered = {group.host.key: group for group in groups}
+        return [*(group.host for group in self._groups.values()), *(group.host for group in groups)]
+
+    def start(self, start: SlaveStart, host: EngineHost) -> None:
+        """Give a task to each thread of the host's workers."""
+        group = self._groups[host.key] = self._offered[host.key]
+        options = {"pure": False, "retries": 0, "allow_other_workers": False, "priority": 1000}
+        futures: list[Future] = []
+        for address, threads in group.threads.items():
+            for _ in range(threads):
+                key = f"concurrent_nb-{start.name}-{secrets.token_hex(8)}"
+                if futures:
+                    call: tuple[Any, ...] = (_hold_core, start.name)
+                else:
+                    call = (_hold_slave, SealedStart(start), host.cores, self._topic)
+                futures.append(self._client.submit(*call, key=key, workers=[address], **options))
+        self._futures[start.name] = (group, futures)
+
+    def begun(self) -> Sequence[str]:
+        """Return the slaves whose workers have reported that they run."""
+        names = []
+        while not self._begun.empty():
+            names.append(self._begun.get())
+        return names
+
+    def ended(self) -> Sequence[LaunchedSlave]:
+        """Return the slaves whose tasks have ended, or whose workers have gone."""
+        ended = []
+        for name, (group, futures) in list(self._futures.items()):
+            first = next(iter(group.threads))
+            if futures[0].done():
+                ended.append(_ended(name, futures[0]))
+            elif first not in self._there:
+                reason = f"its Dask worker {first} has gone"
+                ended.append(LaunchedSlave(name, LaunchState.ENDED, "", reason))
+            else:
+                continue
+            self.end(name)
+        return ended
+
+    def end(self, name: str) -> None:
+        """End a slave, and free the threads that it holds."""
+        group, futures = self._futures.pop(name, (None, []))
+        if group is not None:
+            self._groups.pop(group.host.key, None)
+            self._end_in_workers(name, group)
+            self._client.cancel(futures, force=True)
+
+    def _end_in_workers(self, name: str, group: _WorkerGroup) -> None:
+        there = [address for address in group.threads if address in self._workers()]
+        if there:
+            self._client.run(end_held, name, workers=there, on_error="ignore")
+
+    def close(self) -> None:
+        """End all slaves, wait for that, and leave the cluster."""
+        try:
+            for name, (group, _) in self._futures.items():
+                self._end_in_workers(name, group)
+            leaving = [futures[0] for _, futures in self._futures.values()]
+            deadline = monotonic() + CLOSE_S
+            while monotonic() < deadline and not all(future.done() for future in leaving):
+                sleep(0.02)
+        except LaunchFailed:
+            return  # the scheduler has gone, and its workers end with it
+        finally:
+            self._client.close(timeout=CLOSE_S)
+
+    def _workers(self) -> dict[str, dict[str, Any]]:
+        if self._client.status not in ("running", "newly-created"):
+            raise LaunchFailed(f"the Dask scheduler at {self._address} has gone")
+        try:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, TimeoutError) as error:
+            raise LaunchFailed(f"the Dask scheduler at {self._address} does not answer: {describe(error)}") from None
+        assert isinstance(workers, dict)
+        return workers
+
+    def _compare(self, addresses: Sequence[str]) -> None:
+        """Find out on which of these workers slaves can run."""
+        if not addresses:
+            return
+        facts = self._client.run(eval, FACTS, workers=list(addresses), on_error="return")
+        for address in addresses:
+            there = facts.get(address)
+            if isinstance(there, dict):
+                why = differences(self._here, there)
+            else:
+                why = f"it does not tell its versions: {there!r}"
+            self._fit[address] = not why
+            if why:
+                self.unfit = f"Dask worker {address}: {why}"
+
+
+def _executes(worker: dict[str, Any]) -> bool:
+    """Return whether a worker executes tasks, of us or of others."""
+    counts = worker.get("metrics", {}).get("task_counts", {})
+    return any(counts.get(state) for state in _WANTED_STATES)
+
+
+def _group(host: str, threads: dict[str, int], busy: set[str]) -> _WorkerGroup:
+    addresses = " ".join(threads)
+    place = f"Dask worker {addresses}" if len(threads) == 1 else f"Dask workers {addresses}"
+    return _WorkerGroup(
+        EngineHost(f"{host} {addresses}", place, sum(threads.values()), not busy.isdisjoint(threads)), threads
+    )
+
+
+def _ended(name: str, future: Future) -> LaunchedSlave:
+    """Return what is known of a slave whose task has ended."""
+    if future.status == "finished":
+        code, log = future.result()
+        return ended_slave(name, "", code, log)
+    why = describe(future.exception()) if future.status == "error" else f"its task is {future.status}"
+    return LaunchedSlave(name, LaunchState.ENDED, "", f"Dask has ended it: {why}")
+
+
+def _security(options: dict[str, str | int]) -> Security | None:
+    """Return the files for tls://; None for Dask's own configuration."""
+    if not options:
+        return None
+    return Security(
+        tls_ca_file=options["ca_file"] or None,
+        tls_client_cert=options["cert_file"] or None,
+        tls_client_key=options["key_file"] or None,
+        require_encryption=True,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- in the worker of Dask
+
+
+def _hold_slave(sealed: SealedStart, cores: int, topic: str) -> tuple[int, str]:
+    worker, start = get_worker(), sealed.start
+    return hold_slave(start, cores, _is_wanted(), lambda: worker.log_event(topic, start.name))
+
+
+def _hold_core(name: str) -> None:
+    hold_cores(name, _is_wanted())
+
+
+def _is_wanted() -> Any:
+    """Return a function that says whether Dask still wants this task: its client may have gone."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def is_wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state in _WANTED_STATES
+
+    return is_wanted
