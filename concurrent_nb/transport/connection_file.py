@@ -97,12 +97,16 @@ def write(info: ConnectionFile, path: Path | str | None = None) -> Path:
     return path
 
 
-def read(name_or_path: Path | str) -> ConnectionFile:
+def read(name_or_path: Path | str | ConnectionFile) -> ConnectionFile:
     """Read the connection file of a cluster's name, or at a path: a text with a slash or the ending `.json`.
+
+    The content of one, which a slave elsewhere has instead of a file, is returned as it is.
 
     Raises ClusterNotFound if there is none, AccessRefused if others can read it, ConfigurationError if it is not a
     connection file, VersionMismatch if another version of concurrent_nb wrote it.
     """
+    if isinstance(name_or_path, ConnectionFile):
+        return name_or_path
     path = path_of(name_or_path)
     try:
         data = private_files.read_private(path)

@@ -355,6 +355,12 @@ def _outcomes(generator: MessageGenerator) -> m.Outcomes:
     return m.Outcomes(ref.job, "slave", [frame])
 
 
+def _ran(generator: MessageGenerator) -> m.Ran:
+    ref = _ref(generator)
+    frame = m.OutcomeFrame(ref.index, max(1, ref.attempt), generator.chance.choice((0, 1, 2)), 0.1, 7, b"", ())
+    return m.Ran(ref.job, generator._named("digest"), "name", [frame])
+
+
 def _capacity(generator: MessageGenerator) -> m.Capacity:
     slots = generator.chance.randint(0, 4)
     return m.Capacity(slots, slots + generator.chance.randint(0, 8))
@@ -376,6 +382,7 @@ _VALID: Final[dict[type[Any], Callable[[MessageGenerator], Any]]] = {
     m.StartedTask: _started_task,
     m.OutcomeFrame: _outcome,
     m.Outcomes: _outcomes,
+    m.Ran: _ran,
     m.Capacity: _capacity,
     m.Output: _output,
 }

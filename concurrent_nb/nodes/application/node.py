@@ -64,6 +64,7 @@ from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.telemetry.job_stats import ClusterStats
 from concurrent_nb.transport import connection_file
+from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.messages import Needs
 
@@ -123,7 +124,8 @@ class ApplicationNode(concurrent.futures.Executor):
     waits for all tasks; an exception that leaves it stops them.
 
     Args:
-        where: path of the cluster's connection file. It is read again when the master has to be found again.
+        where: path of the cluster's connection file, which is read again when the master has to be found again; or its
+            content.
         keys: CURVE key pair of the user. Jobs belong to its public half.
         name: name of this application in the cluster's status.
         inside: the task that it is in; None: the user's process.
@@ -134,7 +136,9 @@ class ApplicationNode(concurrent.futures.Executor):
         VersionMismatch: the master has another version of the protocol, of Python or of cloudpickle.
     """
 
-    def __init__(self, where: Path, keys: KeyPair, name: str = "", *, inside: InsideTask | None = None) -> None:
+    def __init__(
+        self, where: Path | ConnectionFile, keys: KeyPair, name: str = "", *, inside: InsideTask | None = None
+    ) -> None:
         self.name = name or f"application-{os.getpid()}"
         self.default_chunksize: int | None = None  #: of maps that are given none; None: measured times decide
         self._lock = threading.Lock()  # guards the job of the submits, which many threads use
@@ -156,7 +160,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         store = ObjectStore()
         callbacks = self._callbacks = CallbackThread(self.name)
-        self._cluster_name = where.stem.removeprefix("concurrent_nb-")
+        self._cluster_name = where.stem.removeprefix("concurrent_nb-") if isinstance(where, Path) else where.name
         self._client_thread = ClientThread(join, self._cluster_name, self.name, store, master_gone, callbacks.close)
         self._canceller = self._client_thread.cancel  # one for all futures
         self._ask = MasterCalls(self._client_thread)

@@ -23,6 +23,7 @@ from concurrent_nb.nodes.common.system_access import restricted_access, run_syst
 from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.tasks.system import ITaskSystem
 from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.wire.messages import Needs
 
 
@@ -30,14 +31,14 @@ class SystemPusher:
     """Pushes the task systems of one application.
 
     Args:
-        where: path of the cluster's connection file.
+        where: path of the cluster's connection file, or its content.
         client_id: name of the application.
         callbacks: pickles systems that cells return, and reports ends of systems to the application's receiver.
     """
 
     def __init__(
         self,
-        where: Path,
+        where: Path | ConnectionFile,
         client_id: str,
         packer: TaskPacker,
         client_thread: ClientThread,

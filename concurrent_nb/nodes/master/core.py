@@ -711,6 +711,8 @@ class MasterCore:
         for frame in message.items:
             if frame.status not in _RAN or not 0 <= frame.elapsed_s < inf or frame.attempt < 1:
                 raise ProtocolError(f"it has run a task itself that ended with {frame.status} in {frame.elapsed_s} s")
+            if frame.body or frame.sizes:
+                raise ProtocolError("it reports a task that it has run itself, with a result, which only it needs")
         self._names_of_ran[message.function] = message.name
         if len(self._names_of_ran) > _NAMES_MAX:
             del self._names_of_ran[next(iter(self._names_of_ran))]

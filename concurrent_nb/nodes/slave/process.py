@@ -177,7 +177,7 @@ class Slave:
 
         if self._source is None:  # asked once, because the owner answers once
             self._source = self._where()
-        info = connection_file.read(self._source) if isinstance(self._source, Path) else self._source
+        info = connection_file.read(self._source)
         credit = credit_of(self._slots, self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
 
@@ -230,8 +230,10 @@ class Slave:
             host_load=host_load,
             result_bytes_max=min(self._result_bytes_max, membership.quota.object),
         )
-        assert self._path is not None
-        self._pool.cluster = ClusterAt(str(self._path.absolute()), membership.name)
+        source = self._source
+        assert source is not None
+        where = str(source.absolute()) if isinstance(source, Path) else connection_file.in_one_line(source)
+        self._pool.cluster = ClusterAt(where, membership.name)
         begun_at = monotonic()
         verdict = Verdict.REJOIN
         try:

@@ -133,7 +133,7 @@ class TaskRunner:
         #: called with an application and whether it has unanswered tasks
         self.note_blocked: Callable[[object, bool], None] = lambda application, is_blocked: None
         self._running: TaskId | None = None
-        self._connection_file = self._slave = ""  # path, of the cluster; name
+        self._where = self._slave = ""  # path, of the cluster; name
         self._is_thread, self._thread = is_thread, threading.get_ident()
         self._applications: TaskApplications | None = None  # of tasks that have asked for theirs
 
@@ -270,9 +270,9 @@ class TaskRunner:
         """Return the result of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def use_cluster(self, path: str, slave: str) -> None:
-        """Note where the connection file of the cluster is, and the slave's name, for applications in tasks."""
-        self._connection_file, self._slave = path, slave
+    def use_cluster(self, where: str, slave: str) -> None:
+        """Note where the cluster is (see `ClusterAt`), and the slave's name, for applications in tasks."""
+        self._where, self._slave = where, slave
 
     def application(self) -> "ApplicationNode":
         """Return the application that the running task belongs to. Raises as `TaskApplications.of`."""
@@ -290,7 +290,7 @@ class TaskRunner:
                 self._thread,
             )
         job, index = self._running
-        return self._applications.of(self._connection_file, self._slave, JobId(job), index)
+        return self._applications.of(self._where, self._slave, JobId(job), index)
 
     def open_function(
         self, environment: LoadedEnvironment, body: Buffer, buffers: Sequence[Buffer]

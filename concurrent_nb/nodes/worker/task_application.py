@@ -25,7 +25,7 @@ from concurrent_nb.nodes.worker.waiting_here import WaitingHere, WaitingThreads,
 from concurrent_nb.shipping.environment.entering import Environments
 from concurrent_nb.shipping.environment.envelope import EnvironmentSource
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.transport import keys
+from concurrent_nb.transport import connection_file, keys
 
 #: of so many jobs it is remembered that they belong to the owner
 JOBS_MAX: Final = 1000
@@ -71,7 +71,7 @@ class TaskApplications:
         """Return the application of the running task.
 
         Args:
-            where: path of the cluster's connection file.
+            where: path of the cluster's connection file, or its content in one line.
             slave: name of the slave.
             job, index: the task.
 
@@ -125,7 +125,9 @@ class TaskApplications:
         self._inside = InsideTask(job, index, self._environment)
         self._where = where
         name = f"tasks in worker {os.getpid()}.{threading.get_native_id()}"
-        app = ApplicationNode(Path(where), keys.fresh(), name, inside=self._inside)
+        is_content = where.startswith("{")
+        source = connection_file.parse(where.encode(), "what the slave has been given") if is_content else Path(where)
+        app = ApplicationNode(source, keys.fresh(), name, inside=self._inside)
         app.present_displays(self._forward_display)
         client_thread = app._client_thread
         client_thread.task_measured = self._sink.put_progress

@@ -154,7 +154,7 @@ class NotInitialized(msgspec.Struct, array_like=True, frozen=True, gc=False, tag
 class ClusterAt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=9):
     """Where the slave has found its cluster, for applications in tasks. Comes before the first task."""
 
-    path: str  #: of the connection file
+    where: str  #: path of the connection file, or its content in one line, which begins with a brace
     slave: str  #: the slave's name
 
     def buffer_sizes(self) -> list[int]:

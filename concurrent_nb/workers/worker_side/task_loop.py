@@ -110,8 +110,8 @@ class Runner(Protocol):
     def cannot_run(self, error: Exception) -> TaskResult:
         """Return the result of a task that cannot be run in this worker."""
 
-    def use_cluster(self, path: str, slave: str) -> None:
-        """Note where the connection file of the cluster is, and the slave's name, for applications in tasks."""
+    def use_cluster(self, where: str, slave: str) -> None:
+        """Note where the cluster is (see `ClusterAt`), and the slave's name, for applications in tasks."""
 
     def own_threads(self) -> frozenset[threading.Thread]:
         """Return the threads that belong to the runner, and to no task."""
@@ -228,7 +228,7 @@ class TaskLoop:
             elif isinstance(order, ForgetFunctions):
                 self._runner.drop(order.digests)
             elif isinstance(order, ClusterAt):
-                self._runner.use_cluster(order.path, order.slave)
+                self._runner.use_cluster(order.where, order.slave)
             else:
                 self._runner.update_memory(order)
                 if isinstance(order, ReleaseSlices):
