@@ -1,9 +1,12 @@
 """The public functions and classes around clusters and applications: the layer "public names"."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from concurrent_nb.engines.connecting import connect_engine, is_engine
+from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Counts, Job, OutputPiece, TaskDisplay, TaskEvent, TaskNote, as_completed
 from concurrent_nb.nodes.application.node import ApplicationNode
@@ -13,6 +16,9 @@ from concurrent_nb.nodes.cluster import Cluster
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.transport import connection_file, keys
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = [
     "ApplicationNode",
@@ -38,27 +44,52 @@ __all__ = [
 TRACKER.install()  # before the user imports modules that tasks will need
 
 
-def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> ApplicationNode:
-    """Connect to a running cluster; return an Executor whose tasks run there.
+def connect(
+    where: "str | Path | Executor | Client", key_file: str | Path | None = None, *, workers: int | None = None
+) -> ApplicationNode:
+    """Connect to a running cluster, or to an engine; return an Executor whose tasks run there.
 
     >>> with concurrent_nb.Cluster(workers=1, name="demo"):
     ...     with concurrent_nb.connect("demo") as app:
     ...         print(app.submit(pow, 2, 10).result())
     1024
 
+    An engine runs the tasks on workers of its own, and everything else is as with a cluster (docs/engines.md):
+    `"dask://host:8786"` or a `distributed.Client`, `"ray"` for the Ray that runs here, `"ray://host:10001"`, any
+    `concurrent.futures.Executor`, and `"inline"`, which runs tasks in a thread of this process, to debug them. Close
+    the application, or leave its `with`, to leave the engine as it was.
+
+    >>> with concurrent_nb.connect("inline") as app:
+    ...     print(app.submit(pow, 2, 10).result())
+    1024
+
     Args:
-        name_or_path: the cluster's name on this machine, or the path of a copy of its connection file.
-        key_file: CURVE key pair of the user. None: the user's default pair, which is made at the first use.
+        where: the cluster's name on this machine, the path of a copy of its connection file, or an engine.
+        key_file: CURVE key pair of the user. None: the user's default pair, which is made at the first use. Not for
+            engines.
+        workers: how many tasks run at the same time: in an executor that does not say itself, and in `"inline"`, where
+            None means 1. Not for others.
 
     Raises:
         ClusterNotFound: there is no connection file of that name.
         MasterUnreachable: its master does not answer.
         AccessRefused: the master does not accept the key or the token.
-        VersionMismatch: the master has another version of the protocol, of Python or of cloudpickle.
+        VersionMismatch: the master has another version of the protocol, of Python or of cloudpickle; or workers of the
+            engine have another one of Python, concurrent_nb, cloudpickle or numpy.
+        EngineUnavailable: the engine does not answer, or has no workers that can run tasks.
+        ConfigurationError: the arguments do not fit each other.
     """
-    connection_file.read(name_or_path)  # first, because its errors are the most exact
+    if is_engine(where):
+        if key_file is not None:
+            raise ConfigurationError("key_file is for clusters: an engine's tasks belong to this process alone")
+        TRACKER.send_folder()
+        return connect_engine(where, workers)
+    if workers is not None:
+        raise ConfigurationError("workers is for executors and 'inline': a cluster knows how many it has")
+    assert isinstance(where, str | Path)
+    connection_file.read(where)  # first, because its errors are the most exact
     TRACKER.send_folder()
-    return ApplicationNode(connection_file.path_of(name_or_path), keys.load_or_create(key_file))
+    return ApplicationNode(connection_file.path_of(where), keys.load_or_create(key_file))
 
 
 def follow(name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:

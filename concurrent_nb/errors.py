@@ -104,6 +104,15 @@ class MasterLost(ClusterError, concurrent.futures.BrokenExecutor):
     """The connection to the master was lost and not restored in time. Open futures raise this."""
 
 
+class EngineUnavailable(ClusterError, ConnectionError):
+    """Tasks cannot run on an engine (Dask, Ray, an executor): it does not answer, has no workers, or lacks something
+    of ours; the message has the reason and a remedy."""
+
+
+class EngineLost(ClusterError, concurrent.futures.BrokenExecutor):
+    """An engine that ran tasks is gone, or has had no workers for too long. Open futures raise this."""
+
+
 class LimitExceeded(ClusterError, concurrent.futures.BrokenExecutor):
     """A node exceeded a limit of the master; the message names the limit and its setting."""
 

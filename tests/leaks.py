@@ -38,6 +38,8 @@ _MOST_WORKERS_BEFORE: dict[int, int] = {}
 #: Threads of other people's libraries that live as long as the process, by name.
 KNOWN_THREADS = {
     "IPythonHistorySavingThread": "lives as long as IPython's shell, which is a singleton",
+    "Dask-Offload_0": "Dask's pool for compressing, one for the process",
+    "Dask-Callback-Thread_0": "Dask's pool for callbacks of futures, one for the process",
 }
 #: Files that those keep open, by the end of their names.
 KNOWN_OPEN_FILES = {

@@ -115,6 +115,17 @@ def add_one(array: Any) -> Any:
     return array
 
 
+def sum_with(array: Any, number: int) -> int:
+    return int(array.sum()) + number
+
+
+def sleep_in_steps(seconds: float) -> None:
+    """Sleep, and let Python raise in between."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(POLL_S)
+
+
 def make_bytes(size: int) -> bytes:
     return b"r" * size
 

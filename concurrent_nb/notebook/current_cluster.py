@@ -9,11 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.clock import monotonic
+from concurrent_nb.engines.connecting import is_engine
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.common.dashboard_link import DashboardLink, dashboard_link
@@ -29,6 +30,9 @@ from concurrent_nb.telemetry.job_stats import aligned
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.workers.slave_side.machine import cores
+
+if TYPE_CHECKING:
+    from concurrent_nb.engines.engine_application import EngineApplication
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class CurrentCluster:
         self._configured = configured
         self._present = present
         self._connected_to = ""  # name or connection file of the cluster
+        self._engine: Any = None  # what the user has named, if that is an engine and no cluster
         self._kernel_files: set[Path] = set()  # written for `%concurrent kernel`
         self._starting: threading.Thread | None = None  # starts the cluster before a task needs it
         self._cluster: Cluster | None = None
@@ -93,8 +98,8 @@ class CurrentCluster:
         atexit.register(self.stop)
         return f"started {self._description} (%concurrent stop stops it)"
 
-    def connect(self, where: str) -> str:
-        """Connect to a running cluster, by name or connection file; return a line for the user.
+    def connect(self, where: Any) -> str:
+        """Connect to a running cluster, by name or connection file, or to an engine; return a line for the user.
 
         Does nothing if it is the cluster of this notebook. Raises ConfigurationError if there is another one.
         """
@@ -102,13 +107,23 @@ class CurrentCluster:
         if self._has(where):
             return f"this notebook already uses {self._description} (%concurrent stop leaves it)"
         self._check_free("connect")
-        self._use(concurrent_nb.connect(where))
-        self._connected_to = where
+        self._join(where)
         atexit.register(self.stop)
         return f"connected to {self._description} (%concurrent stop leaves it)"
 
-    def _has(self, where: str) -> bool:
-        """Return whether this name or connection file is that of the current cluster, and it answers."""
+    def _join(self, where: Any) -> None:
+        """Run this notebook's tasks on a cluster or an engine."""
+        app = concurrent_nb.connect(where)
+        self._use(app)
+        self._engine = where if is_engine(where) else None
+        # An engine's application has a master of its own, which is asked as any other.
+        self._connected_to = str(cast("EngineApplication", app).connection_file) if is_engine(where) else str(where)
+
+    def _has(self, where: Any) -> bool:
+        """Return whether this names the current cluster or engine, and it answers."""
+        if self._engine is not None or is_engine(where):
+            is_same = self._engine is where or (isinstance(where, str) and self._engine == where)
+            return is_same and self._app is not None and not self._is_gone and _answers(self._app)
         current = self._cluster.connection_file if self._cluster is not None else self._connected_to
         if self._app is None or self._is_gone or not current:
             return False
@@ -122,7 +137,8 @@ class CurrentCluster:
         """Leave the cluster, and stop it if it is embedded. Tasks are cancelled. Return a line for the user."""
         self._wait_until_started()
         app, cluster, what = self._app, self._cluster, self._description
-        self._app, self._cluster = None, None
+        engine = self._engine
+        self._app, self._cluster, self._engine = None, None, None
         atexit.unregister(self.stop)
         while self._kernel_files:
             self._kernel_files.pop().unlink(missing_ok=True)
@@ -137,6 +153,8 @@ class CurrentCluster:
                 cluster.close()
         if cluster is not None:
             return f"stopped {what}"
+        if engine is not None:
+            return f"left {what}"
         return f"left {what}, which {'is still running' if runs_on else 'has ended or does not answer'}"
 
     def application(self) -> tuple[ApplicationNode, str | None]:
@@ -147,7 +165,10 @@ class CurrentCluster:
             notice = self.connect(self._configured) if self._configured else self.start()
         elif self._app.is_closed:  # by a `with` of the user, for example
             cluster = self._cluster
-            self._use(concurrent_nb.connect(self._connected_to) if cluster is None else cluster.application())
+            if cluster is None:
+                self._join(self._connected_to if self._engine is None else self._engine)
+            else:
+                self._use(cluster.application())
         assert self._app is not None
         if self._is_gone:
             raise MasterLost(self._ended_message())
@@ -442,6 +463,9 @@ class CurrentCluster:
     @property
     def _description(self) -> str:
         """The current cluster, for messages."""
+        if self._engine is not None:
+            app = cast("EngineApplication", self._app)
+            return f"the engine {app.engine}: {app.engine_description}"
         if self._cluster is None:
             return f"cluster {self._connected_to}"
         named = f" named {self._cluster_name}" if self._cluster_name else ""

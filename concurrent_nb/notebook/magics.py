@@ -20,6 +20,7 @@ from traitlets import Bool, Int, Unicode
 from traitlets import default as default_of
 
 from concurrent_nb import Job, TaskFuture
+from concurrent_nb.engines.connecting import is_engine
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.nodes.launchers.short_options import take_short_options
 from concurrent_nb.notebook import magic_options
@@ -47,7 +48,9 @@ _HELP: Final = """\
 %concurrent start [--workers N] [--name NAME]   start a cluster (the first task starts one by itself)
 %concurrent start --on ssh:hostA,hostB:8        start one with slaves on other machines; [--slaves N] [--adapt MIN:MAX]
                                                 and options of the launcher follow
-%concurrent connect NAME_OR_FILE                connect to a running cluster, by name or connection file
+%concurrent connect NAME_OR_FILE                connect to a running cluster, by name or connection file, or to an
+                                                engine: dask://HOST:PORT, ray, ray://HOST:PORT, inline, or the name of
+                                                a variable with a distributed.Client or an executor
 %concurrent status                              show the cluster: its slaves and the number of tasks
 %concurrent slaves                              list the slaves
 %concurrent jobs                                list the jobs of this notebook, and those of others that you may see
@@ -192,8 +195,10 @@ class ConcurrentMagics(Magics):
             print(self.cluster.start(options.workers, options.name, self._launch(options, of_launcher)))
         elif options.command == "connect":
             if options.where is None:
-                raise ConfigurationError("%concurrent connect needs the name of the cluster or its connection file")
-            print(self.cluster.connect(options.where))
+                raise ConfigurationError(
+                    "%concurrent connect needs the name of the cluster, its connection file, or an engine"
+                )
+            print(self.cluster.connect(self._place_of(options.where)))
         elif options.command == "kernel":
             if options.where is None:
                 raise ConfigurationError("%concurrent kernel needs the name of a slave; %concurrent status lists them")
@@ -416,6 +421,11 @@ class ConcurrentMagics(Magics):
 
     def _filename(self) -> str:
         return f"<cell {cell_name(self._shell())}>"
+
+    def _place_of(self, text: str) -> Any:
+        """Return the engine that a variable of the notebook holds, if this is the name of one, else the text."""
+        found = self._shell().user_ns.get(text) if text.isidentifier() else None
+        return found if found is not None and not isinstance(found, str) and is_engine(found) else text
 
     def _present(self, future: TaskFuture, error: BaseException) -> None:
         present(future, error, self._shell().compile.format_code_name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from concurrent_nb.nodes.common.session_loop import MasterLink, Verdict
-from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.nodes.slave.core import SlaveCore, WorkerPool
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,34 @@ class LoopPool(Protocol):
 
     def next_deadline(self) -> float | None:
         """Return when the workers need a turn at the latest; None if only an event can change something."""
+
+
+class SlavePool(WorkerPool, LoopPool, Protocol):
+    """The workers of a slave: `workers.slave_side.pool.Pool`, or those of an engine (`engines.engine_pool`)."""
+
+    fds_version: int  #: changes whenever `fds` does
+
+    @property
+    def initializer_failed(self) -> bool:
+        """Return whether no worker is started any more because of the user's initializer."""
+
+    def start(self, now: float) -> None:
+        """Start the workers. Tasks may be assigned immediately."""
+
+    def fds(self) -> dict[int, int]:
+        """Return the descriptors to poll, each with its events."""
+
+    def ready(self, fd: int, events: int, now: float) -> None:
+        """Handle the events of a descriptor."""
+
+    def tick(self, now: float) -> None:
+        """Handle the passing of time; called at `next_deadline`."""
+
+    def reset(self, now: float) -> None:
+        """Forget all tasks, reports, functions and shared memory: the session is over."""
+
+    def close(self) -> None:
+        """Stop what runs, and leave no process."""
 
 
 class SlaveLoop:

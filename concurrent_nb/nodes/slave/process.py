@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from concurrent_nb.nodes.common.registration import Membership
     from concurrent_nb.nodes.slave.core import SlaveCore
     from concurrent_nb.nodes.slave.kernel_thread import KernelHost
+    from concurrent_nb.nodes.slave.loop import SlavePool
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,23 @@ class Slave:
     """A running slave.
 
     What only a member of a cluster needs is imported where it is used: the workers start before it is loaded.
+
+    Args:
+        config: its settings.
+        where: returns the path of the connection file; called when the workers have begun to start.
+        name: of the slave, which the master makes unique; "" for host and process id.
+        lease: descriptor whose end of file ends the slave; None: none does.
+        pool: its workers; None: processes of this machine, as `config` describes.
     """
 
-    def __init__(self, config: SlaveSettings, where: Callable[[], Source], name: str, lease: int | None) -> None:
+    def __init__(
+        self,
+        config: SlaveSettings,
+        where: Callable[[], Source],
+        name: str,
+        lease: int | None,
+        pool: "SlavePool | None" = None,
+    ) -> None:
         self._config = config
         self._where = where
         self._source: Source | None = None  # as soon as it is known
@@ -101,20 +116,11 @@ class Slave:
         self._draining = False
         self._kernel: KernelHost | None = None  # None until it is asked for
         self._keys = keys.fresh()
-        self._slots = config.workers or cores()
+        self._slots = pool.usable_slots if pool is not None else config.workers or cores()
         self._failures = 0  # sessions in a row that have ended with an error
         self._retry_at = 0.0
-        check_open_files(self._slots)
         self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
-        self._pool = Pool(
-            self._slots,
-            make_launcher("spawn" if config.spawn else "fork_server", self._slots),
-            grace_s=config.grace_s,
-            tasks_max=config.max_tasks_per_worker,
-            initializes=INITIALIZER_VARIABLE in os.environ,
-            result_s=config.result_s,
-            result_bytes_max=self._result_bytes_max,
-        )
+        self._pool: SlavePool = pool or _pool_of(config, self._slots, self._result_bytes_max)
         self._segments = SegmentReader()  # shared memory of our workers, which holds results
         self._polled: dict[int, int] = {}
         self._polled_version = -1
@@ -344,6 +350,20 @@ class Slave:
             if fd in self._polled:
                 self._pool.ready(fd, events, now)
         self._pool.tick(now)
+
+
+def _pool_of(config: SlaveSettings, slots: int, result_bytes_max: int) -> Pool:
+    """Return a pool of worker processes of this machine."""
+    check_open_files(slots)
+    return Pool(
+        slots,
+        make_launcher("spawn" if config.spawn else "fork_server", slots),
+        grace_s=config.grace_s,
+        tasks_max=config.max_tasks_per_worker,
+        initializes=INITIALIZER_VARIABLE in os.environ,
+        result_s=config.result_s,
+        result_bytes_max=result_bytes_max,
+    )
 
 
 def check_open_files(slots: int) -> None:

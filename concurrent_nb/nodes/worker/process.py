@@ -136,6 +136,7 @@ class TaskRunner:
         self._where = self._slave = ""  # path, of the cluster; name
         self._is_thread, self._thread = is_thread, threading.get_ident()
         self._applications: TaskApplications | None = None  # of tasks that have asked for theirs
+        self.show_figures: Callable[[], None] = _show_figures  #: shows what a task has left open
 
     def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
         """Keep a function. The first task that needs it unpickles it, and fails if that fails."""
@@ -238,10 +239,10 @@ class TaskRunner:
                     numbers,
                     call_chunks.BatchTerms(*terms),
                     streams.begin,
-                    _show_figures,
+                    self.show_figures,
                     snapshot=self._snapshot,
                 )
-            _show_figures()
+            self.show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end only that task)
             return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
         finally:

@@ -1,0 +1,260 @@
+"""The engine "dask": groups are tasks of an existing Dask cluster.
+
+    user's process: DaskEngine -- client.submit(run_in_dask, ...) --> a thread of a Dask worker: EngineHost
+                               <-- events of a topic, by worker.log_event -- reports
+                               -- client.run(give_orders, ...) --> orders
+
+All of it goes over the connections that Dask has. Dask cannot stop a running task, and says True to `cancel`; a host
+can, because the task runs in a process of its own. When a Dask worker dies, Dask runs its groups again elsewhere, three
+times at most.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import distributed
+
+from concurrent_nb.engines.engine_host import HOSTS
+from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts
+from concurrent_nb.engines.group_messages import Parcel, Session, read_group
+from concurrent_nb.errors import EngineUnavailable
+from concurrent_nb.foreign import describe
+from concurrent_nb.wire.codec import Buffer
+
+log = logging.getLogger(__name__)
+
+#: a scheduler must answer within this time, in seconds, and have a worker within WORKERS_S
+CONNECT_S: Final = 10.0
+WORKERS_S: Final = 5.0
+#: seconds between two looks at the workers
+LOOK_S: Final = 1.0
+#: a scheduler that has had no worker for so long, in seconds, runs nothing any more; likewise one that does not answer
+NO_WORKERS_S: Final = 30.0
+SILENT_S: Final = 10.0
+#: hosts have this long to end, in seconds
+END_S: Final = 5.0
+
+
+class DaskEngine:
+    """Runs groups on a Dask cluster. Implements `engine_interface.Engine`.
+
+    Args:
+        where: "dask://HOST:PORT" of a scheduler, or a client of one, which stays the user's.
+    """
+
+    name = "dask"
+    slots = 0  #: known when it is open
+
+    def __init__(self, where: "str | distributed.Client") -> None:
+        self._where = where
+        self._client: Any = None if isinstance(where, str) else where
+        self._is_open = False
+        self._session: Session | None = None
+        self._topic = ""
+        self._futures: dict[int, Any] = {}  # by group
+        self._workers: dict[int, str] = {}  # addresses of those that run groups
+        self._closing = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def open(self, session: Session, events: EngineEvents) -> Session:
+        """Connect, check the workers' versions, and listen to reports."""
+        self._events, self._session = events, session
+        if self._client is None:
+            address = str(self._where).replace("dask://", "tcp://", 1)
+            try:
+                self._client = distributed.Client(
+                    address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb"
+                )
+            except (OSError, ValueError, TimeoutError) as error:
+                raise EngineUnavailable(
+                    f"no Dask scheduler answers at {address}: {describe(error)}. Start one (`dask scheduler`), or check"
+                    " the address"
+                ) from error
+        threads = self._wait_for_workers()
+        ours = own_facts()
+        for worker, facts in self._client.run(eval, FACTS, on_error="return").items():
+            if isinstance(facts, BaseException):
+                raise EngineUnavailable(f"the Dask worker {worker} does not run functions: {describe(facts)}")
+            check_facts(facts, f"the Dask worker {worker}", ours)
+        self.slots = sum(threads.values())
+        self._topic = f"concurrent_nb-{session.token.hex()}"
+        self._client.subscribe_topic(self._topic, self._on_event)
+        self._is_open = True
+        self._watcher = threading.Thread(target=self._watch, name="concurrent_nb dask", daemon=True)
+        self._watcher.start()
+        return session
+
+    def _wait_for_workers(self) -> dict[str, int]:
+        """Return the number of threads of each worker, as soon as there is one."""
+        deadline = time.monotonic() + WORKERS_S
+        while not (threads := dict(self._client.nthreads())):
+            if time.monotonic() > deadline:
+                raise EngineUnavailable(
+                    f"{self.describe()} has no workers: start one (`dask worker {self._address}`), or give an adaptive"
+                    " cluster a minimum of one"
+                )
+            time.sleep(0.1)
+        return threads
+
+    @property
+    def _address(self) -> str:
+        scheduler = getattr(self._client, "scheduler", None)
+        return str(getattr(scheduler, "address", self._where))
+
+    def put(self, parcel: Parcel) -> Any:
+        """Store an object on a worker, from where others get it."""
+        (future,) = self._client.scatter([parcel], hash=False)
+        return future
+
+    def drop(self, handle: Any) -> None:
+        """Release a stored object."""
+        handle.release()
+
+    def submit(self, number: int, parcel: Parcel, objects: list[Parcel], handles: list[Any]) -> None:
+        """Submit a group as a task."""
+        assert self._session is not None
+        future = self._client.submit(
+            run_in_dask,
+            parcel,
+            objects,
+            *handles,
+            key=f"concurrent_nb-{self._session.token.hex()[:8]}-{number}-{time.monotonic_ns()}",
+            pure=False,
+            fifo_timeout="0 ms",
+        )
+        self._futures[number] = future
+        future.add_done_callback(lambda ended: self._ended(number, ended))
+
+    def _ended(self, number: int, future: Any) -> None:
+        """Take the last report of a group. Called in a thread of Dask's."""
+        if self._futures.get(number) is future:
+            del self._futures[number]
+        try:
+            self._events.reported(future.result())
+        except distributed.KilledWorker as error:
+            self._events.lost(number, f"its Dask worker died ({describe(error)})")
+        except BaseException as error:  # whatever Dask says of it
+            if not self._closing.is_set():
+                if self._client.status == "running":
+                    self._events.lost(number, f"Dask has lost its task ({describe(error)})")
+                else:
+                    self._events.gone(f"{self.describe()} is gone")
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._workers.pop(number, None)
+            future.release()
+
+    def _on_event(self, event: Any) -> None:
+        """Take a report. Called in Dask's event loop."""
+        _, message = event
+        self._workers[message["number"]] = message["worker"]
+        self._events.reported(message["parcel"])
+
+    def order(self, number: int, parcel: Parcel) -> None:
+        """Bring orders to the worker that runs a group, or to all if that is not known."""
+        assert self._session is not None
+        worker = self._workers.get(number)
+        self._client.run(
+            give_orders, self._session.token, parcel, workers=None if worker is None else [worker], wait=False
+        )
+
+    def _watch(self) -> None:
+        """Watch how many workers there are, and whether the scheduler answers."""
+        slots, fine_at, had_workers_at = self.slots, time.monotonic(), time.monotonic()
+        while not self._closing.wait(LOOK_S):
+            now = time.monotonic()
+            try:
+                if self._client.status != "running":
+                    raise OSError(f"its connection is {self._client.status}")
+                found = sum(self._client.nthreads().values())
+            except Exception as error:  # noqa: BLE001  (whatever Dask raises when its scheduler is gone)
+                if self._closing.is_set():
+                    return
+                if self._client.status == "closed" or now - fine_at > SILENT_S:
+                    self._events.gone(f"{self.describe()} does not answer: {describe(error)}")
+                    return
+                continue
+            fine_at = now
+            if found:
+                had_workers_at = now
+            elif now - had_workers_at > NO_WORKERS_S:
+                self._events.gone(f"{self.describe()} has had no worker for {NO_WORKERS_S:g} s")
+                return
+            if found != slots:
+                slots = found
+                self._events.resized(found)
+
+    def describe(self) -> str:
+        """Return the address of the scheduler."""
+        return f"the Dask scheduler at {self._address}"
+
+    def close(self) -> None:
+        """End all hosts; close the client if it was made here."""
+        self._closing.set()
+        if self._watcher is not None:
+            self._watcher.join(END_S)
+        if self._is_open and self._client.status == "running":
+            assert self._session is not None
+            with contextlib.suppress(Exception):  # the scheduler may be gone meanwhile; hosts end by themselves then
+                self._client.unsubscribe_topic(self._topic)
+                self._client.cancel(list(self._futures.values()), asynchronous=False)
+                self._client.sync(self._client._run, end_hosts, self._session.token, callback_timeout=END_S)
+        self._futures.clear()
+        if isinstance(self._where, str) and self._client is not None:
+            self._client.close(timeout=END_S)
+
+
+def _client_of(address: str) -> Any:
+    """Connect to a scheduler. Raises EngineUnavailable."""
+    try:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()  # a client takes longer to fail
+        return distributed.Client(address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb")
+    except (OSError, ValueError, TimeoutError) as error:
+        _close_begun(error)
+        raise EngineUnavailable(
+            f"no Dask scheduler answers at {address}: {describe(error)}. Start one (`dask scheduler`), or check the"
+            " address"
+        ) from error
+
+
+def _close_begun(error: BaseException) -> None:
+    """Close the client whose making has raised this: it has a thread already, and nobody else has it."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        client = traceback.tb_frame.f_locals.get("self")
+        if isinstance(client, distributed.Client):
+            client.close(timeout=END_S)
+            return
+        traceback = traceback.tb_next
+
+
+# ------------------------------------------------------------------------------------------------ in Dask's workers
+
+
+def run_in_dask(parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], *stored: Sequence[Buffer]) -> Parcel:
+    """Run a group in this thread of a Dask worker; return its last report."""
+    worker = distributed.get_worker()
+    group, _ = read_group(parcel)
+    topic = f"concurrent_nb-{group.session.token.hex()}"
+
+    def report(reported: Parcel) -> None:
+        worker.log_event(topic, {"number": group.number, "worker": worker.address, "parcel": reported})
+
+    return HOSTS.run(parcel, [*objects, *stored], report)
+
+
+async def give_orders(token: bytes, parcel: Sequence[Buffer]) -> None:
+    """Give orders to the host of a group, if it is in this worker."""
+    HOSTS.order(token, parcel)
+
+
+def end_hosts(token: bytes) -> None:
+    """End the hosts of a session in this worker."""
+    HOSTS.end_session(token)

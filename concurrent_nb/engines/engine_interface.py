@@ -1,0 +1,96 @@
+"""What an engine is to us: something that runs groups on its workers, and carries bytes to them and back."""
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from concurrent_nb.engines.group_messages import Parcel, Session
+from concurrent_nb.errors import EngineUnavailable, VersionMismatch
+from concurrent_nb.wire.codec import Buffer
+
+
+class EngineEvents(Protocol):
+    """What an engine tells its pool. Every method may be called in any thread."""
+
+    def reported(self, parcel: Sequence[Buffer]) -> None:
+        """Take a report of a host, the last one of a group included."""
+
+    def lost(self, number: int, reason: str) -> None:
+        """Note that a group has ended without a last report, `reason` as in "its Dask worker died"."""
+
+    def resized(self, slots: int) -> None:
+        """Note that the engine runs so many groups at the same time from now on."""
+
+    def gone(self, reason: str) -> None:
+        """Note that the engine runs nothing any more."""
+
+
+class Engine(Protocol):
+    """Runs groups. Its methods are called in one thread, the slave's, and do not wait for tasks."""
+
+    name: str  #: for people: "dask", "ray" or "executor"
+    slots: int  #: groups that it runs at the same time, when it is opened
+
+    def open(self, session: Session, events: EngineEvents) -> Session:
+        """Check that our hosts can run on its workers; return the session for the hosts.
+
+        Raises EngineUnavailable if it does not answer or has no workers, VersionMismatch if hosts could not read what
+        is sent.
+        """
+
+    def put(self, parcel: Parcel) -> Any:
+        """Store an object where all workers can get it; return its handle, or None if the engine cannot do that."""
+
+    def drop(self, handle: Any) -> None:
+        """Forget a stored object: no group needs it any more."""
+
+    def submit(self, number: int, parcel: Parcel, objects: list[Parcel], handles: list[Any]) -> None:
+        """Have a group run, with these objects and the stored ones, on any worker."""
+
+    def order(self, number: int, parcel: Parcel) -> None:
+        """Bring orders to the host that runs a group."""
+
+    def describe(self) -> str:
+        """Return what and where it is, for people."""
+
+    def close(self) -> None:
+        """End all hosts; leave what belongs to the user as it was."""
+
+
+#: an expression of the standard library's names alone, which any Python evaluates: what must fit between two processes
+FACTS: Final = (
+    "(lambda metadata: dict(python='.'.join(__import__('platform').python_version_tuple()[:2]), **{"
+    "name.replace('-', '_'): next((found.version for found in metadata.distributions(name=name)), '')"
+    " for name in ('concurrent-nb', 'cloudpickle', 'numpy')}))"
+    "(__import__('importlib.metadata', fromlist=['distributions']))"
+)
+
+
+def own_facts() -> dict[str, str]:
+    """Return the facts of this process."""
+    facts: dict[str, str] = eval(FACTS)  # the expression above
+    return facts
+
+
+def check_facts(theirs: dict[str, str], where: str, ours: dict[str, str] | None = None) -> None:
+    """Raise EngineUnavailable or VersionMismatch, with the remedy, if our hosts could not run tasks there.
+
+    Args:
+        theirs: the facts of a worker, as `FACTS` evaluates to.
+        where: names the worker.
+        ours: of this process; None: they are found out.
+    """
+    ours = ours or own_facts()
+    if not theirs.get("concurrent_nb"):
+        raise EngineUnavailable(
+            f"{where} has no concurrent_nb: install it there (`pip install concurrent-nb=={ours['concurrent_nb']}`)"
+        )
+    for name, label, depth in (
+        ("python", "Python", 2),
+        ("concurrent_nb", "concurrent_nb", 3),
+        ("cloudpickle", "cloudpickle", 1),
+        ("numpy", "numpy", 1),
+    ):
+        here, there = ours.get(name, ""), theirs.get(name, "")
+        if here and there and here.split(".")[:depth] != there.split(".")[:depth]:
+            remedy = "use the same Python on both sides" if name == "python" else f"`pip install {label}=={here}` there"
+            raise VersionMismatch(f"{where} has {label} {there}, this process has {here}: {remedy}")

@@ -1,0 +1,244 @@
+"""The engine "ray": groups run in actors of a Ray cluster, one actor for each slot.
+
+    user's process: RayEngine -- actor.run.remote(...) --> RayHost, an actor: EngineHost
+                              <-- actor.next_reports.remote() -- reports
+                              -- actor.order.remote(...) --> orders
+
+Ray places the actors, each on one CPU. Making one takes a second, and a call of it a few hundred microseconds, so they
+are made once and get groups.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import ray
+import ray.exceptions
+
+from concurrent_nb.engines.engine_host import HOSTS
+from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts
+from concurrent_nb.engines.group_messages import Parcel, Session
+from concurrent_nb.errors import EngineUnavailable, VersionMismatch
+from concurrent_nb.foreign import describe
+from concurrent_nb.wire.codec import Buffer
+
+log = logging.getLogger(__name__)
+
+#: Ray must have started a process of ours within this time, in seconds
+START_S: Final = 60.0
+#: an actor answers a question for reports after this time at the latest, in seconds
+POLL_S: Final = 5.0
+#: seconds between two looks at whether Ray answers
+LOOK_S: Final = 2.0
+#: hosts have this long to end, in seconds
+END_S: Final = 3.0
+
+
+class RayHost:
+    """An actor that runs groups, one at a time."""
+
+    def __init__(self) -> None:
+        self._reports: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
+        self._turn = threading.Lock()
+
+    def run(self, parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], *stored: Sequence[Buffer]) -> Parcel:
+        """Run a group; return its last report."""
+        with self._turn:
+            return HOSTS.run(parcel, [*objects, *stored], self._reports.put)
+
+    def next_reports(self) -> list[Parcel]:
+        """Return the reports since the last call; wait for one, for `POLL_S` at most."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._reports.get(timeout=POLL_S))
+            while True:
+                found.append(self._reports.get_nowait())
+        return found
+
+    def order(self, token: bytes, parcel: Sequence[Buffer]) -> None:
+        """Give orders to the host of a group."""
+        HOSTS.order(token, parcel)
+
+    def end(self, token: bytes) -> None:
+        """End the hosts of a session."""
+        HOSTS.end_session(token)
+
+
+class _Actor:
+    """An actor as the user's process sees it."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.groups: set[int] = set()
+        self.is_polled = False
+        self.is_dead = False
+
+
+class RayEngine:
+    """Runs groups on a Ray cluster. Implements `engine_interface.Engine`.
+
+    Args:
+        where: "ray" for the one that this process uses, or that runs on this machine; or "ray://HOST:PORT".
+    """
+
+    name = "ray"
+    slots = 0  #: known when it is open
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._owns_connection = False
+        self._session: Session | None = None
+        self._actors: list[_Actor] = []
+        self._actor_of: dict[int, _Actor] = {}  # by group
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def open(self, session: Session, events: EngineEvents) -> Session:
+        """Connect, check the versions of a worker, and make the actors."""
+        self._events, self._session = events, session
+        if not ray.is_initialized():
+            self._connect()
+        try:
+            # By value, because a worker may have none of ours.
+            facts = ray.remote(lambda text: eval(text)).options(num_cpus=0)
+            found = ray.get(facts.remote(FACTS), timeout=START_S)
+        except Exception as error:
+            raise EngineUnavailable(f"{self.describe()} does not run functions: {describe(error)}") from error
+        check_facts(found, f"a worker of {self.describe()}")
+        self.slots = int(ray.available_resources().get("CPU", 0))
+        if not self.slots:
+            raise EngineUnavailable(
+                f"{self.describe()} has no free CPU: add a node, or end what runs there (`ray status` shows it)"
+            )
+        self._actors = [self._make_actor() for _ in range(self.slots)]
+        self._watcher = threading.Thread(target=self._watch, name="concurrent_nb ray", daemon=True)
+        self._watcher.start()
+        return session
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = "auto" if self._where == "ray" else self._where
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except Exception as error:
+            text = str(error)
+            if "ersion mismatch" in text:
+                raise VersionMismatch(f"{text.strip()} Use an environment with the same versions") from error
+            what = "no Ray runs on this machine" if self._where == "ray" else f"no Ray answers at {self._where}"
+            raise EngineUnavailable(
+                f"{what}: {describe(error)}. Start one (`ray start --head`), or call ray.init() in this process"
+            ) from error
+        self._owns_connection = True
+
+    def _make_actor(self) -> _Actor:
+        kind = ray.remote(RayHost).options(num_cpus=1, max_concurrency=8, max_restarts=0)
+        return _Actor(kind.remote())
+
+    def put(self, parcel: Parcel) -> Any:
+        """Store an object in Ray's store."""
+        return ray.put(parcel)
+
+    def drop(self, handle: Any) -> None:
+        """Do nothing: Ray drops an object with its last reference."""
+
+    def submit(self, number: int, parcel: Parcel, objects: list[Parcel], handles: list[Any]) -> None:
+        """Give a group to the actor with the fewest."""
+        with self._lock:
+            actor = min(self._actors, key=lambda each: len(each.groups))
+            actor.groups.add(number)
+            self._actor_of[number] = actor
+        future = actor.handle.run.remote(parcel, objects, *handles).future()
+        future.add_done_callback(lambda ended: self._ended(number, actor, ended))
+        self._poll(actor)
+
+    def _ended(self, number: int, actor: _Actor, future: Any) -> None:
+        """Take the last report of a group. Called in a thread of Ray's."""
+        with self._lock:
+            actor.groups.discard(number)
+            if self._actor_of.get(number) is actor:
+                del self._actor_of[number]
+        error = future.exception()
+        if error is None:
+            self._events.reported(future.result())
+        elif not self._closing.is_set():
+            if isinstance(error, ray.exceptions.RayActorError):
+                self._replace(actor)
+            self._events.lost(number, f"its Ray actor failed ({_first_line(error)})")
+
+    def _replace(self, actor: _Actor) -> None:
+        """Make another actor in the place of a dead one."""
+        with self._lock:
+            if actor.is_dead or self._closing.is_set():
+                return
+            actor.is_dead = True
+            try:
+                self._actors[self._actors.index(actor)] = self._make_actor()
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises when it is gone)
+                self._events.gone(f"{self.describe()} is gone: {_first_line(error)}")
+
+    def _poll(self, actor: _Actor) -> None:
+        """Ask an actor for reports, while it has groups."""
+        with self._lock:
+            if actor.is_polled or not actor.groups or actor.is_dead or self._closing.is_set():
+                return
+            actor.is_polled = True
+        actor.handle.next_reports.remote().future().add_done_callback(lambda ended: self._polled(actor, ended))
+
+    def _polled(self, actor: _Actor, future: Any) -> None:
+        """Take reports. Called in a thread of Ray's."""
+        actor.is_polled = False
+        if future.exception() is None:  # else the actor is dead, as its groups will say
+            for parcel in future.result():
+                self._events.reported(parcel)
+            self._poll(actor)
+
+    def order(self, number: int, parcel: Parcel) -> None:
+        """Bring orders to the actor that runs a group."""
+        assert self._session is not None
+        actor = self._actor_of.get(number)
+        if actor is not None:
+            actor.handle.order.remote(self._session.token, parcel)
+
+    def _watch(self) -> None:
+        """Watch whether Ray answers."""
+        while not self._closing.wait(LOOK_S):
+            try:
+                is_there = ray.is_initialized() and bool(ray.nodes())
+                why = "it was shut down"
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises when it is gone)
+                is_there, why = False, _first_line(error)
+            if not is_there and not self._closing.is_set():
+                self._events.gone(f"{self.describe()} is gone: {why}")
+                return
+
+    def describe(self) -> str:
+        """Return which Ray it is."""
+        return "the Ray of this machine" if self._where == "ray" else f"the Ray at {self._where}"
+
+    def close(self) -> None:
+        """End all hosts and actors; leave Ray if it was joined here."""
+        self._closing.set()
+        if self._watcher is not None:
+            self._watcher.join(END_S)
+        if ray.is_initialized():
+            assert self._session is not None
+            with contextlib.suppress(Exception):  # an actor may be dead, or Ray; hosts end with their actors
+                until = time.monotonic() + END_S
+                ends = [actor.handle.end.remote(self._session.token) for actor in self._actors]
+                ray.wait(ends, num_returns=len(ends), timeout=max(0.0, until - time.monotonic()))
+            for actor in self._actors:
+                with contextlib.suppress(Exception):  # likewise
+                    ray.kill(actor.handle)
+        self._actors.clear()
+        if self._owns_connection and ray.is_initialized():
+            ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,465 @@
+"""One contract for all engines: what a user of an application has, wherever its tasks run.
+
+Each test is a feature, and runs on each engine. What an engine cannot do is in LIMITS, with the words in which it is
+refused or done instead, and the test holds it to them. The table in docs/engines.md is made of FEATURES and LIMITS.
+"""
+
+import concurrent.futures
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+import concurrent_nb
+from concurrent_nb import ApplicationNode, Cluster, Needs
+from concurrent_nb.errors import (
+    ConfigurationError,
+    EngineLost,
+    EngineUnavailable,
+    NotPicklable,
+    PoisonTask,
+    StackUnavailable,
+    TaskError,
+    TaskTimeout,
+)
+from concurrent_nb.nodes.application.job import OutputPiece
+from concurrent_nb.shipping.compiled.build import cython_version, make
+from concurrent_nb.shipping.compiled.cache import VARIABLE, Cache
+from concurrent_nb.shipping.compiled.function import CythonFunction
+from concurrent_nb.shipping.compiled.recipe import Recipe
+from tests import leaks, systems, work
+from tests.cells import task_of_cell
+from tests.clusters import BRISK, eventually
+from tests.contract import test_executor as executor_tests
+from tests.work import PATIENCE_S
+
+ROOT = Path(__file__).parents[2]
+ENGINES: Final = ("native", "inline", "executor", "dask", "ray")
+WORKERS: Final = 2
+
+#: what a test shows: its name without `test_`, and the feature in words
+FEATURES: Final = {
+    "executor": "`submit`, `map`, futures, `concurrent.futures` as CPython documents it",
+    "chunks": "adaptive chunks of `map`, 10,000 short tasks",
+    "cells": "cells: `--for`, `--until`",
+    "cython": "`%%cython_task`",
+    "prints": "prints, notes and progress while the task runs",
+    "errors": "errors with the cell's own lines",
+    "retries": "`retries`",
+    "timeouts": "`timeout_s`, also of compiled code",
+    "cancel": "cancel what runs",
+    "deaf": "stop a task that catches its interrupt",
+    "crash": "survive a task that kills its process",
+    "put": "large arguments and `app.put` travel once",
+    "results": "large results",
+    "systems": "task systems",
+    "setups": "`%%concurrent_setup`",
+    "cores": "tasks of several cores",
+    "stacks": "show where a running task is",
+    "parallel": "tasks run at the same time",
+}
+#: what an engine does not do as our own cluster does: the words of the table
+LIMITS: Final[dict[tuple[str, str], str]] = {
+    ("inline", "deaf"): "its thread goes on",
+    ("inline", "crash"): "no: it is this process",
+    ("inline", "timeouts"): "at the next line of Python",
+    ("inline", "stacks"): "no: use a debugger",
+    ("inline", "parallel"): "in threads, one by default",
+    ("inline", "cores"): "runs with the threads of this process",
+    ("executor", "cores"): "refused",
+    ("dask", "cores"): "refused",
+    ("ray", "cores"): "refused",
+}
+#: packages without which an engine's tests are skipped
+PACKAGES: Final = {"dask": "distributed", "ray": "ray"}
+
+
+# ------------------------------------------------------------------------------------------------------- the engines
+
+
+@contextmanager
+def native() -> Iterator[ApplicationNode]:
+    with Cluster(workers=WORKERS, config=BRISK) as cluster:
+        yield cluster.application()
+
+
+@contextmanager
+def inline() -> Iterator[ApplicationNode]:
+    with concurrent_nb.connect("inline", workers=WORKERS) as app:
+        yield app
+
+
+@contextmanager
+def executor_engine() -> Iterator[ApplicationNode]:
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool, concurrent_nb.connect(pool) as app:
+        yield app
+
+
+@contextmanager
+def dask() -> Iterator[ApplicationNode]:
+    with dask_cluster() as address, concurrent_nb.connect(address) as app:
+        yield app
+
+
+@contextmanager
+def dask_cluster() -> Iterator[str]:
+    """Run a real scheduler with two workers, which are processes, over TCP."""
+    import distributed
+
+    with distributed.LocalCluster(
+        n_workers=WORKERS, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address=None
+    ) as cluster:
+        yield "dask://" + cluster.scheduler_address.removeprefix("tcp://")
+
+
+@contextmanager
+def ray() -> Iterator[ApplicationNode]:
+    with ray_cluster(), concurrent_nb.connect("ray") as app:
+        yield app
+
+
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """Run a real Ray on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(
+        num_cpus=WORKERS,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+MAKERS: Final[dict[str, Callable[[], Any]]] = {
+    "native": native,
+    "inline": inline,
+    "executor": executor_engine,
+    "dask": dask,
+    "ray": ray,
+}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Name the engine of this run of the tests."""
+    name = str(request.param)
+    package = PACKAGES.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: it has no wheel for this Python")
+    return name
+
+
+@pytest.fixture(scope="module")
+def app(engine: str) -> Iterator[ApplicationNode]:
+    """Give an application whose tasks run on the engine; nothing of it is left at the end."""
+    before = leaks.held()
+    with MAKERS[engine]() as app:
+        assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+        yield app
+    assert leaks.left_since(before, patience_s=10.0) == []
+
+
+@pytest.fixture
+def executor(app: ApplicationNode) -> Executor:
+    """Give it to the tests of executors."""
+    return app
+
+
+@pytest.fixture
+def cluster(app: ApplicationNode) -> ApplicationNode:
+    """Give who answers `status` to the tests of executors."""
+    return app
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> None:
+    """Do nothing after each test: workers of engines come and go. What is left at the end of an engine fails it."""
+
+
+@pytest.fixture
+def limit(request: pytest.FixtureRequest, engine: str) -> str:
+    """Give the words for what this engine does not do of the test's feature; "" if it does it."""
+    return LIMITS.get((engine, request.node.originalname.removeprefix("test_")), "")
+
+
+# CPython's documented behaviour: the tests of executors that need nothing but one, here on each engine.
+_NEEDS_ONE_EXECUTOR: Final = frozenset({"executor", "tmp_path", "request"})
+_SLOW: Final = frozenset({"test_bytes_of_any_size_go_and_come", "test_arrays_go_and_come"})
+for _name, _test in vars(executor_tests).items():
+    if _name.startswith("test_") and _name not in _SLOW:
+        _arguments = _test.__code__.co_varnames[: _test.__code__.co_argcount]
+        if "executor" in _arguments and _NEEDS_ONE_EXECUTOR.issuperset(_arguments):
+            globals()[_name] = _test
+
+
+# ------------------------------------------------------------------------------------------------------- the features
+
+
+def test_executor(app: ApplicationNode) -> None:
+    """More of this is in the tests of executors."""
+    futures = [app.submit(work.square, n) for n in range(20)]
+    done, left = concurrent.futures.wait(futures, PATIENCE_S)
+    assert not left
+    assert sorted(future.result() for future in done) == [n * n for n in range(20)]
+
+
+def test_chunks(app: ApplicationNode) -> None:
+    assert list(app.map(work.square, range(10_000))) == [n * n for n in range(10_000)]
+    futures = [app.submit(work.square, n) for n in range(1000)]
+    assert [future.result(PATIENCE_S) for future in futures] == [n * n for n in range(1000)]
+
+
+def test_cells(app: ApplicationNode) -> None:
+    namespace: dict[str, Any] = {"step": 10}
+    task = task_of_cell("n * step", namespace, for_text="n in range(5)")
+    job = app.start_job(task.function, task.calls)
+    assert job.results() == [0, 10, 20, 30, 40]
+    task = task_of_cell("n if n > 20 else None", namespace, for_text="n in range(100)", until_text="result is not None")
+    job = app.start_job(task.function, task.calls, until=True)
+    assert job.wait(PATIENCE_S)
+    assert job.hit is not None
+    assert job.hit.result() > 20
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CythonFunction]:
+    """Give a compiled function, as a cell makes it."""
+    folder = tmp_path_factory.mktemp("cache") / "c"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder))
+        source = "def half(int x):\n    return x // (x - 1)\n"
+        build, _ = make(Recipe(source, ("-O0",), False, cython_version()), "%%cython_task", Cache(folder))
+        yield CythonFunction(build, "half")
+
+
+def test_cython(app: ApplicationNode, half: CythonFunction) -> None:
+    assert app.submit(half, 3).result(PATIENCE_S) == 1
+    with pytest.raises(ZeroDivisionError):
+        app.submit(half, 1).result(PATIENCE_S)
+
+
+def say_and_wait(go: Path) -> str:
+    work.say("hello")
+    work.say("oops", to_stderr=True)
+    concurrent_nb.report(0.5, "half way")
+    concurrent_nb.publish({"n": 7})
+    work.wait_for(go)
+    return "over"
+
+
+def test_prints(app: ApplicationNode, tmp_path: Path) -> None:
+    job = app.start_job(say_and_wait, [(tmp_path / "go",)], watched=True)
+    output: list[str] = []
+    notes: list[Any] = []
+
+    def have_come() -> bool:
+        output.extend(piece.text for piece in job.take_output() if isinstance(piece, OutputPiece))
+        notes.extend(job.take_notes())
+        return "".join(sorted(output)).count("hello") == 1 and any("oops" in it for it in output) and len(notes) >= 2
+
+    eventually(have_come, "what the task prints and reports has come while it runs")
+    assert not job.done()
+    (tmp_path / "go").touch()
+    assert job.results() == ["over"]
+
+
+def test_errors(app: ApplicationNode) -> None:
+    task = task_of_cell("d = 0\n1 / d", {}, filename="<cell 7>")
+    error = app.start_job(task.function, task.calls).futures[0].exception(PATIENCE_S)
+    assert isinstance(error, ZeroDivisionError)
+    assert 'File "<cell 7>", line 2' in str(error.__cause__)
+    assert isinstance(app.submit(work.make_cannot_go).exception(PATIENCE_S), TaskError)
+    assert isinstance(app.submit(work.echo, work.CannotGo()).exception(PATIENCE_S), NotPicklable)
+
+
+def test_retries(app: ApplicationNode, tmp_path: Path) -> None:
+    assert app.options(retries=2).submit(work.fail_until, tmp_path / "calls", 3).result(PATIENCE_S) == 3
+
+
+def test_timeouts(app: ApplicationNode, limit: str) -> None:
+    begun = time.monotonic()
+    task = work.sleep_in_steps if limit else time.sleep
+    with pytest.raises(TaskTimeout):
+        app.options(timeout_s=0.2).submit(task, 30).result(PATIENCE_S)
+    assert time.monotonic() - begun < 20
+    assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+
+
+def test_cancel(app: ApplicationNode, tmp_path: Path) -> None:
+    marks = [tmp_path / f"started-{n}" for n in range(6)]
+    job = app.start_job(work.start_and_wait, [(mark, tmp_path / "never") for mark in marks])
+    work.wait_for(marks[0])
+    job.cancel()
+    assert job.wait(PATIENCE_S)
+    counts = job.counts()
+    assert (counts.done, counts.cancelled) == (0, 6)
+    assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+
+
+def test_deaf(app: ApplicationNode, limit: str, tmp_path: Path) -> None:
+    if limit:  # a thread of this process that never ends would slow down everything after it
+        job = app.start_job(deaf_for, [(tmp_path / "started", 1.5)])
+    else:
+        job = app.start_job(deaf_for, [(tmp_path / "started", 60.0)])
+    work.wait_for(tmp_path / "started")
+    job.cancel()
+    assert job.wait(PATIENCE_S)
+    assert job.counts().cancelled == 1
+    assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+
+
+def deaf_for(started: Path, seconds: float) -> None:
+    """Catch every interrupt for so long."""
+    until = time.monotonic() + seconds
+    started.touch()
+    while time.monotonic() < until:
+        try:
+            while time.monotonic() < until:
+                time.sleep(0.01)
+        except BaseException:  # noqa: BLE001  (this is the point of it)
+            continue
+
+
+def test_crash(app: ApplicationNode, limit: str, tmp_path: Path) -> None:
+    if limit:
+        return
+    beside = [app.submit(work.square, n) for n in range(10)]
+    pid = app.submit(work.die_once, tmp_path / "died").result(PATIENCE_S)
+    assert pid != os.getpid()
+    with pytest.raises(PoisonTask):
+        app.submit(work.exit_now, 3).result(PATIENCE_S)
+    assert [future.result(PATIENCE_S) for future in beside] == [n * n for n in range(10)]
+
+
+def test_put(app: ApplicationNode) -> None:
+    array = np.arange(500_000)
+    held = app.put(array)
+    assert list(app.map(work.sum_with, itertools.repeat(held, 20), range(20))) == [array.sum() + n for n in range(20)]
+    assert [app.submit(work.sum_with, array, n).result(PATIENCE_S) for n in range(3)] == [
+        array.sum() + n for n in range(3)
+    ]
+    captured = array + 1
+    assert app.submit(lambda: int(captured.sum())).result(PATIENCE_S) == array.sum() + 500_000
+
+
+def test_results(app: ApplicationNode) -> None:
+    for size in (1_000, 200_000):
+        array = app.submit(np.arange, size).result(PATIENCE_S)
+        assert np.array_equal(array, np.arange(size))
+        array += 1
+    assert [len(found) for found in app.map(work.make_bytes, [100_000] * 4)] == [100_000] * 4
+
+
+def test_systems(app: ApplicationNode) -> None:
+    assert app.push_tasksystem(systems.Squares(200)).result(PATIENCE_S) == sum(n * n for n in range(200))
+    assert app.push_tasksystem(systems.TwoPhases(20)).result(PATIENCE_S) == sum(n**4 for n in range(20))
+
+
+def test_setups(app: ApplicationNode, tmp_path: Path) -> None:
+    calls = app.run_everywhere(work.note, tmp_path / "setups", "ran")
+    assert calls.wait(PATIENCE_S)
+    assert "ran" in (tmp_path / "setups").read_text()
+
+
+def test_cores(app: ApplicationNode, engine: str, limit: str) -> None:
+    future = app.options(needs=Needs(cores=2)).submit(work.square, 3)
+    if limit == "refused":
+        with pytest.raises(TaskError, match=f"needs 2 cores, and a worker of the engine '{engine}' has one"):
+            future.result(PATIENCE_S)
+    elif engine != "inline":
+        assert future.result(PATIENCE_S) == 9
+    assert app.options(needs=Needs(kind="thread")).submit(work.square, 3).result(PATIENCE_S) == 9
+
+
+def test_stacks(app: ApplicationNode, limit: str, tmp_path: Path) -> None:
+    job = app.start_job(work.start_and_wait, [(tmp_path / "started", tmp_path / "go")])
+    work.wait_for(tmp_path / "started")
+    try:
+        if limit:
+            with pytest.raises(StackUnavailable):
+                job.stack(0)
+        else:
+            assert "start_and_wait" in job.stack(0)
+    finally:
+        (tmp_path / "go").touch()
+    assert job.wait(PATIENCE_S)
+
+
+def test_parallel(app: ApplicationNode, limit: str, tmp_path: Path) -> None:
+    marks = [tmp_path / "a", tmp_path / "b"]
+    # Each waits for the other.
+    futures = [app.submit(work.start_and_wait, marks[n], marks[1 - n]) for n in range(2)]
+    assert len({future.result(PATIENCE_S) for future in futures}) == (1 if limit else 2)
+
+
+def test_every_feature_has_a_test() -> None:
+    names = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert FEATURES.keys() <= names
+    assert {feature for _, feature in LIMITS} <= FEATURES.keys()
+
+
+def table() -> str:
+    """Make the table of docs/engines.md."""
+    lines = ["| | " + " | ".join(ENGINES) + " |", "|---" * (len(ENGINES) + 1) + "|"]
+    for feature, words in FEATURES.items():
+        cells = [LIMITS.get((engine, feature), "yes") for engine in ENGINES]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def test_the_documents_tell_what_these_tests_show() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    assert table() in text, f"put this into docs/engines.md:\n{table()}"
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_what_does_not_fit_an_engine_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="workers is for executors and 'inline'"):
+        concurrent_nb.connect("ray", workers=3)
+    with pytest.raises(ConfigurationError, match="workers is 0, it must be"):
+        concurrent_nb.connect("inline", workers=0)
+    with pytest.raises(ConfigurationError, match="key_file is for clusters"):
+        concurrent_nb.connect("inline", "keys")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concurrent_nb.engines.dask_engine.CONNECT_S", 0.3)
+    with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1:"):
+        concurrent_nb.connect("dask://127.0.0.1:1")
+
+
+def test_an_executor_that_is_shut_down_is_refused_and_one_that_breaks_ends_the_futures() -> None:
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with ExitStack() as stack:
+        stack.callback(pool.shutdown)
+        app = stack.enter_context(concurrent_nb.connect(pool))
+        future = app.submit(time.sleep, 60)
+        eventually(future.running, "the task runs")
+        (child,) = pool._processes.values()
+        child.kill()
+        with pytest.raises(EngineLost, match="engine 'executor' runs no more tasks: ProcessPoolExecutor with 1 worker"):
+            future.result(PATIENCE_S)
+        with pytest.raises(EngineLost):
+            app.submit(pow, 2, 3).result(PATIENCE_S)
+        app.close()
+    with pytest.raises(EngineUnavailable, match="does not run tasks"):
+        concurrent_nb.connect(pool)
