@@ -65,16 +65,7 @@ class DaskEngine:
         """Connect, check the workers' versions, and listen to reports."""
         self._events, self._session = events, session
         if self._client is None:
-            address = str(self._where).replace("dask://", "tcp://", 1)
-            try:
-                self._client = distributed.Client(
-                    address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb"
-                )
-            except (OSError, ValueError, TimeoutError) as error:
-                raise EngineUnavailable(
-                    f"no Dask scheduler answers at {address}: {describe(error)}. Start one (`dask scheduler`), or check"
-                    " the address"
-                ) from error
+            self._client = _client_of(str(self._where).replace("dask://", "tcp://", 1))
         threads = self._wait_for_workers()
         ours = own_facts()
         for worker, facts in self._client.run(eval, FACTS, on_error="return").items():
@@ -225,12 +216,12 @@ def _client_of(address: str) -> Any:
 
 
 def _close_begun(error: BaseException) -> None:
-    """Close the client whose making has raised this: it has a thread already, and nobody else has it."""
+    """End the thread of the client whose making has raised this, and that nobody else has."""
     traceback = error.__traceback__
     while traceback is not None:
         client = traceback.tb_frame.f_locals.get("self")
         if isinstance(client, distributed.Client):
-            client.close(timeout=END_S)
+            client._loop_runner.stop()  # `close` does not, as it has not come so far
             return
         traceback = traceback.tb_next
 
