@@ -53,6 +53,22 @@ KNOWN_FILES = {
 }
 
 
+#: Descriptors that other people's libraries keep until the process ends, with what they pointed to.
+_KEPT: set[tuple[object, ...]] = set()
+
+
+def keep_descriptors(before: Held) -> None:
+    """Know the descriptors that were opened since `before` as a library's own, which it keeps until the process ends.
+
+    For Ray, which closes its sockets and logs only then. Shared memory of ours is never among them.
+    """
+    _KEPT.update(
+        key
+        for key in descriptors()
+        if key not in before and "/memfd:concurrent_nb-" not in str(key[2]) and not str(key[2]).startswith("pipe:")
+    )
+
+
 def held(folders: Sequence[Path] = ()) -> Held:
     """Everything that this process holds now; `folders` are watched for files along with shared memory."""
     found = _held(folders)
@@ -169,7 +185,10 @@ def _difference(before: Held, folders: Sequence[Path]) -> dict[tuple[object, ...
     return {
         key: words
         for key, words in now.items()
-        if key not in before and not (goes_on and _is_kept_by_an_application(key)) and not _is_replaced(key, before)
+        if key not in before
+        and key not in _KEPT
+        and not (goes_on and _is_kept_by_an_application(key))
+        and not _is_replaced(key, before)
     }
 
 

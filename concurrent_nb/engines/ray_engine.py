@@ -14,7 +14,9 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -44,12 +46,10 @@ class RayHost:
 
     def __init__(self) -> None:
         self._reports: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
-        self._turn = threading.Lock()
 
     def run(self, parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], *stored: Sequence[Buffer]) -> Parcel:
         """Run a group; return its last report."""
-        with self._turn:
-            return HOSTS.run(parcel, [*objects, *stored], self._reports.put)
+        return HOSTS.run(parcel, [*objects, *stored], self._reports.put)
 
     def next_reports(self) -> list[Parcel]:
         """Return the reports since the last call; wait for one, for `POLL_S` at most."""
@@ -74,7 +74,7 @@ class _Actor:
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
-        self.groups: set[int] = set()
+        self.group: int | None = None  #: that it runs
         self.is_polled = False
         self.is_dead = False
 
@@ -95,6 +95,7 @@ class RayEngine:
         self._session: Session | None = None
         self._actors: list[_Actor] = []
         self._actor_of: dict[int, _Actor] = {}  # by group
+        self._waiting: deque[tuple[int, Parcel, list[Parcel], list[Any]]] = deque()
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -148,27 +149,40 @@ class RayEngine:
         """Do nothing: Ray drops an object with its last reference."""
 
     def submit(self, number: int, parcel: Parcel, objects: list[Parcel], handles: list[Any]) -> None:
-        """Give a group to the actor with the fewest."""
+        """Give a group to the next actor that has none."""
         with self._lock:
-            actor = min(self._actors, key=lambda each: len(each.groups))
-            actor.groups.add(number)
-            self._actor_of[number] = actor
-        future = actor.handle.run.remote(parcel, objects, *handles).future()
-        future.add_done_callback(lambda ended: self._ended(number, actor, ended))
-        self._poll(actor)
+            self._waiting.append((number, parcel, objects, handles))
+        self._give()
+
+    def _give(self) -> None:
+        """Give waiting groups to idle actors: one each, so that none waits behind a slow one."""
+        while True:
+            with self._lock:
+                actor = next((each for each in self._actors if each.group is None), None)
+                if actor is None or not self._waiting:
+                    return
+                number, parcel, objects, handles = self._waiting.popleft()
+                actor.group = number
+                self._actor_of[number] = actor
+            future = actor.handle.run.remote(parcel, objects, *handles).future()
+            future.add_done_callback(partial(self._ended, number, actor))
+            self._poll(actor)
 
     def _ended(self, number: int, actor: _Actor, future: Any) -> None:
         """Take the last report of a group. Called in a thread of Ray's."""
         with self._lock:
-            actor.groups.discard(number)
+            actor.group = None
             if self._actor_of.get(number) is actor:
                 del self._actor_of[number]
         error = future.exception()
+        if not self._closing.is_set() and not isinstance(error, ray.exceptions.RayActorError):
+            self._give()
         if error is None:
             self._events.reported(future.result())
         elif not self._closing.is_set():
             if isinstance(error, ray.exceptions.RayActorError):
                 self._replace(actor)
+                self._give()
             self._events.lost(number, f"its Ray actor failed ({_first_line(error)})")
 
     def _replace(self, actor: _Actor) -> None:
@@ -185,7 +199,7 @@ class RayEngine:
     def _poll(self, actor: _Actor) -> None:
         """Ask an actor for reports, while it has groups."""
         with self._lock:
-            if actor.is_polled or not actor.groups or actor.is_dead or self._closing.is_set():
+            if actor.is_polled or actor.group is None or actor.is_dead or self._closing.is_set():
                 return
             actor.is_polled = True
         actor.handle.next_reports.remote().future().add_done_callback(lambda ended: self._polled(actor, ended))

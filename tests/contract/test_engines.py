@@ -133,6 +133,7 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
+    before = leaks.held()
     ray.init(
         num_cpus=WORKERS,
         include_dashboard=False,
@@ -144,6 +145,7 @@ def ray_cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        leaks.keep_descriptors(before)
 
 
 MAKERS: Final[dict[str, Callable[[], Any]]] = {
