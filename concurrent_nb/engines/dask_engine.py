@@ -21,7 +21,7 @@ import distributed
 
 from concurrent_nb.engines.engine_host import HOSTS
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts
-from concurrent_nb.engines.group_messages import Parcel, Session, read_group
+from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
 from concurrent_nb.errors import EngineUnavailable
 from concurrent_nb.foreign import describe
 from concurrent_nb.wire.codec import Buffer
@@ -54,14 +54,14 @@ class DaskEngine:
         self._where = where
         self._client: Any = None if isinstance(where, str) else where
         self._is_open = False
-        self._session: Session | None = None
+        self._session: EngineSession | None = None
         self._topic = ""
         self._futures: dict[int, Any] = {}  # by group
         self._workers: dict[int, str] = {}  # addresses of those that run groups
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def open(self, session: Session, events: EngineEvents) -> Session:
+    def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Connect, check the workers' versions, and listen to reports."""
         self._events, self._session = events, session
         if self._client is None:

@@ -21,11 +21,11 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from concurrent_nb.engines.group_messages import (
+    EngineSession,
     Group,
     HostReport,
     Orders,
     Parcel,
-    Session,
     SharedObject,
     pack,
     read_group,
@@ -64,7 +64,7 @@ Report = Callable[[Parcel], None]
 class EngineHost:
     """One worker process of ours, with what it has been sent. One thread uses it at a time, but for `order`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: EngineSession) -> None:
         self.name = os.urandom(8)
         self.restarts = 0
         self.idle_since = time.monotonic()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from concurrent_nb.engines.group_messages import Parcel, Session
+from concurrent_nb.engines.group_messages import EngineSession, Parcel
 from concurrent_nb.errors import EngineUnavailable, VersionMismatch
 from concurrent_nb.wire.codec import Buffer
 
@@ -30,7 +30,7 @@ class Engine(Protocol):
     name: str  #: for people: "dask", "ray" or "executor"
     slots: int  #: groups that it runs at the same time, when it is opened
 
-    def open(self, session: Session, events: EngineEvents) -> Session:
+    def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Check that our hosts can run on its workers; return the session for the hosts.
 
         Raises EngineUnavailable if it does not answer or has no workers, VersionMismatch if hosts could not read what

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from concurrent_nb.engines.engine_interface import Engine
 from concurrent_nb.engines.group_messages import (
+    EngineSession,
     Group,
     HostReport,
     Orders,
     Parcel,
-    Session,
     SharedObject,
     pack,
     read_report,
@@ -64,7 +64,7 @@ class EnginePool:
         self._engine = engine
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = Wakeup()
-        self._session = Session(
+        self._session = EngineSession(
             secrets.token_bytes(16),
             socket.gethostname(),
             list(sys.path),

@@ -24,7 +24,7 @@ import msgspec
 
 from concurrent_nb.engines.engine_host import HOSTS
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts
-from concurrent_nb.engines.group_messages import Parcel, Session, read_group
+from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
 from concurrent_nb.errors import EngineUnavailable
 from concurrent_nb.foreign import describe
 from concurrent_nb.transport.addresses import advertised, is_loopback
@@ -75,7 +75,7 @@ class ExecutorEngine:
         self._listener: ReportListener | None = None
         self._open: set[concurrent.futures.Future[Parcel]] = set()
 
-    def open(self, session: Session, events: EngineEvents) -> Session:
+    def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Check a worker's versions, and listen for hosts."""
         self._events = events
         try:
@@ -226,7 +226,7 @@ class ReportListener:
 class HostChannel:
     """A worker process's connection to the user's process, for one session."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: EngineSession) -> None:
         self._token = session.token
         self._lock = threading.Lock()
         self._connection = _connect(session)
@@ -250,7 +250,7 @@ class HostChannel:
             self._connection.close()
 
 
-def _connect(session: Session) -> Connection:
+def _connect(session: EngineSession) -> Connection:
     """Connect to the first address that answers. Raises OSError."""
     failures = []
     for address in session.addresses:
@@ -274,7 +274,7 @@ class ChannelTable:
         self._channels: dict[bytes, HostChannel | None] = {}
         self._pid = os.getpid()
 
-    def open(self, session: Session) -> HostChannel | None:
+    def open(self, session: EngineSession) -> HostChannel | None:
         """Return the channel of a session, which is opened the first time."""
         with self._lock:
             if os.getpid() != self._pid:  # forked: threads and connections belong to the parent

@@ -20,7 +20,7 @@ from concurrent_nb.wire.codec import Buffer
 Parcel = list[bytes]
 
 
-class Session(msgspec.Struct, array_like=True, frozen=True):
+class EngineSession(msgspec.Struct, array_like=True, frozen=True):
     """What a host must know of the application whose tasks it runs."""
 
     token: bytes  #: names the session
@@ -36,7 +36,7 @@ class Group(msgspec.Struct, array_like=True, frozen=True):
     """Tasks that run as one task of an engine. The buffers of their arguments follow, in order."""
 
     number: int
-    session: Session
+    session: EngineSession
     restarts: int  #: how often the workers have been restarted by the user
     runs: list[m.Assign]
     needed: list[bytes]  #: names of the objects that the tasks refer to

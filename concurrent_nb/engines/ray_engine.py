@@ -24,7 +24,7 @@ import ray.exceptions
 
 from concurrent_nb.engines.engine_host import HOSTS
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts
-from concurrent_nb.engines.group_messages import Parcel, Session
+from concurrent_nb.engines.group_messages import EngineSession, Parcel
 from concurrent_nb.errors import EngineUnavailable, VersionMismatch
 from concurrent_nb.foreign import describe
 from concurrent_nb.wire.codec import Buffer
@@ -37,6 +37,9 @@ START_S: Final = 60.0
 POLL_S: Final = 5.0
 #: seconds between two looks at whether Ray answers
 LOOK_S: Final = 2.0
+#: CPUs are waited for so long, in seconds: when some are free, and when none is
+SETTLE_S: Final = 2.0
+FREE_S: Final = 10.0
 #: hosts have this long to end, in seconds
 END_S: Final = 3.0
 
@@ -69,7 +72,7 @@ class RayHost:
         HOSTS.end_session(token)
 
 
-class _Actor:
+class _RayActor:
     """An actor as the user's process sees it."""
 
     def __init__(self, handle: Any) -> None:
@@ -92,15 +95,15 @@ class RayEngine:
     def __init__(self, where: str) -> None:
         self._where = where
         self._owns_connection = False
-        self._session: Session | None = None
-        self._actors: list[_Actor] = []
-        self._actor_of: dict[int, _Actor] = {}  # by group
+        self._session: EngineSession | None = None
+        self._actors: list[_RayActor] = []
+        self._actor_of: dict[int, _RayActor] = {}  # by group
         self._waiting: deque[tuple[int, Parcel, list[Parcel], list[Any]]] = deque()
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def open(self, session: Session, events: EngineEvents) -> Session:
+    def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Connect, check the versions of a worker, and make the actors."""
         self._events, self._session = events, session
         if not ray.is_initialized():
@@ -112,7 +115,7 @@ class RayEngine:
         except Exception as error:
             raise EngineUnavailable(f"{self.describe()} does not run functions: {describe(error)}") from error
         check_facts(found, f"a worker of {self.describe()}")
-        self.slots = int(ray.available_resources().get("CPU", 0))
+        self.slots = self._free_cpus()
         if not self.slots:
             raise EngineUnavailable(
                 f"{self.describe()} has no free CPU: add a node, or end what runs there (`ray status` shows it)"
@@ -121,6 +124,15 @@ class RayEngine:
         self._watcher = threading.Thread(target=self._watch, name="concurrent_nb ray", daemon=True)
         self._watcher.start()
         return session
+
+    def _free_cpus(self) -> int:
+        """Return how many CPUs are free. Ray keeps those of tasks that have ended for a moment, so wait for all."""
+        begun = time.monotonic()
+        while True:
+            free, waited_s = int(ray.available_resources().get("CPU", 0)), time.monotonic() - begun
+            if free >= int(ray.cluster_resources().get("CPU", 0)) or waited_s > (SETTLE_S if free else FREE_S):
+                return free
+            time.sleep(0.05)
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -137,9 +149,9 @@ class RayEngine:
             ) from error
         self._owns_connection = True
 
-    def _make_actor(self) -> _Actor:
+    def _make_actor(self) -> _RayActor:
         kind = ray.remote(RayHost).options(num_cpus=1, max_concurrency=8, max_restarts=0)
-        return _Actor(kind.remote())
+        return _RayActor(kind.remote())
 
     def put(self, parcel: Parcel) -> Any:
         """Store an object in Ray's store."""
@@ -168,7 +180,7 @@ class RayEngine:
             future.add_done_callback(partial(self._ended, number, actor))
             self._poll(actor)
 
-    def _ended(self, number: int, actor: _Actor, future: Any) -> None:
+    def _ended(self, number: int, actor: _RayActor, future: Any) -> None:
         """Take the last report of a group. Called in a thread of Ray's."""
         with self._lock:
             actor.group = None
@@ -185,7 +197,7 @@ class RayEngine:
                 self._give()
             self._events.lost(number, f"its Ray actor failed ({_first_line(error)})")
 
-    def _replace(self, actor: _Actor) -> None:
+    def _replace(self, actor: _RayActor) -> None:
         """Make another actor in the place of a dead one."""
         with self._lock:
             if actor.is_dead or self._closing.is_set():
@@ -196,7 +208,7 @@ class RayEngine:
             except Exception as error:  # noqa: BLE001  (whatever Ray raises when it is gone)
                 self._events.gone(f"{self.describe()} is gone: {_first_line(error)}")
 
-    def _poll(self, actor: _Actor) -> None:
+    def _poll(self, actor: _RayActor) -> None:
         """Ask an actor for reports, while it has groups."""
         with self._lock:
             if actor.is_polled or actor.group is None or actor.is_dead or self._closing.is_set():
@@ -204,7 +216,7 @@ class RayEngine:
             actor.is_polled = True
         actor.handle.next_reports.remote().future().add_done_callback(lambda ended: self._polled(actor, ended))
 
-    def _polled(self, actor: _Actor, future: Any) -> None:
+    def _polled(self, actor: _RayActor, future: Any) -> None:
         """Take reports. Called in a thread of Ray's."""
         actor.is_polled = False
         if future.exception() is None:  # else the actor is dead, as its groups will say

@@ -9,6 +9,9 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -428,6 +431,45 @@ def table() -> str:
 def test_the_documents_tell_what_these_tests_show() -> None:
     text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     assert table() in text, f"put this into docs/engines.md:\n{table()}"
+
+
+# ------------------------------------------------------------------------------------------------------------- MPI
+
+MPI_SCRIPT: Final = """
+import time
+import concurrent_nb
+from mpi4py.futures import MPIPoolExecutor
+
+def say(n):
+    print("task", n, flush=True)
+    return n * n
+
+if __name__ == "__main__":
+    with MPIPoolExecutor() as pool, concurrent_nb.connect(pool) as app:
+        print(app.engine_description, flush=True)
+        print(sum(app.map(abs, range(-1000, 0))), app.submit(say, 7).result(60), flush=True)
+        job = app.start_job(time.sleep, [(60,)] * 2)
+        while not job.counts().running:
+            time.sleep(0.01)
+        job.cancel()
+        print(job.wait(30), job.counts().cancelled, flush=True)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
+def test_the_executor_of_mpi_is_one_too(tmp_path: Path) -> None:
+    mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if mpiexec is None:
+        pytest.skip("there is no mpiexec")
+    script = tmp_path / "script.py"
+    script.write_text(MPI_SCRIPT)
+    command = [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    lines = [line for line in ended.stdout.splitlines() if not line.startswith("task")]
+    assert lines == ["MPIPoolExecutor with 2 workers", "500500 49", "True 2"], ended.stderr
+    assert "task 7" in ended.stdout
+    assert ended.returncode == 0
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

@@ -3,10 +3,10 @@
 import pytest
 
 from concurrent_nb.engines.group_messages import (
+    EngineSession,
     Group,
     HostReport,
     Orders,
-    Session,
     SharedObject,
     pack,
     read_group,
@@ -19,7 +19,7 @@ from concurrent_nb.wire import messages as m
 
 JOB = b"j" * 16
 FUNCTION = b"f" * 32
-SESSION = Session(b"token", "host", ["/a"], "00", 1.0)
+SESSION = EngineSession(b"token", "host", ["/a"], "00", 1.0)
 SLICE = m.Slice(b"s" * 16, 0, 100, 1)
 
 
