@@ -37,6 +37,8 @@ START_S: Final = 60.0
 POLL_S: Final = 5.0
 #: seconds between two looks at whether Ray answers
 LOOK_S: Final = 2.0
+#: an actor that Ray was asked to kill and has not killed after this time, in seconds, ends by itself
+KILLED_S: Final = 0.5
 #: CPUs are waited for so long, in seconds: when some are free, and when none is
 SETTLE_S: Final = 2.0
 FREE_S: Final = 10.0
@@ -68,8 +70,11 @@ class RayHost:
         HOSTS.order(token, parcel)
 
     def end(self, token: bytes) -> None:
-        """End the hosts of a session."""
+        """End the hosts of a session, and soon this process, which Ray does not kill if it is shut down meanwhile."""
         HOSTS.end_session(token)
+        timer = threading.Timer(KILLED_S, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
 
 
 class _RayActor:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 import pytest
 
 import concurrent_nb
@@ -482,6 +483,54 @@ def test_what_does_not_fit_an_engine_is_refused() -> None:
         concurrent_nb.connect("inline", workers=0)
     with pytest.raises(ConfigurationError, match="key_file is for clusters"):
         concurrent_nb.connect("inline", "keys")
+
+
+def kill_the_worker_of_the_engine(once: Path) -> str:
+    """Kill the process in which this task's own process was started, the first time."""
+    try:
+        once.touch(exist_ok=False)
+    except FileExistsError:
+        return "survived"
+    fork_server = psutil.Process().parent()
+    assert fork_server is not None
+    worker = fork_server.parent()
+    assert worker is not None
+    worker.kill()
+    time.sleep(PATIENCE_S)
+    return "this worker was to die"
+
+
+def test_a_worker_of_the_engine_that_dies_loses_nothing(app: ApplicationNode, engine: str, tmp_path: Path) -> None:
+    if engine not in ("dask", "ray"):
+        pytest.skip("its workers are ours, this process, or an executor that breaks")
+    beside = [app.submit(work.slow_square, n) for n in range(300)]
+    killer = app.submit(kill_the_worker_of_the_engine, tmp_path / "once")
+    assert killer.result(PATIENCE_S) == "survived"
+    assert [future.result(PATIENCE_S)[0] for future in beside] == [n * n for n in range(300)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_dask_without_workers_is_refused_and_one_that_ends_ends_the_futures(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    monkeypatch.setattr("concurrent_nb.engines.dask_engine.WORKERS_S", 0.2)
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address=None
+    ) as cluster:
+        address = "dask://" + cluster.scheduler_address.removeprefix("tcp://")
+        with pytest.raises(EngineUnavailable, match="has no workers: start one"):
+            concurrent_nb.connect(address)
+        cluster.scale(1)
+        monkeypatch.setattr("concurrent_nb.engines.dask_engine.WORKERS_S", PATIENCE_S)
+        monkeypatch.setattr("concurrent_nb.engines.dask_engine.SILENT_S", 0.5)
+        app = concurrent_nb.connect(address)
+        future = app.submit(time.sleep, PATIENCE_S)
+        eventually(future.running, "the task runs")
+    try:
+        with pytest.raises(EngineLost, match="engine 'dask' runs no more tasks: the Dask scheduler at tcp://"):
+            future.result(PATIENCE_S)
+    finally:
+        app.close()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
