@@ -239,6 +239,16 @@ class SaysHow(Exception):
         return SaysHow, (self.a, self.b)
 
 
+def test_importing_dask_changes_nothing_about_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pickle_exception(error: BaseException) -> Any:
+        return type(error), error.args
+
+    pickle_exception.__module__ = "tblib.pickling_support"  # which Dask has register all exceptions
+    monkeypatch.setitem(copyreg.dispatch_table, Undecodable, pickle_exception)
+    back = returned(Undecodable(b"\xff"))
+    assert (type(back), str(back)) == (Undecodable, str(Undecodable(b"\xff")))
+
+
 @pytest.mark.parametrize(
     "error",
     [
