@@ -35,6 +35,7 @@ from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, ItemBuffers, length, slices_of, split_off
+from concurrent_nb.workers.protocol.records import ClusterAt
 from concurrent_nb.workers.slave_side.attempts import PoolReports
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
 
@@ -61,6 +62,7 @@ class EnginePool:
 
     def __init__(self, engine: Engine) -> None:
         self.fds_version = 0
+        self.cluster: ClusterAt | None = None  #: not passed on: the engine's workers need not reach the master
         self._engine = engine
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = Wakeup()

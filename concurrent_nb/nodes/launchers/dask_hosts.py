@@ -21,7 +21,7 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.engine_port import check_listens
 from concurrent_nb.nodes.launchers.held_slaves import SealedStart, end_held, hold_cores, hold_slave
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart, ended_slave
-from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, EngineHost, differences
+from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, differences
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 
 #: seconds in which workers tell their facts
@@ -36,7 +36,7 @@ _WANTED_STATES: Final = ("executing", "long-running")
 class _WorkerGroup:
     """Workers of a host that one slave holds."""
 
-    host: EngineHost
+    host: PilotHost
     threads: dict[str, int]  #: number of threads by the address of a worker; the first one runs the slave
 
 
@@ -72,7 +72,7 @@ class DaskHosts:
         self._offered: dict[str, _WorkerGroup] = {}  # the same for those without one
         self._futures: dict[str, tuple[_WorkerGroup, list[Future]]] = {}  # by slave; the first future is the slave's
 
-    def hosts(self) -> Sequence[EngineHost]:
+    def hosts(self) -> Sequence[PilotHost]:
         """Return a host for each group of workers that has a slave, and for the free workers of each machine."""
         self._there = workers = self._workers()
         self._compare([address for address in workers if address not in self._fit])
@@ -86,7 +86,7 @@ class DaskHosts:
         self._offered = {group.host.key: group for group in groups}
         return [*(group.host for group in self._groups.values()), *(group.host for group in groups)]
 
-    def start(self, start: SlaveStart, host: EngineHost) -> None:
+    def start(self, start: SlaveStart, host: PilotHost) -> None:
         """Give a task to each thread of the host's workers."""
         group = self._groups[host.key] = self._offered[host.key]
         options = {"pure": False, "retries": 0, "allow_other_workers": False, "priority": 1000}
@@ -186,7 +186,7 @@ def _group(host: str, threads: dict[str, int], busy: set[str]) -> _WorkerGroup:
     addresses = " ".join(threads)
     place = f"Dask worker {addresses}" if len(threads) == 1 else f"Dask workers {addresses}"
     return _WorkerGroup(
-        EngineHost(f"{host} {addresses}", place, sum(threads.values()), not busy.isdisjoint(threads)), threads
+        PilotHost(f"{host} {addresses}", place, sum(threads.values()), not busy.isdisjoint(threads)), threads
     )
 
 

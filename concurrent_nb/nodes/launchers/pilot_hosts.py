@@ -23,7 +23,7 @@ FACTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class EngineHost:
+class PilotHost:
     """A host of another engine, on which one slave can run."""
 
     key: str  #: of the engine: the same as long as the same processes of the engine run there
@@ -37,7 +37,7 @@ class StartOnHost:
     """Have a slave started on a host."""
 
     name: str
-    host: EngineHost
+    host: PilotHost
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
@@ -83,7 +83,7 @@ class PilotSlaves:
         """Have a slave wait for a host."""
         self._slaves[name] = LaunchedSlave(name, LaunchState.QUEUED, f"{self._engine}: no host is free")
 
-    def place(self, hosts: Iterable[EngineHost]) -> list[StartOnHost]:
+    def place(self, hosts: Iterable[PilotHost]) -> list[StartOnHost]:
         """Give hosts to the slaves that wait, in their order: idle ones first, then those with most cores."""
         taken = set(self._hosts.values())
         free = sorted(

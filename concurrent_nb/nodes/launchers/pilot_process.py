@@ -16,7 +16,7 @@ from concurrent_nb.errors import ConcurrentError, LaunchFailed
 from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.common.log_format import write_logs
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart
-from concurrent_nb.nodes.launchers.pilot_hosts import EngineHost, PilotSlaves
+from concurrent_nb.nodes.launchers.pilot_hosts import PilotHost, PilotSlaves
 from concurrent_nb.nodes.launchers.pilot_messages import (
     TO_PILOT,
     ConnectPilot,
@@ -45,10 +45,10 @@ class IEngineHosts(Protocol):
     engine: str  #: for people
     unfit: str  #: why slaves cannot run on one of its hosts; "" if they can run on each
 
-    def hosts(self) -> Sequence[EngineHost]:
+    def hosts(self) -> Sequence[PilotHost]:
         """Return the hosts that can run a slave, or do. Raises LaunchFailed if the engine has gone."""
 
-    def start(self, start: SlaveStart, host: EngineHost) -> None:
+    def start(self, start: SlaveStart, host: PilotHost) -> None:
         """Start a slave on a host."""
 
     def begun(self) -> Sequence[str]:
@@ -147,7 +147,7 @@ def _serve(engine: IEngineHosts, incoming: "queue.SimpleQueue[ToPilot | None]", 
         engine.close()
 
 
-def _start(engine: IEngineHosts, slaves: PilotSlaves, start: SlaveStart, host: EngineHost) -> None:
+def _start(engine: IEngineHosts, slaves: PilotSlaves, start: SlaveStart, host: PilotHost) -> None:
     try:
         engine.start(start, host)
     except Exception as error:  # noqa: BLE001  (whatever the engine's library raises is the reason)

@@ -18,7 +18,7 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.engine_port import check_listens
 from concurrent_nb.nodes.launchers.held_slaves import SealedStart, end_held, hold_slave
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart, ended_slave
-from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, EngineHost, differences
+from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, differences
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 
 #: seconds in which a node tells its facts: Ray may have to start a process for that
@@ -70,7 +70,7 @@ class RayHosts:
         self._actors: dict[str, tuple[Any, Any]] = {}  # by slave: its actor, and the result of `run`
         self._beginning: dict[str, Any] = {}  # by slave: the result of `begun`
 
-    def hosts(self) -> Sequence[EngineHost]:
+    def hosts(self) -> Sequence[PilotHost]:
         """Return the nodes that are alive and have enough cores."""
         nodes = {each["NodeID"]: each for each in self._nodes() if each["Alive"]}
         self._compare([key for key in nodes if key not in self._fit])
@@ -79,11 +79,11 @@ class RayHosts:
             cores = int(node["Resources"].get("CPU", 0))
             if self._fit[key] and cores >= max(1, self._cores):
                 hosts.append(
-                    EngineHost(key, f"Ray node {node['NodeManagerHostname']} ({key[:8]})", self._cores or cores)
+                    PilotHost(key, f"Ray node {node['NodeManagerHostname']} ({key[:8]})", self._cores or cores)
                 )
         return hosts
 
-    def start(self, start: SlaveStart, host: EngineHost) -> None:
+    def start(self, start: SlaveStart, host: PilotHost) -> None:
         """Start an actor with the slave."""
         made = ray.remote(
             num_cpus=host.cores,

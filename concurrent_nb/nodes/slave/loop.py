@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from concurrent_nb.nodes.common.session_loop import MasterLink, Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore, WorkerPool
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.workers.protocol.records import ClusterAt
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class SlavePool(WorkerPool, LoopPool, Protocol):
     """The workers of a slave: `workers.slave_side.pool.Pool`, or those of an engine (`engines.engine_pool`)."""
 
     fds_version: int  #: changes whenever `fds` does
+    cluster: ClusterAt | None  #: the slave's, for applications in tasks
 
     @property
     def initializer_failed(self) -> bool:

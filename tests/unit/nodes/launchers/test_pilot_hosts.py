@@ -8,13 +8,13 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
-from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, EngineHost, PilotSlaves, differences
+from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, PilotSlaves, differences
 
-SMALL = EngineHost("a", "host a", 2)
-LARGE = EngineHost("b", "host b", 8)
+SMALL = PilotHost("a", "host a", 2)
+LARGE = PilotHost("b", "host b", 8)
 
 
-def placed(slaves: PilotSlaves, *hosts: EngineHost) -> list[tuple[str, str]]:
+def placed(slaves: PilotSlaves, *hosts: PilotHost) -> list[tuple[str, str]]:
     return [(start.name, start.host.key) for start in slaves.place(hosts)]
 
 
@@ -34,7 +34,7 @@ def test_slaves_get_the_hosts_in_order_those_with_most_cores_first() -> None:
 def test_idle_hosts_come_first() -> None:
     slaves = PilotSlaves("Dask")
     slaves.launch("one")
-    assert placed(slaves, EngineHost("b", "host b", 8, is_busy=True), SMALL) == [("one", "a")]
+    assert placed(slaves, PilotHost("b", "host b", 8, is_busy=True), SMALL) == [("one", "a")]
 
 
 def test_a_waiting_slave_gets_the_host_of_one_that_has_ended() -> None:
