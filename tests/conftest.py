@@ -1,5 +1,6 @@
 """What every test gets: a home of its own for the run, and a check that it leaves nothing behind."""
 
+import copyreg
 import os
 import secrets
 import shutil
@@ -93,6 +94,14 @@ def pytest_runtest_makereport(
 def leak_patience_s() -> float:
     """How long things may take to go after the test, in seconds."""
     return leaks.PATIENCE_S
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exceptions_are_pickled_as_usual() -> None:
+    """Undo what importing Dask in another module has done: tblib pickles exceptions in this process, as it likes."""
+    for kind, function in list(copyreg.dispatch_table.items()):
+        if getattr(function, "__module__", "").startswith("tblib"):
+            del copyreg.dispatch_table[kind]
 
 
 @pytest.fixture(autouse=True)

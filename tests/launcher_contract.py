@@ -47,7 +47,7 @@ def check_launcher(
         eventually(lambda: len(slaves_of(cluster)) == 2, "both slaves have joined")
         slaves = slaves_of(cluster)
         assert all(place in slave["place"] for slave in slaves.values()), slaves
-        assert cluster.workers == 2
+        eventually(lambda: cluster.workers == 2, "the owner knows their workers")
         pids = {pid for _, pid in app.map(work.slow_square, range(20), chunksize=1)}
         assert len(pids) == 2  # both work
 

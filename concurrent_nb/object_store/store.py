@@ -222,6 +222,14 @@ class ObjectStore:
         """Release one `put` of each. `clean`: no process refers to it any more. Finalizers may call this."""
         self._released.extend((slice_, clean) for slice_ in slices)
 
+    def hold(self, slices: Iterable[Slice]) -> None:
+        """Count one more user of each, as another `put` of the same buffers would."""
+        with self._lock:
+            for slice_ in slices:
+                stored = self._stored.get((slice_.segment, slice_.offset))
+                if stored is not None and stored.slice.serial == slice_.serial:
+                    self._add_user(stored)
+
     def tidy(self, resident_bytes: int | None = None) -> list[bytes]:
         """Free released blocks, close surplus segments, and return the segments closed since the last call."""
         with self._lock:
@@ -296,6 +304,11 @@ class Lease:
         self._store = store
         self._slices = slices
         self._clean = False
+
+    def again(self) -> "Lease":
+        """Return another lease of the same buffers, which must not have ended."""
+        self._store.hold(self._slices)
+        return Lease(self._store, list(self._slices))
 
     def end(self, *, clean: bool) -> None:
         """Release the buffers now."""

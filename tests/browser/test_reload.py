@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, WebSocketRoute
 
 from tests.browser.conftest import ROOT, Lab
 from tests.browser.made_up_views import EVIL
+from tests.clusters import eventually
 
 # The last task of a job that is watched goes on until the test has seen enough.
 CELLS = {
@@ -189,6 +190,7 @@ def test_the_outputs_of_a_job_that_has_ended_in_between_are_written(lab: Lab) ->
     page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', { path })", lab.name)
     page.wait_for_function(OPENED)
     cell_of(lab, "absent").get_by_text("[11] absent 11").wait_for()
+    eventually(lambda: outputs(lab, "absent") != [], "the outputs are written")
     assert outputs(lab, "absent")[0]["metadata"].keys() == {"concurrent_nb"}
 
 

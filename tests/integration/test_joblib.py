@@ -131,7 +131,7 @@ def test_an_array_that_all_calls_get_does_not_travel_with_each(app: ApplicationN
     before = store.stored_count
     values = Parallel(batch_size=1)(delayed(lambda a, n: float(a[n]))(array, n) for n in range(30))
     assert values == [float(n) for n in range(30)]
-    assert store.stored_count - before <= 5  # again only if no call had it for a moment
+    assert store.stored_count - before == 1
 
 
 def test_short_calls_travel_together_to_the_very_end(cluster: Cluster) -> None:

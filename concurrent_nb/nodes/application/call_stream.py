@@ -6,7 +6,7 @@ Unlike a `Job` it keeps no future, so what was taken is freed. A limit holds bac
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError
 from concurrent_nb.nodes.application.client_thread import ClientThread
@@ -15,6 +15,10 @@ from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions
 from concurrent_nb.nodes.application.task_packer import TaskPacker
+from concurrent_nb.object_store.store import Lease
+
+#: the last calls with large arguments of which these stay where they are, because the next calls may have the same
+HELD_MAX: Final = 8
 
 #: called with each future that has ended
 Ended = Callable[[TaskFuture], object]
@@ -46,6 +50,7 @@ class CallStream:
         self._index = 0
         self._unanswered = 0
         self._held: deque[TaskEntry[TaskHandle]] = deque()
+        self._leases: deque[Lease] = deque()  # of the last calls
         self._is_cancelled = False
 
     def pack(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Payload:
@@ -63,6 +68,11 @@ class CallStream:
         packed = self._packer.function_payload(function)
         with self._lock:
             index, self._index = self._index, self._index + 1
+            if payload.lease is not None:
+                self._leases.append(payload.lease.again())
+            surplus = self._leases.popleft() if len(self._leases) > HELD_MAX else None
+        if surplus is not None:
+            surplus.end(clean=True)  # the call's own lease knows whether a worker still refers to it
         future: TaskFuture[Any] = TaskFuture(self._record.id, index, self._client_thread.cancel)
         future.add_done_callback(ended)
         needs = self._options.needs_with(packed)
@@ -93,6 +103,10 @@ class CallStream:
     def close(self) -> None:
         """Note that no more calls come."""
         self._client_thread.close_job(self._record)
+        with self._lock:
+            leases, self._leases = self._leases, deque()
+        for lease in leases:
+            lease.end(clean=True)
 
     def _post(self, entry: TaskEntry[TaskHandle]) -> None:
         handle = entry.handle

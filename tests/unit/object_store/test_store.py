@@ -220,3 +220,16 @@ def test_a_closed_store_stores_nothing() -> None:
     store = ObjectStore()
     store.close()
     assert store.put(memoryview(bytes(100_000))) is None
+
+
+def test_what_another_lease_holds_is_recognised_whatever_becomes_of_the_first(store: ObjectStore) -> None:
+    array = np.arange(float(LARGE))
+    first = Lease(store, [stored(store, array)])
+    second = first.again()
+    first.end(clean=False)
+    count = store.stored_count
+    store.release([stored(store, array)], clean=True)
+    assert store.stored_count == count
+    second.end(clean=True)
+    stored(store, array)
+    assert store.stored_count == count + 1, "it was released as unclean once"
