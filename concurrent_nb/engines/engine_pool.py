@@ -366,7 +366,7 @@ class EnginePool:
                 self._send(group)
             except Exception as error:
                 log.debug("engine %s takes no group", self._engine.name, exc_info=error)
-                self._fail(describe(error))
+                self._fail(f"{self._engine.describe()} takes none ({describe(error)})")
                 return
         for order in self._scheduler.take_orders():
             self._give_order(Orders(order.number, withdraw=[m.Withdraw(order.refs, order.stop)]))
@@ -415,7 +415,7 @@ class EnginePool:
         try:
             self._engine.submit(number, parcel, [self._object(name, named) for name in missing], [])
         except Exception as error:  # noqa: BLE001  (an engine's; open futures raise it)
-            self._fail(describe(error))
+            self._fail(f"{self._engine.describe()} takes none ({describe(error)})")
 
     def _sizes_of(self, digest: bytes) -> m.Sizes:
         return split_off(self._functions[digest][1])[0]

@@ -64,7 +64,7 @@ def test_nothing_secret_is_in_arguments(cluster: Cluster) -> None:
 def test_the_demonstrations_run(cluster: Cluster, dask: DaskCluster, tmp_path: Path) -> None:
     dask.add_workers("127.0.0.4")
     try:
-        check_demonstrations(f"%concurrent start --on dask://{dask.address} --slaves 1", tmp_path, mandelbrot=False)
+        check_demonstrations(f"%concurrent start --on dask://{dask.address} --slaves 1", tmp_path)
     finally:
         dask.remove_worker("127.0.0.4")
 

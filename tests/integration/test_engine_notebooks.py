@@ -20,7 +20,7 @@ def leaves_nothing_behind() -> None:
 def test_the_search_runs_on_dask(tmp_path: Path) -> None:
     before = leaks.held()
     with dask_cluster() as address:
-        check_demonstrations(f"%concurrent connect {address}", tmp_path, mandelbrot=False)
+        check_demonstrations(f"%concurrent connect {address}", tmp_path)
         check_client_in_hand(address, tmp_path)
     assert leaks.left_since(before, patience_s=10.0) == []
 
@@ -51,5 +51,5 @@ def test_the_search_runs_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with ray_cluster():
         # The kernel is another process, which finds the Ray of this machine by this.
         monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-        check_demonstrations("%concurrent connect ray", tmp_path, mandelbrot=False)
+        check_demonstrations("%concurrent connect ray", tmp_path)
     assert leaks.left_since(before, patience_s=10.0) == []

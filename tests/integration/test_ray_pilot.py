@@ -78,7 +78,7 @@ def test_a_job_survives_the_death_of_its_actor(cluster: Cluster) -> None:
 
 
 def test_the_demonstrations_run(cluster: Cluster, ray: str, tmp_path: Path) -> None:
-    check_demonstrations(f"%concurrent start --on ray:{ray} --cores 1", tmp_path, mandelbrot=False)
+    check_demonstrations(f"%concurrent start --on ray:{ray} --cores 1", tmp_path)
 
 
 def test_an_address_without_ray_is_refused(ray: str) -> None:

@@ -119,7 +119,7 @@ def test_a_slave_that_waits_says_why(cluster: Cluster) -> None:
 
 
 def test_the_demonstrations_run(cluster: Cluster, tmp_path: Path) -> None:
-    check_demonstrations("%concurrent start --on slurm:short --slaves 2 --poll-s 1", tmp_path, mandelbrot=False)
+    check_demonstrations("%concurrent start --on slurm:short --slaves 2 --poll-s 1", tmp_path)
 
 
 @pytest.mark.parametrize(
