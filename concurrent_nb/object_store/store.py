@@ -29,6 +29,8 @@ log = foreign.Log(__name__)
 RECOGNISED_BYTES: Final = 1024 * 1024
 #: source addresses that are remembered
 REMEMBERED_MAX: Final = 1024
+#: most buffers that are stored without a comparison after one that had changed
+SKIPS_MAX: Final = 7
 #: free memory that stays resident for the next buffers
 RESIDENT_BYTES: Final = 256 * 1024 * 1024
 
@@ -59,6 +61,14 @@ class _StoredBuffer:
     digest: bytes | None = None  #: xxh3-128, once it was computed
 
 
+@dataclass(eq=False, slots=True)
+class _Mismatches:
+    """How often the buffer at an address is stored without a comparison: once after one mismatch, then more rarely."""
+
+    skips_next: int = 0
+    skips_left: int = 0
+
+
 class ObjectStore:
     """Shared memory that this process owns. Safe to use from many threads.
 
@@ -79,7 +89,7 @@ class ObjectStore:
         self._backed: set[tuple[bytes, int]] = set()  # large blocks whose memory is allocated
         self._by_address: dict[int, _StoredBuffer] = {}  # recognised by address alone
         self._by_source: OrderedDict[tuple[int, int], _StoredBuffer] = OrderedDict()  # by address and length
-        self._changing: OrderedDict[tuple[int, int], None] = OrderedDict()  # sources whose content changed
+        self._changing: OrderedDict[tuple[int, int], _Mismatches] = OrderedDict()  # sources whose content changed
         self._count = 0
         self._is_closed = False
         self._released: deque[tuple[Slice, bool]] = deque()  # also by finalizers, which may take no lock
@@ -106,18 +116,33 @@ class ObjectStore:
             known = self._by_address.get(key[0])
             if known is not None and known.slice.size == key[1]:
                 return self._add_user(known)
-            known = self._by_source.get(key) if key not in self._changing else None
+            known = self._by_source.get(key) if self._may_be_same(key) else None
             if known is not None:
                 self._add_user(known)
         if known is not None:
             if self._is_same(known, buffer):
+                with self._lock:
+                    self._changing.pop(key, None)
                 return known.slice
             with self._lock:
-                self._changing[key] = None
+                mismatches = self._changing.setdefault(key, _Mismatches())
+                mismatches.skips_next = min(2 * mismatches.skips_next + 1, SKIPS_MAX)
+                mismatches.skips_left = mismatches.skips_next
                 if len(self._changing) > REMEMBERED_MAX:
                     self._changing.popitem(last=False)
             self.release([known.slice], clean=True)
         return self._copy_in(buffer, key)
+
+    def _may_be_same(self, key: tuple[int, int]) -> bool:
+        """Return whether it is worth comparing a buffer with the last one at its address: a changing one rarely is.
+
+        Called with the lock held.
+        """
+        mismatches = self._changing.get(key)
+        if mismatches is None or not mismatches.skips_left:
+            return True
+        mismatches.skips_left -= 1
+        return False
 
     def _add_user(self, stored: _StoredBuffer) -> Slice:
         """Count one more user, also of a free buffer that is still there. Called with the lock held."""

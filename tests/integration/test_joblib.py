@@ -126,7 +126,7 @@ def test_scikit_learn_finds_the_same_as_alone() -> None:
 
 
 def test_an_array_that_all_calls_get_does_not_travel_with_each(app: ApplicationNode) -> None:
-    array = numpy.arange(1_000_000, dtype=numpy.float64)
+    array = numpy.arange(1_000_003, dtype=numpy.float64)  # a size of its own: no other test had one at its address
     store = app._packer._store
     before = store.stored_count
     values = Parallel(batch_size=1)(delayed(lambda a, n: float(a[n]))(array, n) for n in range(30))

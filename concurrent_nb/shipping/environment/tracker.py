@@ -64,11 +64,11 @@ class Tracker:
     ) -> None:
         self._lock = threading.RLock()
         self._imports = ImportWatcher()
-        # Of the start; then whatever has ever differed from it, which a worker may have inherited.
+        # Of the start; then what has ever differed from it when workers were started, which may have inherited it.
         self._first_variables = variables
         self._first_path = tuple(path)
         self._first_folder = folder
-        self._touched_variables: set[str] = set()
+        self._inherited_variables: set[str] = set()
         self._touched_path: set[str] = set()
         self._has_moved = False
         # At the last comparison:
@@ -140,6 +140,7 @@ class Tracker:
 
         Return why a setting cannot be sent, which `current` raises; "" if all can.
         """
+        self._inherited_variables.update(self._changed_variables(dict(os.environ)))
         try:
             self._update()
         except NotPicklable as error:
@@ -239,10 +240,7 @@ class Tracker:
     def _state(self) -> EnvironmentState:
         self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
         variables = dict(os.environ)
-        first = self._first_variables
-        for name in variables.keys() | first.keys():
-            if variables.get(name) != first.get(name) and name not in _OWN_VARIABLES:
-                self._touched_variables.add(name)
+        sent_variables = self._inherited_variables.union(self._changed_variables(variables))
         self._path = list(sys.path)
         self._touched_path.update(set(self._path) ^ set(self._first_path))
         self._folder_bytes = self._read_folder()
@@ -251,7 +249,7 @@ class Tracker:
         entries = self._path
         return EnvironmentState(
             folder if self._has_moved else "",
-            {name: variables.get(name) for name in sorted(self._touched_variables)},
+            {name: variables.get(name) for name in sorted(sent_variables)},
             tuple(
                 (entry, tuple(entries[place + 1 :]))
                 for place, entry in enumerate(entries)
@@ -260,6 +258,12 @@ class Tracker:
             tuple(sorted(self._touched_path - set(entries))),
             *self._values(),
         )
+
+    def _changed_variables(self, variables: dict[str, str]) -> list[str]:
+        """Return the names of variables whose value is not that of the start."""
+        first = self._first_variables
+        names = variables.keys() | first.keys()
+        return [name for name in names if variables.get(name) != first.get(name) and name not in _OWN_VARIABLES]
 
     def _values(self) -> tuple[bytes, bytes]:
         values: dict[str, Any] = {}

@@ -72,6 +72,23 @@ def test_an_array_that_has_changed_is_stored_anew(store: ObjectStore) -> None:
     assert np.frombuffer(store.read(second))[5] == -1
 
 
+def test_an_array_at_the_address_of_another_one_is_recognised_a_little_later(store: ObjectStore) -> None:
+    array = np.arange(float(LARGE))
+    stored(store, array)
+    array[:] = 0  # as the next array at this address
+    before = store.stored_count
+    for _ in range(20):
+        stored(store, array)
+    assert store.stored_count - before == 2, "one is stored without a comparison after the mismatch"
+    for number in range(40):
+        array[0] = number
+        stored(store, array)
+    before = store.stored_count
+    for _ in range(20):
+        stored(store, array)
+    assert store.stored_count - before <= 8
+
+
 def test_memory_of_the_store_itself_is_recognised_however_small(store: ObjectStore) -> None:
     slice_ = stored(store, np.arange(10_000.0))
     assert store.put(store.view(slice_)) == slice_
