@@ -48,6 +48,7 @@ def check_launcher(
         slaves = slaves_of(cluster)
         assert all(place in slave["place"] for slave in slaves.values()), slaves
         eventually(lambda: cluster.workers == 2, "the owner knows their workers")
+        assert app.submit(work.sum_in_tasks, 3).result() == 5  # a task there has an application
         pids = {pid for _, pid in app.map(work.slow_square, range(20), chunksize=1)}
         assert len(pids) == 2  # both work
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import concurrent_nb
+
 #: nothing that a test waits for takes longer on a machine that works, in seconds
 PATIENCE_S = 60.0
 POLL_S = 0.005
@@ -263,3 +265,8 @@ def flood(size: int) -> int:
     for _ in range(size // len(line)):
         os.write(1, line)
     return size
+
+
+def sum_in_tasks(number: int) -> int:
+    """Return the sum of the squares below a number, each computed by a task of this task."""
+    return sum(concurrent_nb.application().map(square, range(number)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from joblib import Parallel, delayed
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs
@@ -246,11 +247,25 @@ def test_an_application_that_a_task_has_connected_itself(app: ApplicationNode, c
 
 @on_few_and_many_workers
 def test_recursion(app: ApplicationNode) -> None:
-    assert app.submit(fibonacci, 13).result(PATIENCE_S) == 233
+    assert app.submit(fibonacci, 20).result(PATIENCE_S) == 6765
     for depth in (200, 2 * NESTING_MAX):
         assert app.submit(depth_of, depth).result(PATIENCE_S) == depth
     assert app.submit(recursions, 20).result(PATIENCE_S) == 21 * 500
     assert app.start_job(fibonacci, [(number,) for number in range(8)], batch=3).results(PATIENCE_S)[-1] == 13
+
+
+def sum_by_joblib(number: int) -> int:
+    with concurrent_nb.application().joblib():
+        return sum(Parallel()(delayed(sum_by_inner_joblib)(number, each) for each in range(4)))
+
+
+def sum_by_inner_joblib(number: int, each: int) -> int:
+    return sum(Parallel(n_jobs=2)(delayed(abs)(-each * number) for _ in range(5)))
+
+
+@on_few_and_many_workers
+def test_joblib_inside_joblib_inside_a_task(app: ApplicationNode) -> None:
+    assert app.submit(sum_by_joblib, 3).result(PATIENCE_S) == 90
 
 
 def test_task_functions_in_tasks(app: ApplicationNode) -> None:

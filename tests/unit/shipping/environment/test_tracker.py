@@ -55,7 +55,7 @@ def test_variables_that_were_changed_are_taken_along(tracker: Tracker, monkeypat
     assert state(tracker.current()).variables == {"ENV_UNIT": "1"}
     assert tracker.current() is tracker.current()
     monkeypatch.delenv("ENV_UNIT")
-    assert state(tracker.current()).variables == {}, "as at the start: Dask sets numbers of threads for a moment, which are no news"
+    assert state(tracker.current()).variables == {}  # as at the start: Dask sets numbers of threads for a moment
     monkeypatch.setenv("ENV_UNIT", "1")
     tracker.note()  # workers start, and inherit it
     monkeypatch.delenv("ENV_UNIT")
