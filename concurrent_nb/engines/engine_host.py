@@ -134,6 +134,9 @@ class EngineHost:
         size = sum(map(length, buffers))
         if shared.slice is not None:
             place = shared.slice
+            former = [it for it, (other, _) in self._objects.items() if _is_at(other, place)]
+            for name in former:  # with the functions that refer to it, which come again with what is here now
+                self._forget(name)
             self._contents.took(m.Content(place.segment, place.offset, place.serial, b"", (size,)), buffers)
         elif shared.function is not None:
             size += len(shared.function.body)
@@ -262,6 +265,12 @@ class EngineHost:
 def _refers(shared: SharedObject, slice_: m.Slice) -> bool:
     """Return whether this is a function that refers to a slice."""
     return shared.function is not None and slice_ in slices_of(shared.function.sizes)
+
+
+def _is_at(shared: SharedObject, place: m.Slice) -> bool:
+    """Return whether this is the content of a slice at the same place: the application has reused its memory."""
+    held = shared.slice
+    return held is not None and (held.segment, held.offset) == (place.segment, place.offset)
 
 
 def _replaced(frame: m.OutcomeFrame, sizes: m.Sizes) -> m.OutcomeFrame:

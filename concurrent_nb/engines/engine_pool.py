@@ -100,6 +100,9 @@ class EnginePool:
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
         """Keep a function until a group needs it."""
+        known = self._functions.get(digest)
+        if known is not None and slices_of(split_off(known[1])[0]) != slices_of(split_off(buffers)[0]):
+            self._drop_object(digest)  # what is in the engine's store refers to memory that is used otherwise by now
         self._functions[digest] = body, buffers
         if self._local is not None:
             self._local.add_function(digest, body, buffers)
@@ -408,10 +411,19 @@ class EnginePool:
             log.debug("object %s of %d bytes goes to the engine", name[:16].hex(), size)
         self._engine.submit(group.number, parcel, objects, handles)
 
-    def _send_again(self, number: int, missing: Iterable[bytes]) -> None:
+    def _send_again(self, number: int, missing: Sequence[bytes]) -> None:
         """Send a group again, with what a host lacks."""
         parcel, slices, _ = self._sent[number]
         named = {_name_of(slice_): slice_ for slice_ in slices}
+        # Where a function's buffers lie may have changed since.
+        moved = {
+            _name_of(slice_): slice_
+            for name in missing
+            if name in self._functions
+            for slice_ in slices_of(self._sizes_of(name))
+        }
+        missing = list(dict.fromkeys([*(name for name in moved if name not in named), *missing]))
+        named.update(moved)
         try:
             self._engine.submit(number, parcel, [self._object(name, named) for name in missing], [])
         except Exception as error:  # noqa: BLE001  (an engine's; open futures raise it)
