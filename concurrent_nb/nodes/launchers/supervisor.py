@@ -104,6 +104,7 @@ class Supervisor:
         self._records: dict[str, _LaunchRecord] = {}
         self._count = 0  # of slaves that were ever started
         self._failures = 0  # in a row
+        self._places: int | None = None  # how many slaves there can be, once one was refused; None: as many as wanted
         self._last_failure = ""
         self._initializer_failed = False  # in the last failure
         self._next_start_at = 0.0
@@ -113,6 +114,7 @@ class Supervisor:
         """Have so many slaves from the next turn on; what has failed before counts no more."""
         self.wanted = number
         self._failures = 0
+        self._places = None
         self._next_start_at = 0.0
 
     def replace(self, name: str) -> bool:
@@ -215,14 +217,15 @@ class Supervisor:
         self._failures += 1
         self._last_failure = failure
         if refused:
-            self.wanted = max(0, self.wanted - 1)
+            self.wanted = self._places = max(0, self.wanted - 1)
         pause_s = PAUSES_S[min(self._failures, len(PAUSES_S)) - 1]
         self._next_start_at = max(self._next_start_at, now + pause_s)
 
     def _give_up(self) -> GiveUp | None:
         staying = [each for each in self._records.values() if not each.is_leaving]
-        is_row = self._failures >= max(FAILURES_MAX, self.wanted + 1)
-        is_refused = self._failures and not self.wanted
+        # A row whose slaves nobody wants any more may have had a passing cause, and stops nothing.
+        is_row = self.wanted > 0 and self._failures >= max(FAILURES_MAX, self.wanted + 1)
+        is_refused = self._places == 0
         if not (is_row or is_refused):
             return None
         if staying:  # those go on

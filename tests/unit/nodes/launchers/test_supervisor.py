@@ -145,6 +145,25 @@ def test_the_others_go_on_without_a_refused_one() -> None:
     assert (place.supervisor.wanted, place.supervisor.joined, len(place.started())) == (2, 2, 3)
 
 
+@pytest.mark.parametrize("has_joined", [True, False])
+def test_a_cluster_whose_queue_empties_after_a_failure_that_passes_goes_on(has_joined: bool) -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    place.end("x-1")
+    place.joins = has_joined
+    place.turn()  # starts the next one
+    place.turn()
+    place.supervisor.wanted = 0
+    for _ in range(3):
+        place.turn()
+    assert not place.supervisor.has_given_up
+    place.supervisor.wanted, place.joins = 1, True
+    for _ in range(3):
+        place.turn()
+    assert (place.supervisor.joined, place.started()) == (1, ["x-1", "x-2", "x-3"])
+
+
 def test_a_slave_that_cannot_be_launched_counts_as_failed() -> None:
     place = Place(1)
     for _ in range(100):
