@@ -13,9 +13,11 @@ from typing import Final
 
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
 
-#: so many slaves in a row may fail, or as many as are wanted and one more; then no other one is started
+#: so many slaves in a row may fail, or as many as are wanted and one more; then no other one is started, or, if slaves
+#: are left, one every RETRY_S
 FAILURES_MAX: Final = 5
-#: a slave that has been a member for so long starts a new row
+RETRY_S: Final = 60.0
+#: a slave that has been a member for so long is good: it ends a row, and is in none itself
 GOOD_S: Final = 30.0
 #: a slave that has joined and that the master has not had for so long is ended: its machine hangs or is cut off
 GONE_S: Final = 20.0
@@ -81,6 +83,7 @@ class _LaunchRecord:
     running_at: float | None = None
     joined_at: float | None = None
     seen_at: float = 0.0  # at the master
+    is_good: bool = False
     is_leaving: bool = False  # it was drained
     is_expiring: bool = False  # its place takes it away soon: another one is started for it
     failure: str = ""  # it could not be launched at all
@@ -161,15 +164,19 @@ class Supervisor:
             del self._records[name]
             self._to_replace.discard(name)
             if failure:
-                self._count_failure(now, failure, refused)
+                self._count_failure(now, failure, refused, was_good=record.is_good)
                 self._initializer_failed = state is not None and state.initializer_failed
                 done.append(ReportFailure(f"{self._shown(name, state)} has failed: {failure}"))
             elif not record.is_leaving:  # somebody else has drained it
                 self.wanted = max(0, self.wanted - 1)
         if ended:
             done.append(EndSlaves(tuple(ended)))
-        if any(each.joined_at is not None and now - each.joined_at >= GOOD_S for each in self._records.values()):
-            self._failures = 0
+        for record in self._records.values():
+            if not record.is_good and record.joined_at is not None and now - record.joined_at >= GOOD_S:
+                record.is_good = True
+                self._failures = 0
+        if not self.wanted and not self._records:  # what was a row may pass until slaves are wanted again
+            self._failures, self._next_start_at = 0, 0.0
         if (given_up := self._give_up()) is not None:
             return [*done, given_up]
         return [*done, *self._adjust(now, known, members)]
@@ -213,23 +220,24 @@ class Supervisor:
         if state is not None and state.ends_in_s is not None and state.ends_in_s < REPLACE_BEFORE_S:
             record.is_expiring = True
 
-    def _count_failure(self, now: float, failure: str, refused: bool) -> None:
-        self._failures += 1
+    def _count_failure(self, now: float, failure: str, refused: bool, *, was_good: bool) -> None:
         self._last_failure = failure
         if refused:
             self.wanted = self._places = max(0, self.wanted - 1)
-        pause_s = PAUSES_S[min(self._failures, len(PAUSES_S)) - 1]
+        if was_good:  # so another one can run, too
+            return
+        self._failures += 1
+        pause_s = RETRY_S if self._is_row() else PAUSES_S[min(self._failures, len(PAUSES_S)) - 1]
         self._next_start_at = max(self._next_start_at, now + pause_s)
 
+    def _is_row(self) -> bool:
+        return self._failures >= max(FAILURES_MAX, self.wanted + 1)
+
     def _give_up(self) -> GiveUp | None:
-        staying = [each for each in self._records.values() if not each.is_leaving]
-        # A row whose slaves nobody wants any more may have had a passing cause, and stops nothing.
-        is_row = self.wanted > 0 and self._failures >= max(FAILURES_MAX, self.wanted + 1)
         is_refused = self._places == 0
-        if not (is_row or is_refused):
+        if not is_refused and not (self.wanted and self._is_row()):
             return None
-        if staying:  # those go on
-            self.wanted = min(self.wanted, len(staying))
+        if not all(each.is_leaving for each in self._records.values()):  # those go on
             return None
         self.has_given_up = True
         why = "it would fail again" if is_refused else f"{self._failures} in a row have failed"
@@ -248,6 +256,8 @@ class Supervisor:
         }
         missing = self.wanted - len(staying)
         if missing > 0 and now >= self._next_start_at:
+            if self._is_row():  # slaves are left
+                missing, self._next_start_at = 1, now + RETRY_S
             for _ in range(missing):
                 self._count += 1
                 name = f"{self._prefix}-{self._count}"

@@ -11,6 +11,7 @@ from concurrent_nb.nodes.launchers.supervisor import (
     GONE_S,
     GOOD_S,
     REPLACE_BEFORE_S,
+    RETRY_S,
     DrainSlave,
     EndSlaves,
     GiveUp,
@@ -121,6 +122,37 @@ def test_a_good_slave_ends_a_row_of_failures() -> None:
         place.turn(GOOD_S + 1)
         place.end(place.started()[-1])
     assert not place.supervisor.has_given_up
+
+
+def test_beside_a_good_slave_those_that_fail_are_started_ever_less_often_and_at_last_once_a_minute() -> None:
+    place = Place(2)
+    place.turn()
+    place.turn(GOOD_S)
+    place.turn(GOOD_S)
+    place.dies = "its node is broken"
+    place.end("x-2")
+    began = place.now
+    while place.now < began + 2 * RETRY_S:
+        place.turn(0.1)
+    assert len(place.started()) == 2 + FAILURES_MAX + 1
+    assert (place.supervisor.wanted, place.supervisor.joined) == (2, 1)
+    place.dies = ""
+    for _ in range(4):
+        place.turn(RETRY_S / 2)
+    assert place.supervisor.joined == 2
+
+
+def test_a_row_that_ended_with_its_queue_does_not_count_in_the_next_one() -> None:
+    place = Place(1)
+    place.dies = "the file server is gone"
+    while len(place.started()) < FAILURES_MAX:
+        place.turn(1.0)
+    place.supervisor.wanted = 0
+    place.turn()
+    place.supervisor.wanted, place.dies = 1, ""
+    for _ in range(3):
+        place.turn()
+    assert place.supervisor.joined == 1
 
 
 def test_a_refused_slave_is_not_started_again() -> None:
