@@ -266,7 +266,7 @@ class LaunchedSlaves:
             supervisor = self._require()
             if self._adaptation is not None:
                 load = ClusterLoad(answer["waiting"], answer["assigned"], self._slots_per_slave() or 1)
-                supervisor.wanted = self._adaptation.wanted(now, supervisor.wanted, load)
+                supervisor.follow(self._adaptation.wanted(now, supervisor.wanted, load))
             instructions = supervisor.turn(now, launched, members)
             if members:
                 self._has_joined.set()

@@ -120,6 +120,10 @@ class Supervisor:
         self._places = None
         self._next_start_at = 0.0
 
+    def follow(self, number: int) -> None:
+        """Have so many slaves from the next turn on, as the queue asks for, but no more than there can be."""
+        self.wanted = number if self._places is None else min(number, self._places)
+
     def replace(self, name: str) -> bool:
         """Start another slave for this one, which leaves. Returns False if there is none, or it leaves already."""
         record = self._records.get(name)

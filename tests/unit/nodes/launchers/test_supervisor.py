@@ -147,9 +147,10 @@ def test_a_row_that_ended_with_its_queue_does_not_count_in_the_next_one() -> Non
     place.dies = "the file server is gone"
     while len(place.started()) < FAILURES_MAX:
         place.turn(1.0)
-    place.supervisor.wanted = 0
+    place.supervisor.follow(0)
     place.turn()
-    place.supervisor.wanted, place.dies = 1, ""
+    place.supervisor.follow(1)
+    place.dies = ""
     for _ in range(3):
         place.turn()
     assert place.supervisor.joined == 1
@@ -186,14 +187,31 @@ def test_a_cluster_whose_queue_empties_after_a_failure_that_passes_goes_on(has_j
     place.joins = has_joined
     place.turn()  # starts the next one
     place.turn()
-    place.supervisor.wanted = 0
+    place.supervisor.follow(0)
     for _ in range(3):
         place.turn()
     assert not place.supervisor.has_given_up
-    place.supervisor.wanted, place.joins = 1, True
+    place.supervisor.follow(1)
+    place.joins = True
     for _ in range(3):
         place.turn()
     assert (place.supervisor.joined, place.started()) == (1, ["x-1", "x-2", "x-3"])
+
+
+def test_a_refused_slave_is_not_started_again_for_the_queue() -> None:
+    place = Place(0)
+    place.supervisor.follow(3)
+    place.turn()
+    place.turn()
+    place.launched["x-2"] = LaunchedSlave("x-2", LaunchState.ENDED, "hostB", "another version", refused=True)
+    place.members.pop("x-2")
+    for number in (3, 1, 3, 3):
+        place.supervisor.follow(number)
+        place.turn()
+    assert (place.supervisor.wanted, len(place.started())) == (2, 4)  # the fourth one after the queue was short
+    place.supervisor.want(3)  # a user asks for it
+    place.turn()
+    assert len(place.started()) == 5
 
 
 def test_a_slave_that_cannot_be_launched_counts_as_failed() -> None:
