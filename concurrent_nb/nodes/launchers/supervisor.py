@@ -166,13 +166,13 @@ class Supervisor:
                 continue
             ended.append(name)
             del self._records[name]
-            self._to_replace.discard(name)
             if failure:
                 self._count_failure(now, failure, refused, was_good=record.is_good)
                 self._initializer_failed = state is not None and state.initializer_failed
                 done.append(ReportFailure(f"{self._shown(name, state)} has failed: {failure}"))
-            elif not record.is_leaving:  # somebody else has drained it
-                self.wanted = max(0, self.wanted - 1)
+            elif not record.is_leaving:
+                self._drained_by_others(name, record)
+            self._to_replace.discard(name)
         if ended:
             done.append(EndSlaves(tuple(ended)))
         for record in self._records.values():
@@ -208,7 +208,8 @@ class Supervisor:
         if member is not None:
             record.joined_at = now if record.joined_at is None else record.joined_at
             record.seen_at = now
-            record.is_leaving = record.is_leaving or member.is_draining
+            if member.is_draining and not record.is_leaving:
+                self._drained_by_others(name, record)
         elif has_asked and record.joined_at is not None and now - record.seen_at > GONE_S:
             return True, "" if record.is_leaving else f"the master has lost it for {GONE_S:.0f} s", False
         elif (
@@ -219,6 +220,12 @@ class Supervisor:
         ):
             return True, f"it has not joined within {self._start_bound_s:.0f} s", False
         return False, "", False
+
+    def _drained_by_others(self, name: str, record: _LaunchRecord) -> None:
+        """Record that a slave leaves that was not told to: one less is wanted, unless another one comes for it."""
+        record.is_leaving = True
+        if not record.is_expiring and name not in self._to_replace:
+            self.wanted = max(0, self.wanted - 1)
 
     def _expire(self, record: _LaunchRecord, state: LaunchedSlave | None) -> None:
         if state is not None and state.ends_in_s is not None and state.ends_in_s < REPLACE_BEFORE_S:

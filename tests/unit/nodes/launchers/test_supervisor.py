@@ -287,10 +287,14 @@ def test_of_too_many_those_leave_that_have_not_joined_then_idle_ones() -> None:
     assert not place.turn()
 
 
-def test_a_slave_that_an_admin_has_drained_is_not_replaced() -> None:
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_slave_that_an_admin_has_drained_is_not_replaced(is_seen: bool) -> None:
     place = Place(2)
     place.turn()
     place.turn()
+    if is_seen:
+        place.members["x-1"] = MemberSlave("x-1", 2, 1, True)
+        assert not place.turn()
     place.end("x-1", drained=True)
     assert place.turn() == [EndSlaves(("x-1",))]
     assert not place.turn()
@@ -345,6 +349,18 @@ def test_an_admin_has_a_slave_replaced() -> None:
     assert place.turn() == [DrainSlave("x-1")]
     assert not place.supervisor.replace("x-1")
     assert not place.supervisor.replace("y-1")
+
+
+def test_a_slave_that_an_admin_drains_while_another_one_comes_for_it_is_replaced() -> None:
+    place = Place(1)
+    place.turn()
+    place.turn()
+    place.joins = False
+    place.supervisor.replace("x-1")
+    assert place.turn() == [StartSlave("x-2")]
+    place.end("x-1", drained=True)
+    assert place.turn() == [EndSlaves(("x-1",))]
+    assert (place.supervisor.wanted, list(place.launched)) == (1, ["x-2"])
 
 
 def test_an_initializer_that_fails_is_told_apart() -> None:
