@@ -1,5 +1,6 @@
 """The promises of launchers, on this machine: local slaves, and slaves that commands start."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -114,10 +115,8 @@ def test_slaves_that_wait_in_a_queue_are_told(monkeypatch: pytest.MonkeyPatch) -
     with Cluster(on=SUBMITTED, slaves=2, workers=1, **options) as cluster:
         eventually(lambda: cluster.queued() == ["sh 17"] * 2, "they are queued")
         waiting = cluster.status()["launched"]
-        assert [(each["name"], each["state"], each["place"]) for each in waiting] == [
-            ("command-1", "queued", "sh 17"),
-            ("command-2", "queued", "sh 17"),
-        ]
+        assert [(each["state"], each["place"]) for each in waiting] == [("queued", "sh 17")] * 2
+        assert all(re.fullmatch(r"command-[0-9a-f]{6}-[12]", each["name"]) for each in waiting)
 
 
 def test_workers_in_a_template_need_a_number() -> None:

@@ -7,6 +7,7 @@ The thread alone calls the launcher, from `begin` until `close` has ended it.
 
 import dataclasses
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -77,7 +78,8 @@ class LaunchedSlaves:
         self._on = on
         chosen = choose_launcher(on)
         self._launcher = make_launcher(chosen, items)
-        self._prefix = chosen.on.launcher
+        # Names of slaves are names of jobs, pods and tasks, too, among which are those of the user's other clusters.
+        self.prefix = f"{chosen.on.launcher}-{secrets.token_hex(3)}"
         self._count = count
         self._adaptation = None if adapt is None else Adaptation(*adapt)
         self._on_failure = on_failure
@@ -134,7 +136,7 @@ class LaunchedSlaves:
         wanted = self._launcher.slaves_default if self._count is None else self._count
         if self._adaptation is not None:
             wanted = self._adaptation.least if self._count is None else self._count
-        self._supervisor = Supervisor(self._prefix, wanted, self._launcher.start_bound_s)
+        self._supervisor = Supervisor(self.prefix, wanted, self._launcher.start_bound_s)
         self._thread = threading.Thread(target=self._run, name=f"cluster {self._cluster} launcher", daemon=True)
         self._thread.start()
 
@@ -222,7 +224,7 @@ class LaunchedSlaves:
 
     def has(self, name: str) -> bool:
         """Return whether a slave of this name was started here."""
-        return name.rpartition("-")[0] == self._prefix
+        return name.rpartition("-")[0] == self.prefix
 
     # ------------------------------------------------------------------------------------------------------- the thread
 
