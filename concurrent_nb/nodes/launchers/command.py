@@ -5,14 +5,12 @@ quotes; no shell runs. If neither the command nor the script has {connection_fil
 slave is expected to read connection and configuration from the standard input of the command, which then is its lease.
 """
 
-import os
 import re
 import shlex
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from concurrent_nb.components.config import BoolItem, FloatItem, IntItem, ListIt
 from concurrent_nb.components.core import Component, ComponentManager, implements
 from concurrent_nb.errors import ConfigurationError, LaunchFailed
 from concurrent_nb.nodes.common.launch_lines import read_configuration
+from concurrent_nb.nodes.launchers.launch_files import make_folder_for_slaves, write_for_slave
 from concurrent_nb.nodes.launchers.launcher import (
     EVERY_ADDRESS,
     ILauncher,
@@ -31,7 +30,7 @@ from concurrent_nb.nodes.launchers.launcher import (
     ended_slave,
 )
 from concurrent_nb.nodes.launchers.started_process import StartedProcess, end_processes
-from concurrent_nb.transport import connection_file, private_files
+from concurrent_nb.transport import connection_file
 
 #: the names that a template may have in braces
 NAMES: Final = ("python", "name", "connection_file", "config_file", "workers", "slave", "script", "folder", "job")
@@ -175,12 +174,12 @@ class Command(Component):
             files = {"connection_file": start.connection, "config_file": start.configuration}
             for what, text in files.items():
                 path = self._make_folder() / f"{start.name}-{what}.json"
-                private_files.replace_private(path, text.encode())
+                write_for_slave(path, text)
                 values[what] = str(path)
             values["slave"] = shlex.join(_fill(word, values) for word in _SLAVE_WORDS)
         if self.script:
             path = self._make_folder() / f"{start.name}-script"
-            private_files.replace_private(path, _fill(self.script, values).encode())
+            write_for_slave(path, _fill(self.script, values))
             path.chmod(stat.S_IRWXU)
             values["script"] = str(path)
         return values
@@ -200,13 +199,7 @@ class Command(Component):
     def _make_folder(self) -> Path:
         if self._folder is None:
             parent = Path(self.folder).expanduser() if self.folder else connection_file.folder_to_write()
-            try:
-                parent.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix="launch-", dir=parent))
-            except OSError as error:
-                raise LaunchFailed(
-                    f"no files for slaves can be written to {parent}: {os.strerror(error.errno or 0)}"
-                ) from None
+            self._folder = make_folder_for_slaves(parent)
         return self._folder
 
     def _remove_files(self, name: str) -> None:

@@ -13,7 +13,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -26,6 +25,7 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import FloatItem, IntItem, ListItem, TextItem
 from concurrent_nb.components.core import Component, ComponentManager, implements
 from concurrent_nb.errors import ConfigurationError, LaunchFailed
+from concurrent_nb.nodes.launchers.launch_files import make_folder_for_slaves, write_for_slave
 from concurrent_nb.nodes.launchers.launcher import (
     LOG_TAIL_CHARACTERS,
     ILauncher,
@@ -41,6 +41,7 @@ from concurrent_nb.nodes.launchers.slurm_queue import (
     SlurmQueue,
     exit_code_of,
     is_hopeless,
+    is_wrong_request,
     read_look,
 )
 from concurrent_nb.nodes.launchers.slurm_script import TEMPLATE, batch_script, directives, file_pattern, limit_s
@@ -123,9 +124,9 @@ class Slurm(Component):
         """Have a job submitted."""
         folder, number = self._folder(), len(self._logs) + 1
         self._logs[start.name] = folder / f"{number}.log"
-        private_files.replace_private(folder / f"{number}.connection.json", start.connection.encode() + b"\n")
+        write_for_slave(folder / f"{number}.connection.json", start.connection)
         configuration = with_workers(start.configuration, self.cores)
-        private_files.replace_private(folder / f"{number}.configuration.json", configuration.encode() + b"\n")
+        write_for_slave(folder / f"{number}.configuration.json", configuration)
         command = self._command(start.name, number, start.log_format)
         script = self._script(command, file_pattern(str(self._logs[start.name])))
         with self._condition:
@@ -206,7 +207,7 @@ class Slurm(Component):
         if self._files is None:
             parent = Path(self.folder).expanduser() if self.folder else connection_file.folder_to_write()
             private_files.make_folder(parent)
-            self._files = Path(tempfile.mkdtemp(prefix="concurrent_nb-slurm-", dir=parent.absolute()))
+            self._files = make_folder_for_slaves(parent.absolute())
         return self._files
 
     # ------------------------------------------------------------------------------------------------- the thread
@@ -239,7 +240,7 @@ class Slurm(Component):
             number = self._run("sbatch", "--parsable", text=script).strip().partition(";")[0]
         except LaunchFailed as error:
             with self._condition:
-                self._queue.not_submitted(name, str(error), refused=not isinstance(error, _SlurmSilent))
+                self._queue.not_submitted(name, str(error), refused=is_wrong_request(str(error)))
             return
         with self._condition:
             self._queue.submitted(name, number, monotonic())
@@ -345,7 +346,7 @@ class Slurm(Component):
                 " a login node"
             ) from None
         except subprocess.TimeoutExpired:
-            raise _SlurmSilent(
+            raise LaunchFailed(
                 f"{' '.join(words[:2])} did not end within {self.command_s:g} s (Slurm.command_s): Slurm's controller"
                 " is busy or does not answer"
             ) from None
@@ -355,7 +356,3 @@ class Slurm(Component):
             said = " ".join(line.removeprefix(f"{words[0]}: ").strip() for line in ended.stderr.splitlines())
             raise LaunchFailed(f"{words[0]} refuses: {said or f'it ended with exit code {ended.returncode}'}")
         return ended.stdout
-
-
-class _SlurmSilent(LaunchFailed):
-    """A command of Slurm has not ended in time: nothing is known of what it has done."""

@@ -38,6 +38,16 @@ _NEVER_STARTS: Final = {
     "PartitionNodeLimit", "PartitionTimeLimit", "QOSMaxCpuPerJobLimit", "QOSMaxNodePerJobLimit",
     "QOSMaxWallDurationPerJobLimit", "QOSNotAllowed",
 }  # fmt: skip
+#: what sbatch says if it is the request itself that is wrong, so that it would say so again
+_WRONG_REQUEST: Final = re.compile(
+    r"\binvalid\b|unrecognized|ambiguous|\bspecifi(?:cation|ed)\b|not permitted|permission denied|than permitted"
+    r"|node configuration is not available|can ?not be satisfied|" + "|".join(_NEVER_STARTS),
+    re.IGNORECASE,
+)
+#: what it says if the next try may succeed, also in words of the first kind: "Invalid authentication credential"
+_MAY_PASS: Final = re.compile(
+    r"contact slurm|timed? ?out|temporarily|connect|credential|authentication|SubmitJob|zero bytes", re.IGNORECASE
+)
 #: what a slave's log says that will be the same in the next job
 _HOPELESS_LOG: Final = re.compile(r"No module named '?concurrent_nb|command not found|No such file or directory$", re.M)
 #: exit codes of a shell that has found no command, or one that it may not run
@@ -170,6 +180,11 @@ def exit_code_of(text: str) -> int | None:
     if match is None:
         return None
     return -int(match[2]) if int(match[2]) else int(match[1])
+
+
+def is_wrong_request(said: str) -> bool:
+    """Return whether sbatch refuses a job for what it asks for; else it may accept the same job later."""
+    return _MAY_PASS.search(said) is None and _WRONG_REQUEST.search(said) is not None
 
 
 def is_hopeless(exit_code: int | None, log: str) -> bool:

@@ -5,7 +5,14 @@ import re
 import pytest
 
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
-from concurrent_nb.nodes.launchers.slurm_queue import SlurmQueue, SqueueRow, exit_code_of, is_hopeless, read_look
+from concurrent_nb.nodes.launchers.slurm_queue import (
+    SlurmQueue,
+    SqueueRow,
+    exit_code_of,
+    is_hopeless,
+    is_wrong_request,
+    read_look,
+)
 
 
 def submitted_queue(poll_s: float = 10.0, now: float = 0.0) -> SlurmQueue:
@@ -159,6 +166,49 @@ def test_a_slave_that_was_forgotten_before_its_job_was_submitted_stays_forgotten
 )
 def test_the_exit_code_is_read_from_scontrol(text: str, code: int | None) -> None:
     assert exit_code_of(text) == code
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "error: invalid partition specified: x error: Batch job submission failed: Invalid partition name specified",
+        "Batch job submission failed: Invalid account or account/partition combination specified",
+        "Batch job submission failed: Invalid qos specification",
+        "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+        "Batch job submission failed: Requested node configuration is not available",
+        "Batch job submission failed: More processors requested than permitted",
+        "error: CPU count per node can not be satisfied",
+        "error: Memory specification can not be satisfied",
+        "Batch job submission failed: User's group not permitted to use this partition",
+        "error: QOSMaxCpuPerJobLimit Batch job submission failed: Job violates accounting/QOS policy (job submit limit,"
+        " user's size and/or time limits)",
+        "unrecognized option '--no-such-option' Try \"sbatch --help\" for more information",
+    ],
+)
+def test_a_request_that_slurm_refuses_is_not_made_again(said: str) -> None:
+    assert is_wrong_request(f"sbatch refuses: {said}")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+        "error: Batch job submission failed: Socket timed out on send/recv operation",
+        "error: Slurm temporarily unable to accept job, sleeping and retrying",
+        "error: Batch job submission failed: Resource temporarily unavailable",
+        "error: Batch job submission failed: Zero Bytes were transmitted or received",
+        "error: Batch job submission failed: Invalid authentication credential",
+        "error: Batch job submission failed: Requested partition configuration not available now",
+        "error: QOSMaxSubmitJobPerUserLimit error: Batch job submission failed: Job violates accounting/QOS policy (job"
+        " submit limit, user's size and/or time limits)",
+        "error: AssocGrpSubmitJobsLimit error: Batch job submission failed: Job violates accounting/QOS policy",
+        "it ended with exit code 1",
+        "sbatch did not end within 60 s (Slurm.command_s): Slurm's controller is busy or does not answer",
+        "there is no command sbatch on this machine",
+    ],
+)
+def test_a_submission_that_fails_for_the_moment_is_made_again(said: str) -> None:
+    assert not is_wrong_request(f"sbatch refuses: {said}")
 
 
 @pytest.mark.parametrize(

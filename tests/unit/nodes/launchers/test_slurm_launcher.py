@@ -1,0 +1,60 @@
+"""What Slurm's launcher makes of the answers of its commands, which are short scripts here."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
+from concurrent_nb.nodes.launchers.launcher import ILauncher, LaunchedSlave, LaunchState, SlaveStart
+from tests.clusters import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Slurm needs Linux, and shell scripts a shell")
+
+START = SlaveStart("slurm-1", "{}", "{}", "text")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder whose scripts are found before other commands; none of Slurm's does anything yet."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        command(folder, name, "exit 0")
+    return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, commands: Path) -> Iterator[ILauncher]:
+    launcher = make_launcher(choose_launcher("slurm"), {"folder": str(tmp_path), "poll_s": 1.0, "command_s": 1.0})
+    yield launcher
+    launcher.close()
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+
+
+def ended(launcher: ILauncher) -> LaunchedSlave:
+    """Wait until the launcher's only slave has ended."""
+    eventually(lambda: launcher.slaves()[0].state is LaunchState.ENDED, "the slave has ended")
+    return launcher.slaves()[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "is_refused"),
+    [
+        ("Unable to contact slurm controller (connect failure)", False),
+        ("Invalid partition name specified", True),
+    ],
+)
+def test_only_a_wrong_request_is_refused(commands: Path, slurm: ILauncher, said: str, is_refused: bool) -> None:
+    command(commands, "sbatch", f"echo 'sbatch: error: Batch job submission failed: {said}' >&2\nexit 1")
+    slurm.launch(START)
+    slave = ended(slurm)
+    assert said in slave.reason
+    assert slave.refused is is_refused
