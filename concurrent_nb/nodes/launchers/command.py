@@ -5,6 +5,7 @@ quotes; no shell runs. If neither the command nor the script has {connection_fil
 slave is expected to read connection and configuration from the standard input of the command, which then is its lease.
 """
 
+import logging
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, FloatItem, IntItem, ListItem, TextItem
 from concurrent_nb.components.core import Component, ComponentManager, implements
 from concurrent_nb.errors import ConfigurationError, LaunchFailed
@@ -32,11 +34,13 @@ from concurrent_nb.nodes.launchers.launcher import (
 from concurrent_nb.nodes.launchers.started_process import StartedProcess, end_processes
 from concurrent_nb.transport import connection_file
 
+log = logging.getLogger(__name__)
+
 #: the names that a template may have in braces
 NAMES: Final = ("python", "name", "connection_file", "config_file", "workers", "slave", "script", "folder", "job")
 #: not those of a shell, ${name}
 _NAME: Final = re.compile(r"(?<!\$)\{([a-z_]+)\}")
-#: seconds that the command which ends a slave may take
+#: seconds that the commands which end slaves may take; they run at the same time
 END_COMMAND_S: Final = 20.0
 
 
@@ -114,23 +118,29 @@ class Command(Component):
         return [self._describe(name, commanded) for name, commanded in self._commanded.items()]
 
     def end(self, names: Collection[str]) -> None:
-        """End slaves, with the end command if there is one."""
+        """End slaves, with the end command if there is one. Raises LaunchFailed if that has not worked for each."""
         ending = {name: self._commanded.pop(name) for name in names if name in self._commanded}
+        to_run = []
         for commanded in ending.values():
             if commanded.started is not None and self.submits:
                 self._note_job(commanded)
             if self.end_command and (commanded.job or "{job}" not in self.end_command):
-                self._run_end_command(commanded)
+                to_run.append(self._end_words(commanded))
+        failures = _run_end_commands(to_run)
         end_processes([each.started for each in ending.values() if each.started is not None])
         for name in ending:
             self._remove_files(name)
+        if failures:
+            raise LaunchFailed(f"Command.end_command: {'; '.join(failures)}")
 
     def close(self) -> None:
         """End all slaves, and remove the files."""
-        self.end(list(self._commanded))
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        try:
+            self.end(list(self._commanded))
+        finally:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder = None
 
     # ---------------------------------------------------------------------------------------------------- one slave
 
@@ -155,13 +165,9 @@ class Command(Component):
             commanded.started.release()
             commanded.started = None
 
-    def _run_end_command(self, commanded: _Commanded) -> None:
+    def _end_words(self, commanded: _Commanded) -> list[str]:
         values = {**commanded.values, "job": commanded.job}
-        words = [_fill(word, values) for word in self._words(self.end_command, "Command.end_command")]
-        try:
-            subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=END_COMMAND_S, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise LaunchFailed(f"Command.end_command {shlex.join(words)} does not work: {error}") from None
+        return [_fill(word, values) for word in self._words(self.end_command, "Command.end_command")]
 
     def _values(self, start: SlaveStart) -> dict[str, str]:
         python = self.python or sys.executable
@@ -212,6 +218,34 @@ _SLAVE_WORDS: Final = (
     "{python}", "-P", "-m", "concurrent_nb", "slave", "--connect", "{connection_file}", "--config", "{config_file}",
     "--name", "{name}",
 )  # fmt: skip
+
+
+def _run_end_commands(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Run commands side by side; return why some have not begun or not ended.
+
+    One that ends with an error is logged only: the slave's job may have ended before, which is what `qdel` then says.
+    """
+    failures, running = [], []
+    for words in commands:
+        try:
+            running.append((words, StartedProcess(words, shlex.join(words))))
+        except LaunchFailed as error:
+            failures.append(str(error))
+    try:
+        deadline = monotonic() + END_COMMAND_S
+        for words, started in running:
+            started.close_input()
+            try:
+                code = started.process.wait(max(0.0, deadline - monotonic()))
+            except subprocess.TimeoutExpired:
+                failures.append(f"{shlex.join(words)} has not ended within {END_COMMAND_S:g} s")
+                continue
+            if code:
+                said = started.log_tail().strip()
+                log.warning("%s has ended with exit code %d: %s", shlex.join(words), code, said or "it says nothing")
+    finally:
+        end_processes([started for _, started in running])
+    return failures
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
