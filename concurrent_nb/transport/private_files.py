@@ -17,7 +17,7 @@ from typing import Final
 
 from concurrent_nb.errors import AccessRefused, ConfigurationError
 
-#: limit of a key or connection file; a larger file is not one
+#: usual limit of a key or connection file; a larger file is not one
 MAX_FILE_BYTES: Final = 64 * 1024
 
 # Each is missing on some platform. Without O_NONBLOCK, opening a named pipe would wait for its writer.
@@ -26,8 +26,8 @@ _READ_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O
 _CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
 
 
-def read_private(path: Path) -> bytes:
-    """Read a file that only we can read.
+def read_private(path: Path, bytes_max: int = MAX_FILE_BYTES) -> bytes:
+    """Read a file that only we can read, of at most `bytes_max` bytes.
 
     Raises FileNotFoundError if there is none, AccessRefused if others can read it, it belongs to another user, or it is
     a link, ConfigurationError if it cannot be read, or is too large.
@@ -46,11 +46,11 @@ def read_private(path: Path) -> bytes:
             raise ConfigurationError(f"{path} is not a file")
         _check_ours(path, status)
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(bytes_max + 1)
     finally:
         os.close(descriptor)
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is not a file of concurrent_nb")
+    if len(data) > bytes_max:
+        raise ConfigurationError(f"{path} is larger than {bytes_max} bytes, so it is not a file of concurrent_nb")
     return data
 
 

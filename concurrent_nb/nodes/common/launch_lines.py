@@ -19,7 +19,7 @@ from concurrent_nb.transport import connection_file, private_files
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.workers.protocol.anonymous_file import make_anonymous_file
 
-#: a longer line is refused: an initializer is a function, not data
+#: a longer line, or a larger file, is refused: an initializer is a function, not data
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 #: besides the sections
 INITIALIZER: Final = "initializer"
@@ -52,7 +52,7 @@ def read_configuration(data: bytes, where: str) -> SlaveConfiguration:
 def read_configuration_file(path: Path) -> SlaveConfiguration:
     """Read a configuration from a file that only its owner can read. Raises ConfigurationError or AccessRefused."""
     try:
-        return read_configuration(private_files.read_private(path), str(path))
+        return read_configuration(private_files.read_private(path, LINE_BYTES_MAX), str(path))
     except FileNotFoundError:
         raise ConfigurationError(f"there is no configuration file {path}") from None
 

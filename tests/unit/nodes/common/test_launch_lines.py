@@ -16,6 +16,7 @@ from concurrent_nb.nodes.common.launch_lines import (
     read_launch,
     write_configuration,
 )
+from concurrent_nb.transport import private_files
 from concurrent_nb.transport.connection_file import ConnectionFile, in_one_line
 
 INFO = ConnectionFile(
@@ -87,6 +88,13 @@ def test_a_configuration_file_must_be_private(tmp_path: Path) -> None:
         read_configuration_file(path)
     path.chmod(0o600)
     assert read_configuration_file(path).sections == {"SlaveNode": {"workers": 2}}
+
+
+def test_a_configuration_file_may_have_a_large_initializer(tmp_path: Path) -> None:
+    """As large as on standard input: a call whose arguments are a table."""
+    path, initializer = tmp_path / "configuration.json", bytes(1024 * 1024)
+    private_files.replace_private(path, write_configuration({}, initializer).encode())
+    assert read_configuration_file(path).initializer == initializer
 
 
 def test_workers_inherit_the_initializer(monkeypatch: pytest.MonkeyPatch) -> None:
