@@ -1,5 +1,9 @@
 """Slaves inside the workers of a real Dask cluster, which has two workers on two addresses of this machine."""
 
+import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +81,34 @@ def test_a_job_survives_the_death_of_a_worker_of_dask(cluster: Cluster, dask: Da
     eventually(lambda: "Dask: each of its 1 hosts has a slave" in str(cluster.status()), "another slave waits")
     dask.add_workers(HOSTS[0])
     eventually(lambda: len(cluster.status()["slaves"]) == 2, "a slave runs in the new worker")
+
+
+#: Looks twice at the hosts of Dask: while a worker is frozen, and when it goes on.
+LOOK_AT_HOSTS = """
+import os, signal, sys, time
+from concurrent_nb.nodes.launchers import dask_hosts
+from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
+dask_hosts.FACTS_S = 2.0
+hosts = dask_hosts.DaskHosts(ConnectPilot("dask", sys.argv[1], 20.0, {}))
+print(len(hosts.hosts()), hosts.unfit, flush=True)
+os.kill(int(sys.argv[2]), signal.SIGCONT)
+while len(hosts.hosts()) < 3:
+    time.sleep(0.1)
+hosts.close()
+"""
+
+
+def test_a_frozen_worker_of_dask_holds_up_no_other(dask: DaskCluster) -> None:
+    dask.add_workers("127.0.0.4")
+    frozen = dask.workers["127.0.0.4"]
+    try:
+        frozen.send_signal(signal.SIGSTOP)
+        words = [sys.executable, "-c", LOOK_AT_HOSTS, dask.address, str(frozen.pid)]
+        said = subprocess.run(words, capture_output=True, text=True, timeout=work.PATIENCE_S, check=True).stdout
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+        dask.remove_worker("127.0.0.4")
+    assert re.match(r"2 Dask worker tcp://127\.0\.0\.4:\d+: it has not told its versions within 2 s", said)
 
 
 def test_an_address_without_a_scheduler_is_refused(dask: DaskCluster) -> None:

@@ -4,10 +4,12 @@ A slave on a host keeps each thread of that host's workers busy with a task of D
 others wait. So Dask gives nothing else to these workers, and counts them as busy.
 """
 
+import asyncio
+import concurrent.futures
 import queue
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import sleep
 from typing import Any, Final
@@ -24,8 +26,11 @@ from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, S
 from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, differences
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 
-#: seconds in which workers tell their facts
-FACTS_S: Final = 20.0
+#: seconds for which the facts of workers are awaited: of those that are there at first, and of later ones
+FACTS_S: Final = 10.0
+LATER_FACTS_S: Final = 1.0
+#: seconds in which workers are told that a slave ends; others see within a second that its task is cancelled
+TELL_S: Final = 2.0
 #: seconds in which slaves end when the pilot is closed
 CLOSE_S: Final = 5.0
 #: the states of a task in its worker while it is wanted
@@ -66,7 +71,9 @@ class DaskHosts:
         self._topic = f"concurrent_nb-{secrets.token_hex(8)}"
         self._begun: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._client.subscribe_topic(self._topic, lambda event: self._begun.put(str(event[1])))
-        self._fit: dict[str, bool] = {}  # by the address of a worker
+        self._fit: dict[str, bool] = {}  # by the address of a worker that has told its facts
+        self._asked: dict[str, concurrent.futures.Future[Any]] = {}  # by that of a worker that has not yet
+        self._has_looked = False
         self._there: dict[str, dict[str, Any]] = {}  # the workers at the last look
         self._groups: dict[str, _WorkerGroup] = {}  # by the key of the host; those with a slave
         self._offered: dict[str, _WorkerGroup] = {}  # the same for those without one
@@ -75,7 +82,7 @@ class DaskHosts:
     def hosts(self) -> Sequence[PilotHost]:
         """Return a host for each group of workers that has a slave, and for the free workers of each machine."""
         self._there = workers = self._workers()
-        self._compare([address for address in workers if address not in self._fit])
+        self._compare(workers)
         held = {address for group in self._groups.values() for address in group.threads}
         free: dict[str, dict[str, int]] = defaultdict(dict)
         busy = {address for address, worker in workers.items() if _executes(worker)}
@@ -128,19 +135,18 @@ class DaskHosts:
         group, futures = self._futures.pop(name, (None, []))
         if group is not None:
             self._groups.pop(group.host.key, None)
-            self._end_in_workers(name, group)
+            _await(self._begin_end(name, group), TELL_S)
             self._client.cancel(futures, force=True)
 
-    def _end_in_workers(self, name: str, group: _WorkerGroup) -> None:
-        there = [address for address in group.threads if address in self._workers()]
-        if there:
-            self._client.run(end_held, name, workers=there, on_error="ignore")
+    def _begin_end(self, name: str, group: _WorkerGroup) -> list[concurrent.futures.Future[Any]]:
+        there = self._workers()
+        return [self._ask(address, end_held, name) for address in group.threads if address in there]
 
     def close(self) -> None:
         """End all slaves, wait for that, and leave the cluster."""
         try:
-            for name, (group, _) in self._futures.items():
-                self._end_in_workers(name, group)
+            told = [self._begin_end(name, group) for name, (group, _) in self._futures.items()]
+            _await([each for answers in told for each in answers], TELL_S)
             leaving = [futures[0] for _, futures in self._futures.values()]
             deadline = monotonic() + CLOSE_S
             while monotonic() < deadline and not all(future.done() for future in leaving):
@@ -148,6 +154,7 @@ class DaskHosts:
         except LaunchFailed:
             return  # the scheduler has gone, and its workers end with it
         finally:
+            _await(self._asked.values(), 0.0)
             self._client.close(timeout=CLOSE_S)
 
     def _workers(self) -> dict[str, dict[str, Any]]:
@@ -160,20 +167,51 @@ class DaskHosts:
         assert isinstance(workers, dict)
         return workers
 
-    def _compare(self, addresses: Sequence[str]) -> None:
-        """Find out on which of these workers slaves can run."""
-        if not addresses:
-            return
-        facts = self._client.run(eval, FACTS, workers=list(addresses), on_error="return")
-        for address in addresses:
-            there = facts.get(address)
-            if isinstance(there, dict):
-                why = differences(self._here, there)
-            else:
-                why = f"it does not tell its versions: {there!r}"
+    def _compare(self, workers: Collection[str]) -> None:
+        """Find out on which workers slaves can run. One that does not answer, as it is frozen, holds up no other."""
+        for address in set(self._asked).difference(workers):
+            self._asked.pop(address).cancel()
+        new = [address for address in workers if address not in self._fit and address not in self._asked]
+        self._asked.update({address: self._ask(address, eval, FACTS) for address in new})
+        bound_s = LATER_FACTS_S if self._has_looked else FACTS_S
+        concurrent.futures.wait([self._asked[address] for address in new], bound_s)
+        self._has_looked = True
+        for address in list(self._asked):
+            if not self._asked[address].done():
+                if address in new:
+                    self.unfit = f"Dask worker {address}: it has not told its versions within {bound_s:g} s"
+                continue
+            why = self._why_unfit(self._asked.pop(address))
             self._fit[address] = not why
             if why:
                 self.unfit = f"Dask worker {address}: {why}"
+
+    def _why_unfit(self, answer: concurrent.futures.Future[Any]) -> str:
+        try:
+            there = answer.result()
+        except Exception as error:  # noqa: BLE001  (whatever Dask raises is the reason)
+            return f"it does not tell its versions: {describe(error)}"
+        if not isinstance(there, dict):
+            return f"it does not tell its versions: {there!r}"
+        return differences(self._here, there)
+
+    def _ask(self, address: str, function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Any]:
+        """Have a worker call a function beside its tasks. Returns at once, as Dask sets no bound for the answer."""
+
+        async def ask() -> Any:
+            answers = await self._client.run(
+                function, *arguments, workers=[address], on_error="return", asynchronous=True
+            )
+            return answers.get(address)
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._client.loop.asyncio_loop)
+
+
+def _await(answers: Collection[concurrent.futures.Future[Any]], bound_s: float) -> None:
+    """Wait for answers; do without those that have not come."""
+    concurrent.futures.wait(answers, bound_s)
+    for each in answers:
+        each.cancel()
 
 
 def _executes(worker: dict[str, Any]) -> bool:
