@@ -41,6 +41,7 @@ from concurrent_nb.nodes.launchers.slurm_queue import (
     SlurmQueue,
     exit_code_of,
     is_hopeless,
+    is_unanswered,
     is_wrong_request,
     read_look,
 )
@@ -240,7 +241,10 @@ class Slurm(Component):
             number = self._run("sbatch", "--parsable", text=script).strip().partition(";")[0]
         except LaunchFailed as error:
             with self._condition:
-                self._queue.not_submitted(name, str(error), refused=is_wrong_request(str(error)))
+                if isinstance(error, _SlurmSilent) or is_unanswered(str(error)):
+                    self._queue.unanswered(name, str(error), monotonic())
+                else:
+                    self._queue.not_submitted(name, str(error), refused=is_wrong_request(str(error)))
             return
         with self._condition:
             self._queue.submitted(name, number, monotonic())
@@ -259,6 +263,9 @@ class Slurm(Component):
             return
         with self._condition:
             ended = self._queue.looked(rows, asked_at)
+            strays = self._queue.strays(rows)
+        if strays:
+            self._cancel(strays)
         for name in ended:
             self._explain(name)
 
@@ -346,7 +353,7 @@ class Slurm(Component):
                 " a login node"
             ) from None
         except subprocess.TimeoutExpired:
-            raise LaunchFailed(
+            raise _SlurmSilent(
                 f"{' '.join(words[:2])} did not end within {self.command_s:g} s (Slurm.command_s): Slurm's controller"
                 " is busy or does not answer"
             ) from None
@@ -356,3 +363,7 @@ class Slurm(Component):
             said = " ".join(line.removeprefix(f"{words[0]}: ").strip() for line in ended.stderr.splitlines())
             raise LaunchFailed(f"{words[0]} refuses: {said or f'it ended with exit code {ended.returncode}'}")
         return ended.stdout
+
+
+class _SlurmSilent(LaunchFailed):
+    """A command of Slurm has not ended in time: nothing is known of what it has done."""

@@ -19,6 +19,8 @@ from concurrent_nb.nodes.launchers.supervisor import REPLACE_BEFORE_S
 LOOK: Final = ("--noheader", "--states=all", "--format=%i|%T|%N|%L|%l|%r")
 #: seconds between a submission and the first look at it
 FIRST_LOOK_S: Final = 1.0
+#: for so long Slurm is asked for a job that it may have accepted without an answer
+STRAYS_S: Final = 600.0
 #: how a job has ended that has run too long
 TIME_IS_UP: Final = "Slurm has ended it, because its time limit was reached"
 #: a slave in a job with a shorter time limit would leave as soon as it has come
@@ -48,6 +50,8 @@ _WRONG_REQUEST: Final = re.compile(
 _MAY_PASS: Final = re.compile(
     r"contact slurm|timed? ?out|temporarily|connect|credential|authentication|SubmitJob|zero bytes", re.IGNORECASE
 )
+#: and if it does not know whether the controller has accepted the job
+_UNANSWERED: Final = re.compile(r"timed out|zero bytes", re.IGNORECASE)
 #: what a slave's log says that will be the same in the next job
 _HOPELESS_LOG: Final = re.compile(r"No module named '?concurrent_nb|command not found|No such file or directory$", re.M)
 #: exit codes of a shell that has found no command, or one that it may not run
@@ -85,6 +89,8 @@ class SlurmQueue:
         self._jobs: dict[str, _SlurmJob] = {}
         self._gap_s = poll_s
         self._look_at: float | None = None
+        self._numbers: set[str] = set()  # of all jobs that Slurm has told us
+        self._strays_until = 0.0  # there may be others
 
     def submitting(self, name: str) -> None:
         """Record a slave whose job is about to be given to Slurm."""
@@ -92,17 +98,30 @@ class SlurmQueue:
 
     def submitted(self, name: str, number: str, now: float) -> None:
         """Record that Slurm has accepted the job of a slave."""
+        self._numbers.add(number)
         if job := self._jobs.get(name):  # else it was ended meanwhile
             job.number, job.seen_at = number, now
             job.launched = replace(job.launched, place=f"Slurm job {number}")
-            self._gap_s = min(FIRST_LOOK_S, self._poll_s)
-            soon = now + self._gap_s
-            self._look_at = soon if self._look_at is None else min(self._look_at, soon)
+            self._look_soon(now)
 
     def not_submitted(self, name: str, reason: str, *, refused: bool) -> None:
         """Record that Slurm has not accepted the job of a slave."""
         if job := self._jobs.get(name):
             job.launched = replace(job.launched, state=LaunchState.ENDED, reason=reason, refused=refused)
+
+    def unanswered(self, name: str, reason: str, now: float) -> None:
+        """Record that nobody knows whether Slurm has accepted the job of a slave, which counts as ended."""
+        self.not_submitted(name, reason, refused=False)
+        self._strays_until = now + STRAYS_S
+        self._look_soon(now)
+
+    def strays(self, rows: Mapping[str, SqueueRow]) -> list[str]:
+        """Return the numbers of jobs that go on, and whose submissions were not answered: no slave has them."""
+        return [
+            number
+            for number, row in rows.items()
+            if number not in self._numbers and row.state not in (_ENDED | {"COMPLETING"})
+        ]
 
     def next_look_at(self) -> float | None:
         """Return when Slurm is to be asked again; None: not before a job is submitted."""
@@ -155,11 +174,16 @@ class SlurmQueue:
         forgotten = [self._jobs.pop(name) for name in names if name in self._jobs]
         return [job.number for job in forgotten if job.number and job.launched.state is not LaunchState.ENDED]
 
+    def _look_soon(self, now: float) -> None:
+        self._gap_s = min(FIRST_LOOK_S, self._poll_s)
+        soon = now + self._gap_s
+        self._look_at = soon if self._look_at is None else min(self._look_at, soon)
+
     def _next_look(self, now: float) -> None:
         """Looks get rarer; there is none while there is nothing to see."""
         self._gap_s = min(2 * self._gap_s, self._poll_s)
         is_open = any(job.number and job.launched.state is not LaunchState.ENDED for job in self._jobs.values())
-        self._look_at = now + self._gap_s if is_open else None
+        self._look_at = now + self._gap_s if is_open or now < self._strays_until else None
 
 
 def read_look(text: str) -> dict[str, SqueueRow]:
@@ -185,6 +209,11 @@ def exit_code_of(text: str) -> int | None:
 def is_wrong_request(said: str) -> bool:
     """Return whether sbatch refuses a job for what it asks for; else it may accept the same job later."""
     return _MAY_PASS.search(said) is None and _WRONG_REQUEST.search(said) is not None
+
+
+def is_unanswered(said: str) -> bool:
+    """Return whether sbatch does not know if its job was accepted."""
+    return _UNANSWERED.search(said) is not None
 
 
 def is_hopeless(exit_code: int | None, log: str) -> bool:

@@ -58,3 +58,19 @@ def test_only_a_wrong_request_is_refused(commands: Path, slurm: ILauncher, said:
     slave = ended(slurm)
     assert said in slave.reason
     assert slave.refused is is_refused
+
+
+@pytest.mark.parametrize(
+    "sbatch", ["exec sleep 20", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1"]
+)
+def test_a_job_that_slurm_has_accepted_without_an_answer_is_cancelled(
+    tmp_path: Path, commands: Path, slurm: ILauncher, sbatch: str
+) -> None:
+    """It would be a slave that nobody counts."""
+    command(commands, "sbatch", sbatch)
+    command(commands, "squeue", "case $* in *--states=all*) echo '17|RUNNING|n1|9:00|10:00|None';; esac")
+    command(commands, "scancel", f"echo $* >> {tmp_path}/cancelled")
+    slurm.launch(START)
+    assert not ended(slurm).refused
+    eventually((tmp_path / "cancelled").exists, "it is cancelled")
+    assert (tmp_path / "cancelled").read_text().splitlines()[0] == "17"

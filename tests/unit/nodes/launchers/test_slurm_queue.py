@@ -6,6 +6,7 @@ import pytest
 
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
 from concurrent_nb.nodes.launchers.slurm_queue import (
+    STRAYS_S,
     SlurmQueue,
     SqueueRow,
     exit_code_of,
@@ -135,6 +136,20 @@ def test_a_refused_submission_ends_the_slave() -> None:
     assert queue.slaves(0.0) == [
         LaunchedSlave("a", LaunchState.ENDED, "Slurm", "sbatch refuses: invalid partition", refused=True)
     ]
+
+
+def test_a_job_whose_submission_was_not_answered_is_a_stray() -> None:
+    queue = submitted_queue()
+    queue.submitting("b")
+    queue.unanswered("b", "sbatch did not end within 60 s", 60.0)
+    ended = queue.slave("b")
+    assert ended is not None and ended.state is LaunchState.ENDED and not ended.refused
+    rows = read_look("17|COMPLETED|n1|0:00|10:00|None\n18|PENDING||10:00|10:00|Priority\n19|CANCELLED||0:00|10:00|None")
+    assert queue.strays(rows) == ["18"]
+    queue.looked(rows, 61.0)
+    assert queue.next_look_at() is not None  # it may come late
+    queue.looked(rows, 60.0 + STRAYS_S)
+    assert queue.next_look_at() is None
 
 
 def test_a_forgotten_slave_is_no_more_and_its_job_is_to_be_cancelled() -> None:
