@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from concurrent_nb.engines.engine_interface import Engine
+from concurrent_nb.engines.failing_hosts import FailingHosts
 from concurrent_nb.engines.group_messages import (
     EngineSession,
     Group,
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 
 #: objects of at most this size travel with each group that needs them
 SMALL_BYTES: Final = 16 * 1024
-#: so many hosts in a row that could not begin are the engine's failure
-FAILURES_MAX: Final = 3
 #: seconds between the interrupt of a task and the kill of its worker
 GRACE_S: Final = 1.0
 
@@ -89,7 +88,8 @@ class EnginePool:
         self._order = ReportOrder()
         self._stacks: list[m.StackSampled] = []
         self._restarts = 0
-        self._failures = 0  # hosts in a row that could not begin
+        self._failing = FailingHosts()
+        self._now = 0.0
         self._degraded = ""
         self._was_degraded = False
 
@@ -243,6 +243,7 @@ class EnginePool:
 
     def ready(self, fd: int, events: int, now: float) -> None:
         """Handle the events of a descriptor."""
+        self._now = now
         if fd == self._wake.fileno():
             self._wake.clear()
             self._take_inbox()
@@ -251,6 +252,7 @@ class EnginePool:
 
     def tick(self, now: float) -> None:
         """Handle the passing of time."""
+        self._now = now
         self._take_inbox()
         for report, buffers in self._order.overdue(now):
             self._apply(report, buffers)
@@ -260,7 +262,10 @@ class EnginePool:
 
     def next_deadline(self) -> float | None:
         """Return when to call `tick` at the latest."""
-        deadlines = [self._order.due_at, None if self._local is None else self._local.next_deadline()]
+        resume_at = self._failing.due_at if self._scheduler.is_saturated else None
+        if resume_at is not None and self._failing.may_send(self._now):
+            resume_at = None  # what waits, waits for slots
+        deadlines = [self._order.due_at, resume_at, None if self._local is None else self._local.next_deadline()]
         return min((at for at in deadlines if at is not None), default=None)
 
     def reset(self, now: float) -> None:
@@ -319,11 +324,15 @@ class EnginePool:
         self._degraded = self._degraded or reason
 
     def _lost(self, number: int, reason: str) -> None:
+        self._forget_sent(number)
+        self._scheduler.group_lost(number, reason)
+
+    def _forget_sent(self, number: int) -> None:
+        """Forget a group that has ended without its results, and that the store may hold what it needed."""
         _, slices, functions = self._sent.pop(number, (None, [], []))
         for name in [*map(_name_of, slices), *functions]:
             self._drop_object(name)  # the store may have lost it with the worker
         self._order.forget(number)
-        self._scheduler.group_lost(number, reason)
 
     def _take_report(self, parcel: Sequence[Buffer]) -> None:
         try:
@@ -339,15 +348,17 @@ class EnginePool:
         """Handle a report whose predecessors have been handled."""
         number, scheduler = report.number, self._scheduler
         if report.failure:
-            self._failures += 1
-            if self._failures >= FAILURES_MAX:
+            log.warning("a worker of the engine %s has failed: %s", self._engine.name, report.failure)
+            self._failing.failed(self._now)
+            scheduler.group_failed(number, report.failure)
+            self._forget_sent(number)
+            if self._failing.is_hopeless and not scheduler.runs_a_group:
                 self._fail(report.failure)
-            self._lost(number, report.failure)
             return
         if report.missing and not report.outcomes:
             self._send_again(number, report.missing)
             return
-        self._failures = 0
+        self._failing.worked()
         scheduler.begun(number)
         for written in report.output:
             scheduler.output(written.task, written.stream, written.data)
@@ -364,7 +375,7 @@ class EnginePool:
         """Send groups and orders, as the scheduler has decided."""
         if self._degraded:
             return
-        for group in self._scheduler.plan():
+        for group in self._scheduler.plan() if self._failing.may_send(self._now) else ():
             try:
                 self._send(group)
             except Exception as error:

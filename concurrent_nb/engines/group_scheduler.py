@@ -115,6 +115,11 @@ class GroupScheduler:
         """Return whether the engine has this group."""
         return number in self._groups
 
+    @property
+    def runs_a_group(self) -> bool:
+        """Return whether a group has begun and not ended."""
+        return any(group.has_begun for group in self._groups.values())
+
     def tasks_of(self, number: int) -> list[GroupTask]:
         """Return the tasks of a group that have no outcome."""
         group = self._groups.get(number)
@@ -342,6 +347,14 @@ class GroupScheduler:
                 self._reports.ended(task.job, task.end(Status.DIED, body))
                 break
         self.group_ended(number)
+
+    def group_failed(self, number: int, reason: str) -> None:
+        """Handle a group whose host could not go on, which is no task's fault if the group had not begun."""
+        group = self._groups.get(number)
+        if group is not None and group.has_begun:
+            self.group_lost(number, reason)
+        else:
+            self.group_ended(number)
 
     def _forget(self, task: GroupTask, group: RunningGroup) -> None:
         del self._tasks[task.key], self._group_of[task.key], group.tasks[task.key]

@@ -171,3 +171,18 @@ def test_after_a_reset_nothing_is_known(has_begun: bool) -> None:
     made.group_lost(group.number, "late")
     assert not made.take_reports()
     assert (made.unfinished, made.plan(), made.take_orders()) == (0, [], [])
+
+
+def test_a_group_whose_host_could_not_begin_counts_for_no_task() -> None:
+    made = scheduler(slots=1, count=1)
+    for _ in range(3 * LOST_MAX):
+        (group,) = made.plan()
+        assert not made.runs_a_group
+        made.group_failed(group.number, "no worker can be started")
+    assert made.take_reports().outcomes == []
+    (group,) = made.plan()
+    made.begun(group.number)
+    assert made.runs_a_group
+    made.group_failed(group.number, "no worker can be started")
+    ((_, (frame,), _),) = made.take_reports().outcomes
+    assert frame.status is Status.DIED
