@@ -90,9 +90,10 @@ class EngineHost:
 
     def missing(self, group: Group, objects: Sequence[tuple[SharedObject, list[Buffer]]]) -> list[bytes]:
         """Keep objects, and return the names of those that a group needs and that are not here."""
-        # Contents first, because functions may refer to them.
+        # Contents first, because functions may refer to them. A function whose contents are not here is left out, and
+        # comes again with them: what is kept refers to the contents as they lie here.
         for shared, buffers in sorted(objects, key=lambda each: each[0].function is not None):
-            if shared.name not in self._objects:
+            if shared.name not in self._objects and self._has_contents_of(shared):
                 self._keep(shared, buffers)
         for name in group.needed:
             if name in self._objects:
@@ -130,13 +131,16 @@ class EngineHost:
 
     # --------------------------------------------------------------------------------------------------------- objects
 
+    def _has_contents_of(self, shared: SharedObject) -> bool:
+        """Return whether the slices that a function refers to are here."""
+        return shared.function is None or all(map(self._contents.has, slices_of(shared.function.sizes)))
+
     def _keep(self, shared: SharedObject, buffers: list[Buffer]) -> None:
         size = sum(map(length, buffers))
         if shared.slice is not None:
             place = shared.slice
-            former = [it for it, (other, _) in self._objects.items() if _is_at(other, place)]
-            for name in former:  # with the functions that refer to it, which come again with what is here now
-                self._forget(name)
+            for former in [name for name, (other, _) in self._objects.items() if _is_at(other, place)]:
+                self._forget(former)  # with the functions that refer to it, which may be needed again
             self._contents.took(m.Content(place.segment, place.offset, place.serial, b"", (size,)), buffers)
         elif shared.function is not None:
             size += len(shared.function.body)
@@ -267,10 +271,10 @@ def _refers(shared: SharedObject, slice_: m.Slice) -> bool:
     return shared.function is not None and slice_ in slices_of(shared.function.sizes)
 
 
-def _is_at(shared: SharedObject, place: m.Slice) -> bool:
-    """Return whether this is the content of a slice at the same place: the application has reused its memory."""
-    held = shared.slice
-    return held is not None and (held.segment, held.offset) == (place.segment, place.offset)
+def _is_at(shared: SharedObject, slice_: m.Slice) -> bool:
+    """Return whether this is the content of the place of a slice."""
+    other = shared.slice
+    return other is not None and (other.segment, other.offset) == (slice_.segment, slice_.offset)
 
 
 def _replaced(frame: m.OutcomeFrame, sizes: m.Sizes) -> m.OutcomeFrame:

@@ -1,0 +1,44 @@
+"""What a host keeps of the objects that groups need, and what it asks for."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from concurrent_nb.engines.engine_host import EngineHost
+from concurrent_nb.engines.group_messages import EngineSession, Group, SharedObject
+from concurrent_nb.nodes.common.shared_memory_link import object_id
+from concurrent_nb.wire.messages import Function, Slice
+
+SLICE = Slice(b"s" * 16, 0, 100_000, 1)
+NAME = object_id(SLICE.segment, SLICE.offset, SLICE.serial)
+DIGEST = b"f" * 32
+SESSION = EngineSession(b"t" * 16, "another machine", [], "", 1.0)
+
+
+@pytest.fixture
+def host() -> Iterator[EngineHost]:
+    host = EngineHost(SESSION)
+    yield host
+    host.close()
+
+
+def test_a_function_that_comes_before_what_it_refers_to_is_asked_for_again(host: EngineHost) -> None:
+    group = Group(1, SESSION, 0, [], [NAME, DIGEST])
+    function = SharedObject(DIGEST, Function(DIGEST, b"body", (SLICE,)))
+    assert host.missing(group, [(function, [])]) == [NAME, DIGEST]
+    content = SharedObject(NAME, slice=SLICE)
+    assert host.missing(group, [(function, []), (content, [bytes(SLICE.size)])]) == []
+    assert host.missing(group, []) == []
+
+
+def test_a_function_is_forgotten_when_the_place_of_what_it_refers_to_gets_another_content(host: EngineHost) -> None:
+    function = SharedObject(DIGEST, Function(DIGEST, b"body", (SLICE,)))
+    content = SharedObject(NAME, slice=SLICE)
+    group = Group(1, SESSION, 0, [], [NAME, DIGEST])
+    assert host.missing(group, [(content, [bytes(SLICE.size)]), (function, [])]) == []
+    later = Slice(SLICE.segment, SLICE.offset, SLICE.size, SLICE.serial + 1)
+    name = object_id(later.segment, later.offset, later.serial)
+    again = Group(2, SESSION, 0, [], [name, DIGEST])
+    assert host.missing(again, [(SharedObject(name, slice=later), [bytes(later.size)])]) == [DIGEST]
+    moved = SharedObject(DIGEST, Function(DIGEST, b"body", (later,)))
+    assert host.missing(again, [(moved, [])]) == []
