@@ -359,7 +359,7 @@ class EnginePool:
             self._send_again(number, report.missing)
             return
         self._failing.worked()
-        scheduler.begun(number)
+        scheduler.begun(number, report.run)
         for written in report.output:
             scheduler.output(written.task, written.stream, written.data)
         scheduler.started(number, report.started)

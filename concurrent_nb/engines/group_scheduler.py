@@ -66,6 +66,7 @@ class RunningGroup(Struct, eq=False):
     number: int
     tasks: dict[Key, GroupTask]  #: those without an outcome, in their order
     has_begun: bool = False
+    run: bytes = b""  #: the last one that is known to have begun: an engine may run it again
     is_slow: bool = False  #: one of its tasks is slow, and the others were asked back
 
 
@@ -259,12 +260,14 @@ class GroupScheduler:
 
     # ----------------------------------------------------------------------------------------- events from the engine
 
-    def begun(self, number: int) -> None:
-        """Note that a group runs; what was withdrawn meanwhile is ordered back."""
+    def begun(self, number: int, run: bytes = b"") -> None:
+        """Note that a group runs; what was withdrawn before is ordered back from this run of it."""
         group = self._groups.get(number)
-        if group is None or group.has_begun:
+        if group is None or (group.has_begun and group.run == run):
             return
-        group.has_begun = True
+        if group.has_begun:
+            group.is_slow = False  # the orders to the former run are lost with it
+        group.has_begun, group.run = True, run
         for disposition in (Disposition.RETURN, Disposition.CANCEL):
             refs = [task.ref for task in group.tasks.values() if task.disposition is disposition]
             if refs:

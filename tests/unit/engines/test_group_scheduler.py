@@ -2,7 +2,7 @@
 
 import pytest
 
-from concurrent_nb.engines.group_scheduler import GROUP_S, LOST_MAX, GroupScheduler, RunningGroup
+from concurrent_nb.engines.group_scheduler import GROUP_S, LOST_MAX, GroupScheduler, OrderOf, RunningGroup
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import OutcomeFrame, StartedTask, TaskFrame, TaskRef
 
@@ -186,3 +186,16 @@ def test_a_group_whose_host_could_not_begin_counts_for_no_task() -> None:
     made.group_failed(group.number, "no worker can be started")
     ((_, (frame,), _),) = made.take_reports().outcomes
     assert frame.status is Status.DIED
+
+
+def test_what_was_withdrawn_is_ordered_back_from_each_run_of_a_group() -> None:
+    made = scheduler(slots=1, count=1)
+    (group,) = made.plan()
+    made.begun(group.number, b"first")
+    made.withdrawn(refs(0), stop=True)
+    expected = [OrderOf(group.number, refs(0), stop=True)]
+    assert made.take_orders() == expected
+    made.begun(group.number, b"first")
+    assert made.take_orders() == []
+    made.begun(group.number, b"second")
+    assert made.take_orders() == expected
