@@ -9,6 +9,7 @@ can, because the task runs in a process of its own. When a Dask worker dies, Das
 times at most.
 """
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 #: a scheduler must answer within this time, in seconds, and have a worker within WORKERS_S
 CONNECT_S: Final = 10.0
 WORKERS_S: Final = 5.0
+#: all workers must have told their versions after this time, in seconds, and got an order
+FACTS_S: Final = 30.0
+ORDER_S: Final = 30.0
 #: seconds between two looks at the workers
 LOOK_S: Final = 1.0
 #: a scheduler that has had no worker for so long, in seconds, runs nothing any more; likewise one that does not answer
@@ -68,7 +72,7 @@ class DaskEngine:
             self._client = _client_of(str(self._where).replace("dask://", "tcp://", 1))
         threads = self._wait_for_workers()
         ours = own_facts()
-        for worker, facts in self._client.run(eval, FACTS, on_error="return").items():
+        for worker, facts in self._facts_of_workers().items():
             if isinstance(facts, BaseException):
                 raise EngineUnavailable(f"the Dask worker {worker} does not run functions: {describe(facts)}")
             check_facts(facts, f"the Dask worker {worker}", ours)
@@ -91,6 +95,19 @@ class DaskEngine:
                 )
             time.sleep(0.1)
         return threads
+
+    def _facts_of_workers(self) -> dict[str, Any]:
+        """Return the facts of each worker, or what it has raised."""
+        try:
+            found: dict[str, Any] = self._client.sync(
+                self._client._run, eval, FACTS, on_error="return", callback_timeout=FACTS_S
+            )
+        except TimeoutError:
+            raise EngineUnavailable(
+                f"not all workers of {self.describe()} have told their versions within {FACTS_S:g} s: end those that"
+                " hang, or that cannot be reached from the scheduler"
+            ) from None
+        return found
 
     @property
     def _address(self) -> str:
@@ -149,11 +166,18 @@ class DaskEngine:
 
     def order(self, number: int, parcel: Parcel) -> None:
         """Bring orders to the worker that runs a group, or to all if that is not known."""
-        assert self._session is not None
         worker = self._workers.get(number)
-        self._client.run(
-            give_orders, self._session.token, parcel, workers=None if worker is None else [worker], wait=False
-        )
+        self._client.loop.add_callback(self._bring_orders, parcel, None if worker is None else [worker])
+
+    async def _bring_orders(self, parcel: Parcel, workers: list[str] | None) -> None:
+        """Bring orders. In Dask's event loop, because a worker that hangs does not answer."""
+        assert self._session is not None
+        bringing = self._client._run(give_orders, self._session.token, parcel, workers=workers, wait=False)
+        try:
+            await asyncio.wait_for(bringing, ORDER_S)
+        except Exception as error:  # noqa: BLE001  (Dask's: the group goes on, and what it does is still reported)
+            if not self._closing.is_set():
+                log.warning("orders cannot be brought to the engine dask: %s", describe(error))
 
     def _watch(self) -> None:
         """Watch how many workers there are, and whether the scheduler answers."""

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs
+from concurrent_nb.engines.group_messages import EngineSession, Orders, pack
 from concurrent_nb.errors import (
     ConfigurationError,
     EngineLost,
@@ -40,6 +41,7 @@ from concurrent_nb.shipping.compiled.build import cython_version, make
 from concurrent_nb.shipping.compiled.cache import VARIABLE, Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.recipe import Recipe
+from concurrent_nb.wire.codec import Buffer
 from tests import leaks, systems, work
 from tests.cells import task_of_cell
 from tests.clusters import BRISK, eventually
@@ -556,3 +558,44 @@ def test_an_executor_that_is_shut_down_is_refused_and_one_that_breaks_ends_the_f
         app.close()
     with pytest.raises(EngineUnavailable, match="does not run tasks"):
         concurrent_nb.connect(pool)
+
+
+class NoEvents:
+    """Takes what an engine reports. Implements `engine_interface.EngineEvents`."""
+
+    def reported(self, parcel: Sequence[Buffer]) -> None:
+        return None
+
+    def lost(self, number: int, reason: str) -> None:
+        return None
+
+    def resized(self, slots: int) -> None:
+        return None
+
+    def gone(self, reason: str) -> None:
+        return None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_dask_worker_that_hangs_holds_up_no_order_and_is_told_to_who_connects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import distributed
+
+    from concurrent_nb.engines.dask_engine import DaskEngine
+
+    monkeypatch.setattr("concurrent_nb.engines.dask_engine.FACTS_S", 0.5)
+    session = EngineSession(b"t" * 16, "another machine", [], "", 1.0)
+    with dask_cluster() as address, distributed.Client(address.replace("dask", "tcp", 1)) as client:
+        engine, later = DaskEngine(client), DaskEngine(client)
+        engine.open(session, NoEvents())
+        hanging = psutil.Process(next(iter(client.run(os.getpid).values())))
+        hanging.suspend()
+        try:
+            engine.order(1, pack(Orders(1)))  # to all workers, as none is known to run the group
+            with pytest.raises(EngineUnavailable, match=r"not all workers of the Dask scheduler at .* within 0\.5 s"):
+                later.open(session, NoEvents())
+        finally:
+            hanging.resume()
+            engine.close()
+            later.close()
