@@ -42,6 +42,8 @@ NO_WORKERS_S: Final = 30.0
 SILENT_S: Final = 10.0
 #: hosts have this long to end, in seconds
 END_S: Final = 5.0
+#: the states of a task in its worker while it is wanted
+_WANTED_STATES: Final = ("executing", "long-running")
 
 
 class DaskEngine:
@@ -262,7 +264,13 @@ def run_in_dask(parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], *
     def report(reported: Parcel) -> None:
         worker.log_event(topic, {"number": group.number, "worker": worker.address, "parcel": reported})
 
-    return HOSTS.run(parcel, [*objects, *stored], report)
+    key = worker.get_current_task()
+
+    def is_wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state in _WANTED_STATES
+
+    return HOSTS.run(parcel, [*objects, *stored], report, is_wanted)
 
 
 async def give_orders(token: bytes, parcel: Sequence[Buffer]) -> None:

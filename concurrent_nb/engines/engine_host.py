@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Final
 
 from concurrent_nb.engines.group_messages import (
@@ -54,11 +55,15 @@ IDLE_S: Final = 60.0
 #: output and starts are reported after this time, in seconds; outcomes that a slow task holds up after REPORT_LATE_S
 REPORT_S: Final = 0.03
 REPORT_LATE_S: Final = 0.2
+#: seconds between two looks at whether a group is still wanted
+WANTED_S: Final = 1.0
 #: bytes of objects that a host keeps, while groups do not need them
 KEPT_BYTES: Final = 512 << 20
 
 #: sends a report while the group runs
 Report = Callable[[Parcel], None]
+#: says whether anybody still wants the results of a group
+IsWanted = Callable[[], bool]
 
 
 class EngineHost:
@@ -101,8 +106,10 @@ class EngineHost:
         self._forget_unused(set(group.needed))
         return [name for name in group.needed if name not in self._objects]
 
-    def run(self, parcel: Sequence[Buffer], run: bytes, report: Report | None) -> Parcel:
-        """Run a group; return its last report. All that it needs must be here.
+    def run(
+        self, parcel: Sequence[Buffer], run: bytes, report: Report | None, is_wanted: IsWanted | None = None
+    ) -> Parcel:
+        """Run a group; return its last report. All that it needs must be here. It is stopped when nobody wants it.
 
         Raises EngineUnavailable if no worker of ours can be started here.
         """
@@ -115,8 +122,15 @@ class EngineHost:
         for assign, run_buffers in zip(group.runs, buffers, strict=True):
             self._assign(assign, run_buffers, now)
         reporter.due_at = now + REPORT_S  # orders can come then
+        look_at = inf if is_wanted is None else now + WANTED_S
         while self._pool.unfinished:
-            self._turn(reporter)
+            self._turn(reporter, look_at)
+            if is_wanted is not None and time.monotonic() >= look_at:
+                look_at = time.monotonic() + WANTED_S
+                if not is_wanted():  # the engine knows that the user's process has gone, and no order comes
+                    look_at, is_wanted = inf, None
+                    refs = [m.TaskRef(each.job, task.index, task.attempt) for each in group.runs for task in each.tasks]
+                    self._pool.withdraw(refs, True, time.monotonic())
         self._collect(reporter)
         self.idle_since = time.monotonic()
         return reporter.last()
@@ -196,17 +210,16 @@ class EngineHost:
 
     # ------------------------------------------------------------------------------------------------------- one turn
 
-    def _turn(self, reporter: "_Reporter") -> None:
-        """Wait for something to happen, and handle it."""
+    def _turn(self, reporter: "_Reporter", until: float) -> None:
+        """Wait for something to happen, at most until then, and handle it."""
         pool = self._pool
         poll = select.poll()
         for fd, events in pool.fds().items():
             poll.register(fd, events)
         poll.register(self._wake.fileno(), select.POLLIN)
         now = time.monotonic()
-        deadlines = [at for at in (pool.next_deadline(), reporter.due_at) if at is not None]
-        wait_s = max(0.0, min(deadlines) - now) if deadlines else None
-        ready = poll.poll(None if wait_s is None else wait_s * 1000)
+        deadline = min(at for at in (pool.next_deadline(), reporter.due_at, until) if at is not None)
+        ready = poll.poll(None if deadline == inf else max(0.0, deadline - now) * 1000)
         now = time.monotonic()
         for fd, events in ready:
             if fd != self._wake.fileno():
@@ -393,14 +406,18 @@ class HostTable:
         self._pid = os.getpid()
 
     def run(
-        self, parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], report: Report | None, run: bytes = b""
+        self,
+        parcel: Sequence[Buffer],
+        objects: Sequence[Sequence[Buffer]],
+        report: Report | None,
+        is_wanted: IsWanted | None = None,
     ) -> Parcel:
         """Run a group on a free host, or a new one; return its last report.
 
         The report says what is missing, if anything is, or why there can be no host.
         """
         group, _ = read_group(parcel)
-        run = run or os.urandom(8)
+        run = os.urandom(8)
         try:
             host = self._take(group)
         except (OSError, RuntimeError) as error:  # no more processes, descriptors or threads
@@ -410,7 +427,7 @@ class HostTable:
             if missing := host.missing(group, [read_object(found) for found in objects]):
                 is_fine = True
                 return pack(HostReport(group.number, run, 0, host.name, is_last=True, missing=missing))
-            last = host.run(parcel, run, report)
+            last = host.run(parcel, run, report, is_wanted)
             is_fine = True
             return last
         except (EngineUnavailable, ProtocolError) as error:

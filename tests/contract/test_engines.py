@@ -599,3 +599,34 @@ def test_a_dask_worker_that_hangs_holds_up_no_order_and_is_told_to_who_connects(
             hanging.resume()
             engine.close()
             later.close()
+
+
+KILLED_SCRIPT: Final = """
+import sys
+import time
+from pathlib import Path
+import concurrent_nb
+
+def stay(folder):
+    (folder / "started").touch()
+    try:
+        time.sleep(600)
+    finally:
+        (folder / "ended").touch()
+
+app = concurrent_nb.connect(sys.argv[1])
+app.submit(stay, Path(sys.argv[2])).result()
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_tasks_in_dask_end_when_the_process_that_has_started_them_was_killed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with dask_cluster() as address:
+        user = subprocess.Popen([sys.executable, "-c", KILLED_SCRIPT, address, str(tmp_path)], env=environment)
+        try:
+            work.wait_for(tmp_path / "started")
+        finally:
+            user.kill()
+            user.wait()
+        work.wait_for(tmp_path / "ended")
