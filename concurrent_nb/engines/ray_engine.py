@@ -42,6 +42,8 @@ KILLED_S: Final = 0.5
 #: CPUs are waited for so long, in seconds: when some are free, and when none is
 SETTLE_S: Final = 2.0
 FREE_S: Final = 10.0
+#: an engine of which Ray has placed no actor for so long, in seconds, runs nothing any more
+UNPLACED_S: Final = 30.0
 #: hosts have this long to end, in seconds
 END_S: Final = 3.0
 
@@ -51,6 +53,10 @@ class RayHost:
 
     def __init__(self) -> None:
         self._reports: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
+
+    def is_placed(self) -> bool:
+        """Return True: Ray has found a CPU for this actor, and it runs."""
+        return True
 
     def run(self, parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], *stored: Sequence[Buffer]) -> Parcel:
         """Run a group; return its last report."""
@@ -84,6 +90,8 @@ class _RayActor:
         self.handle = handle
         self.group: int | None = None  #: that it runs
         self.is_polled = False
+        self.is_placed = False  #: Ray has found a CPU for it, which may take for ever
+        self.has_failed = False  #: before it was placed
         self.is_dead = False
 
 
@@ -106,6 +114,7 @@ class RayEngine:
         self._waiting: deque[tuple[int, Parcel, list[Parcel], list[Any]]] = deque()
         self._lock = threading.RLock()
         self._closing = threading.Event()
+        self._placed = threading.Event()  # set once the first actor is
         self._watcher: threading.Thread | None = None
 
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
@@ -125,7 +134,13 @@ class RayEngine:
             raise EngineUnavailable(
                 f"{self.describe()} has no free CPU: add a node, or end what runs there (`ray status` shows it)"
             )
-        self._actors = [self._make_actor() for _ in range(self.slots)]
+        with self._lock:
+            self._actors = [self._make_actor() for _ in range(self.slots)]
+        if not self._placed.wait(START_S):
+            raise EngineUnavailable(
+                f"{self.describe()} has started no actor within {START_S:g} s: its free CPUs may have been taken"
+                " (`ray status` shows it)"
+            )
         self._watcher = threading.Thread(target=self._watch, name="concurrent_nb ray", daemon=True)
         self._watcher.start()
         return session
@@ -156,7 +171,27 @@ class RayEngine:
 
     def _make_actor(self) -> _RayActor:
         kind = ray.remote(RayHost).options(num_cpus=1, max_concurrency=8, max_restarts=0)
-        return _RayActor(kind.remote())
+        actor = _RayActor(kind.remote())
+        actor.handle.is_placed.remote().future().add_done_callback(partial(self._is_placed, actor))
+        return actor
+
+    def _is_placed(self, actor: _RayActor, future: Any) -> None:
+        """Let an actor have groups, now that it has a CPU. Called in a thread of Ray's."""
+        failed = future.exception() is not None
+        with self._lock:
+            if self._closing.is_set() or actor.is_dead:
+                return
+            if failed:
+                actor.has_failed = True  # the watcher makes another one, at its own pace
+                return
+            actor.is_placed = True
+            self._note_slots()
+        self._placed.set()
+        self._give()
+
+    def _note_slots(self) -> None:
+        """Tell how many actors have a CPU. With the lock, so that the last number is the last one told."""
+        self._events.resized(sum(actor.is_placed for actor in self._actors))
 
     def put(self, parcel: Parcel) -> Any:
         """Store an object in Ray's store."""
@@ -175,7 +210,7 @@ class RayEngine:
         """Give waiting groups to idle actors: one each, so that none waits behind a slow one."""
         while True:
             with self._lock:
-                actor = next((each for each in self._actors if each.group is None), None)
+                actor = next((each for each in self._actors if each.group is None and each.is_placed), None)
                 if actor is None or not self._waiting:
                     return
                 number, parcel, objects, handles = self._waiting.popleft()
@@ -187,11 +222,13 @@ class RayEngine:
 
     def _ended(self, number: int, actor: _RayActor, future: Any) -> None:
         """Take the last report of a group. Called in a thread of Ray's."""
+        error = future.exception()
         with self._lock:
             actor.group = None
+            if isinstance(error, ray.exceptions.RayActorError):
+                actor.is_placed = False
             if self._actor_of.get(number) is actor:
                 del self._actor_of[number]
-        error = future.exception()
         if not self._closing.is_set() and not isinstance(error, ray.exceptions.RayActorError):
             self._give()
         if error is None:
@@ -208,8 +245,10 @@ class RayEngine:
             if actor.is_dead or self._closing.is_set():
                 return
             actor.is_dead = True
+            actor.is_placed = False
             try:
                 self._actors[self._actors.index(actor)] = self._make_actor()
+                self._note_slots()
             except Exception as error:  # noqa: BLE001  (whatever Ray raises when it is gone)
                 self._events.gone(f"{self.describe()} is gone: {_first_line(error)}")
 
@@ -237,7 +276,8 @@ class RayEngine:
             actor.handle.order.remote(self._session.token, parcel)
 
     def _watch(self) -> None:
-        """Watch whether Ray answers."""
+        """Watch whether Ray answers, and has a CPU for us; replace actors that have failed to start."""
+        placed_at = time.monotonic()
         while not self._closing.wait(LOOK_S):
             try:
                 is_there = ray.is_initialized() and bool(ray.nodes())
@@ -246,6 +286,13 @@ class RayEngine:
                 is_there, why = False, _first_line(error)
             if not is_there and not self._closing.is_set():
                 self._events.gone(f"{self.describe()} is gone: {why}")
+                return
+            for actor in [each for each in self._actors if each.has_failed]:
+                self._replace(actor)
+            if any(actor.is_placed for actor in self._actors):
+                placed_at = time.monotonic()
+            elif time.monotonic() - placed_at > UNPLACED_S:
+                self._events.gone(f"{self.describe()} has had no CPU for our actors for {UNPLACED_S:g} s")
                 return
 
     def describe(self) -> str:
@@ -261,7 +308,7 @@ class RayEngine:
             assert self._session is not None
             with contextlib.suppress(Exception):  # an actor may be dead, or Ray; hosts end with their actors
                 until = time.monotonic() + END_S
-                ends = [actor.handle.end.remote(self._session.token) for actor in self._actors]
+                ends = [actor.handle.end.remote(self._session.token) for actor in self._actors if actor.is_placed]
                 ray.wait(ends, num_returns=len(ends), timeout=max(0.0, until - time.monotonic()))
             for actor in self._actors:
                 with contextlib.suppress(Exception):  # likewise
