@@ -17,14 +17,16 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import distributed
 
 from concurrent_nb.engines.engine_host import HOSTS
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts
 from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
-from concurrent_nb.errors import EngineUnavailable
+from concurrent_nb.errors import ConfigurationError, EngineUnavailable
 from concurrent_nb.foreign import describe
+from concurrent_nb.nodes.launchers.dask_pilot import DASK_PORT, dask_address
 from concurrent_nb.wire.codec import Buffer
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class DaskEngine:
         """Connect, check the workers' versions, and listen to reports."""
         self._events, self._session = events, session
         if self._client is None:
-            self._client = _client_of(str(self._where).replace("dask://", "tcp://", 1))
+            self._client = _client_of(_address_of(str(self._where)))
         threads = self._wait_for_workers()
         ours = own_facts()
         for worker, facts in self._facts_of_workers().items():
@@ -227,11 +229,25 @@ class DaskEngine:
             self._client.close(timeout=END_S)
 
 
+def _address_of(where: str) -> str:
+    """Return the address of a scheduler as Dask writes it. Raises ConfigurationError.
+
+    >>> _address_of("dask://host"), _address_of("dask://tls://host:8787")
+    ('tcp://host:8786', 'tls://host:8787')
+    """
+    try:
+        return dask_address(where.removeprefix("dask:"))
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"{where!r} is no address of a Dask scheduler: give dask://HOST:{DASK_PORT} or dask://tls://HOST:{DASK_PORT}"
+        ) from None
+
+
 def _client_of(address: str) -> Any:
     """Connect to a scheduler. Raises EngineUnavailable."""
+    place = urlsplit(address)
     try:
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()  # a client takes longer to fail
+        socket.create_connection((place.hostname, place.port), CONNECT_S).close()  # a client takes longer to fail
         return distributed.Client(address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb")
     except (OSError, ValueError, TimeoutError) as error:
         _close_begun(error)

@@ -540,6 +540,11 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("concurrent_nb.engines.dask_engine.CONNECT_S", 0.3)
     with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1:"):
         concurrent_nb.connect("dask://127.0.0.1:1")
+    with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tls://127\.0\.0\.1:1:"):
+        concurrent_nb.connect("dask://tls://127.0.0.1:1")
+    for wrong in ("dask://", "dask://host:port", "dask://http://host:1"):
+        with pytest.raises(ConfigurationError, match=r"is no address of a Dask scheduler: give dask://HOST:8786"):
+            concurrent_nb.connect(wrong)
 
 
 def test_an_executor_that_is_shut_down_is_refused_and_one_that_breaks_ends_the_futures() -> None:
