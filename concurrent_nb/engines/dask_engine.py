@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 import distributed
 
 from concurrent_nb.engines.engine_host import HOSTS
-from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts
+from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
 from concurrent_nb.errors import ConfigurationError, EngineUnavailable
 from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.dask_pilot import DASK_PORT, dask_address
+from concurrent_nb.transport.addresses import is_loopback
 from concurrent_nb.wire.codec import Buffer
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class DaskEngine:
                 raise EngineUnavailable(f"the Dask worker {worker} does not run functions: {describe(facts)}")
             check_facts(facts, f"the Dask worker {worker}", ours)
         self.slots = sum(threads.values())
+        if all(map(_is_here, [self._address, *threads])):
+            session = self._session = with_authkey(session)
         self._topic = f"concurrent_nb-{session.token.hex()}"
         self._client.subscribe_topic(self._topic, self._on_event)
         self._is_open = True
@@ -241,6 +244,11 @@ def _address_of(where: str) -> str:
         raise ConfigurationError(
             f"{where!r} is no address of a Dask scheduler: give dask://HOST:{DASK_PORT} or dask://tls://HOST:{DASK_PORT}"
         ) from None
+
+
+def _is_here(address: str) -> bool:
+    """Return whether a scheduler or worker can be reached from this machine only."""
+    return address.startswith("inproc:") or is_loopback(urlsplit(address).hostname or "")
 
 
 def _client_of(address: str) -> Any:

@@ -83,7 +83,8 @@ class EngineHost:
         env = environment(1, 1, os.environ)
         if session.host_name == socket.gethostname():
             env[SYS_PATH_VARIABLE] = _json_list([*session.sys_path, *sys.path])
-            env[AUTHKEY_VARIABLE] = session.authkey
+            if session.authkey:
+                env[AUTHKEY_VARIABLE] = session.authkey
         with _interrupts_unblocked():
             self._pool = Pool(1, ForkServerLauncher(env), grace_s=session.grace_s)
             self._pool.start(time.monotonic())

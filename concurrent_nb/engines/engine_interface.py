@@ -1,7 +1,10 @@
 """What an engine is to us: something that runs groups on its workers, and carries bytes to them and back."""
 
+import multiprocessing
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
+
+from msgspec import structs
 
 from concurrent_nb.engines.group_messages import EngineSession, Parcel
 from concurrent_nb.errors import EngineUnavailable, VersionMismatch
@@ -63,6 +66,14 @@ FACTS: Final = (
     " for name in ('concurrent-nb', 'cloudpickle', 'numpy')}))"
     "(__import__('importlib.metadata', fromlist=['distributions']))"
 )
+
+
+def with_authkey(session: EngineSession) -> EngineSession:
+    """Return a session with the key of this process, for an engine of which no worker is on another machine.
+
+    With the key one can connect to the managers of multiprocessing of this process, so it leaves no machine.
+    """
+    return structs.replace(session, authkey=bytes(multiprocessing.current_process().authkey).hex())
 
 
 def own_facts() -> dict[str, str]:

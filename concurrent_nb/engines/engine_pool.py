@@ -5,7 +5,6 @@ wakes the loop. What is to be done is decided by `group_scheduler`.
 """
 
 import logging
-import multiprocessing
 import secrets
 import socket
 import sys
@@ -69,7 +68,7 @@ class EnginePool:
             secrets.token_bytes(16),
             socket.gethostname(),
             list(sys.path),
-            bytes(multiprocessing.current_process().authkey).hex(),
+            "",  # the engine sets it where no worker can be on another machine
             GRACE_S,
         )
         self._segments = SegmentReader()  # shared memory of the application

@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from concurrent_nb.engines.engine_host import HOSTS
-from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts
+from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
 from concurrent_nb.errors import EngineUnavailable
 from concurrent_nb.foreign import describe
@@ -92,6 +92,8 @@ class ExecutorEngine:
             self._executor, (concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor)
         )
         self._listener = ReportListener("127.0.0.1" if is_local else "0.0.0.0", events.reported)
+        if is_local:
+            session = with_authkey(session)
         return msgspec.structs.replace(session, addresses=self._listener.addresses, secret=self._listener.secret)
 
     def put(self, parcel: Parcel) -> None:

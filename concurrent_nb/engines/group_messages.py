@@ -26,7 +26,9 @@ class EngineSession(msgspec.Struct, array_like=True, frozen=True):
     token: bytes  #: names the session
     host_name: str  #: of the machine of the application
     sys_path: list[str]  #: of its process; used on the same machine
-    authkey: str  #: of its process, for managers of multiprocessing, as hexadecimal digits
+    authkey: (
+        str  #: of its process, for managers of multiprocessing, as hexadecimal digits; "" where workers are elsewhere
+    )
     grace_s: float  #: seconds between the interrupt of a task and the kill of its worker
     addresses: list[str] = []  #: HOST:PORT where hosts may connect for reports and orders; none: another way is used
     secret: str = ""  #: the key of that connection

@@ -23,10 +23,11 @@ import ray
 import ray.exceptions
 
 from concurrent_nb.engines.engine_host import HOSTS
-from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts
+from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel
 from concurrent_nb.errors import EngineUnavailable, VersionMismatch
 from concurrent_nb.foreign import describe
+from concurrent_nb.transport.addresses import is_loopback
 from concurrent_nb.wire.codec import Buffer
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,8 @@ class RayEngine:
         except Exception as error:
             raise EngineUnavailable(f"{self.describe()} does not run functions: {describe(error)}") from error
         check_facts(found, f"a worker of {self.describe()}")
+        if all(is_loopback(node["NodeManagerAddress"]) for node in ray.nodes()):  # else another may join it
+            session = self._session = with_authkey(session)
         self.slots = self._free_cpus()
         if not self.slots:
             raise EngineUnavailable(

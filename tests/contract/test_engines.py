@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs
+from concurrent_nb.engines.executor_engine import ExecutorEngine
 from concurrent_nb.engines.group_messages import EngineSession, Orders, pack
 from concurrent_nb.errors import (
     ConfigurationError,
@@ -487,6 +488,52 @@ def test_what_does_not_fit_an_engine_is_refused() -> None:
         concurrent_nb.connect("inline", "keys")
 
 
+class NoEvents:
+    """Takes what an engine reports. Implements `engine_interface.EngineEvents`."""
+
+    def reported(self, parcel: Sequence[Buffer]) -> None:
+        return None
+
+    def lost(self, number: int, reason: str) -> None:
+        return None
+
+    def resized(self, slots: int) -> None:
+        return None
+
+    def gone(self, reason: str) -> None:
+        return None
+
+
+def append_square(to: Any, n: int) -> None:
+    to.append(n * n)
+
+
+def test_tasks_on_this_machine_may_use_managers(app: ApplicationNode, engine: str) -> None:
+    if engine == "ray":
+        pytest.skip("it listens on an address of the network, so its nodes may be elsewhere")
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        shared = manager.list()
+        app.submit(append_square, shared, 3).result(PATIENCE_S)
+        assert list(shared) == [9]
+
+
+class Elsewhere(Executor):
+    """An executor whose workers may be anywhere, for all that is known of it."""
+
+    def __init__(self, threads: Executor) -> None:
+        self.submit = threads.submit  # type: ignore[method-assign]
+
+
+def test_the_key_of_managers_goes_to_no_other_machine() -> None:
+    session = EngineSession(b"t" * 16, "another machine", [], "", 1.0)
+    own_key = bytes(multiprocessing.current_process().authkey).hex()
+    with ThreadPoolExecutor(1) as threads:
+        for executor, expected in ((threads, own_key), (Elsewhere(threads), "")):
+            engine = ExecutorEngine(executor, 1)
+            assert engine.open(session, NoEvents()).authkey == expected
+            engine.close()
+
+
 def kill_the_worker_of_the_engine(once: Path) -> str:
     """Kill the process in which this task's own process was started, the first time."""
     try:
@@ -563,22 +610,6 @@ def test_an_executor_that_is_shut_down_is_refused_and_one_that_breaks_ends_the_f
         app.close()
     with pytest.raises(EngineUnavailable, match="does not run tasks"):
         concurrent_nb.connect(pool)
-
-
-class NoEvents:
-    """Takes what an engine reports. Implements `engine_interface.EngineEvents`."""
-
-    def reported(self, parcel: Sequence[Buffer]) -> None:
-        return None
-
-    def lost(self, number: int, reason: str) -> None:
-        return None
-
-    def resized(self, slots: int) -> None:
-        return None
-
-    def gone(self, reason: str) -> None:
-        return None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")

@@ -22,8 +22,10 @@ class KeepingEngine:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.groups: list[int] = []
+        self.authkey: str | None = None
 
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
+        self.authkey = session.authkey
         return session
 
     def put(self, parcel: Parcel) -> None:
@@ -92,3 +94,8 @@ def test_an_engine_without_a_worker_that_works_is_lost() -> None:
             pool.tick(now)
             pool.take_reports()
         assert fail(pool, engine.groups[-1], now) == "no more processes"
+
+
+def test_the_key_of_managers_travels_only_if_the_engine_adds_it() -> None:
+    with pool_with(slots=1, tasks=0) as (engine, _):
+        assert engine.authkey == ""
