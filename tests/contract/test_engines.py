@@ -66,7 +66,7 @@ FEATURES: Final = {
     "cancel": "cancel what runs",
     "deaf": "stop a task that catches its interrupt",
     "crash": "survive a task that kills its process",
-    "put": "large arguments and `app.put` travel once",
+    "put": "large arguments and `app.put` do not travel with each task",
     "results": "large results",
     "systems": "task systems",
     "setups": "`%%concurrent_setup`",
@@ -123,7 +123,7 @@ def dask_cluster() -> Iterator[str]:
     import distributed
 
     with distributed.LocalCluster(
-        n_workers=WORKERS, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address=":0"
+        n_workers=WORKERS, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield "dask://" + cluster.scheduler_address.removeprefix("tcp://")
 
@@ -564,7 +564,7 @@ def test_a_dask_without_workers_is_refused_and_one_that_ends_ends_the_futures(mo
 
     monkeypatch.setattr("concurrent_nb.engines.dask_engine.WORKERS_S", 0.2)
     with distributed.LocalCluster(
-        n_workers=0, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address=":0"
+        n_workers=0, threads_per_worker=1, processes=True, protocol="tcp", dashboard_address="127.0.0.1:0"
     ) as cluster:
         address = "dask://" + cluster.scheduler_address.removeprefix("tcp://")
         with pytest.raises(EngineUnavailable, match="has no workers: start one"):
