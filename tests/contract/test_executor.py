@@ -293,7 +293,7 @@ def test_map_hands_out_what_is_done_and_raises_at_the_timeout(executor: Executor
     for path in ready:
         path.touch()
     never = tmp_path / "never"
-    results = executor.map(work.wait_for, [*ready, never], timeout=1.5)
+    results = executor.map(work.wait_for, [*ready, never], timeout=3)
     assert [next(results), next(results)] == ready
     with pytest.raises(TimeoutError):
         next(results)

@@ -83,7 +83,7 @@ def test_concurrent_nb_is_missing() -> None:
         ("No ED25519 host key is known for h and you have requested strict checking.", "run `ssh me@h` once"),
         ("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed.", "ssh-keygen -R me@h"),
         ("Error: remote port forwarding failed for listen port 0", "allows no tunnel"),
-        ("/root/.ssh/config: line 1: Bad configuration option: foo", "does not accept its configuration"),
+        ("/home/me/.ssh/config: line 1: Bad configuration option: foo", "does not accept its configuration"),
         ("Connection closed by remote host", "has closed the connection"),
         ("something new", "ssh has failed"),
     ],
