@@ -72,5 +72,6 @@ def test_a_job_that_slurm_has_accepted_without_an_answer_is_cancelled(
     command(commands, "scancel", f"echo $* >> {tmp_path}/cancelled")
     slurm.launch(START)
     assert not ended(slurm).refused
-    eventually((tmp_path / "cancelled").exists, "it is cancelled")
-    assert (tmp_path / "cancelled").read_text().splitlines()[0] == "17"
+    cancelled = tmp_path / "cancelled"
+    eventually(lambda: cancelled.exists() and cancelled.read_text().endswith("\n"), "it is cancelled")
+    assert cancelled.read_text().splitlines()[0] == "17"
