@@ -1,5 +1,6 @@
 """What every test gets: a home of its own for the run, and a check that it leaves nothing behind."""
 
+import builtins
 import copyreg
 import os
 import secrets
@@ -23,6 +24,8 @@ HOME = pytest.StashKey[Path]()
 AT_START = pytest.StashKey[leaks.Held]()
 STATUS = pytest.StashKey[int]()
 FAILED = pytest.StashKey[bool]()
+ENVIRONMENT = pytest.StashKey[dict[str, str]]()
+PRINT = builtins.print
 
 # A busy machine is no reason to fail, and a failure found once is found again.
 hypothesis.settings.register_profile("ours", deadline=None, print_blob=True)
@@ -56,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # The tests themselves are on this machine only, and too many to be laid into shared memory within each of them.
     TRACKER.follow_modules(leave_out=["tests"])
     config.stash[AT_START] = leaks.held()
+    config.stash[ENVIRONMENT] = dict(os.environ)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -97,11 +101,21 @@ def leak_patience_s() -> float:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def exceptions_are_pickled_as_usual() -> None:
-    """Undo what importing Dask in another module has done: tblib pickles exceptions in this process, as it likes."""
+def other_modules_changed_nothing(pytestconfig: pytest.Config) -> None:
+    """Undo what libraries have done to this process in another module.
+
+    Dask leaves the environment variables of its workers here, and its tblib registers how exceptions are pickled; Ray
+    replaces the built-in print.
+    """
     for kind, function in list(copyreg.dispatch_table.items()):
         if getattr(function, "__module__", "").startswith("tblib"):
             del copyreg.dispatch_table[kind]
+    builtins.print = PRINT
+    for name in os.environ.keys() - (environment := pytestconfig.stash[ENVIRONMENT]).keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)

@@ -54,12 +54,13 @@ def check_demonstrations(connect_line: str, folder: Path, *, mandelbrot: bool = 
 
 
 def _check_search(notebook: Notebook) -> None:
-    """The search of the thesis: found, shown live, and the rest of the tasks cancelled."""
+    """The search of the thesis: found, shown live, and what has not run by then is cancelled."""
     for source in cells_of("01_md5_reverse.ipynb"):
         answer = notebook.run(source)
         assert answer.error is None, answer.traceback
         if source.startswith("%%concurrent_task"):
-            assert re.search(r"128 tasks: \d+ done, \d+ cancelled in", answer.summary()), answer.summary()
+            # A fast cluster may have run all of them before it is told that the search is over.
+            assert re.search(r"128 tasks(: \d+ done, \d+ cancelled)? in", answer.summary()), answer.summary()
             assert answer.updates > 0  # shown while it ran
     assert re.match(r"found 1763965: \d+ tasks run", answer.text), answer.text
 

@@ -656,7 +656,8 @@ def test_what_its_owner_can_import_its_workers_can(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_numeric_libraries_get_a_fair_share_of_the_cores(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for library in ("OMP", "OPENBLAS"):
+        monkeypatch.delenv(f"{library}_NUM_THREADS", raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     with Cluster(workers=workers) as cluster:
         app = cluster.application()
