@@ -20,6 +20,7 @@ from concurrent_nb import ApplicationNode, Cluster, Needs
 from concurrent_nb.api import OutputPiece
 from concurrent_nb.errors import RemoteTraceback, TaskTimeout
 from concurrent_nb.nodes.worker.waiting_here import NESTING_MAX
+from concurrent_nb.workers.slave_side.pool_scheduler.reserve import RESERVE_S
 from tests.clusters import BRISK, eventually, shared_cluster
 from tests.work import PATIENCE_S
 
@@ -45,6 +46,12 @@ def cluster(workers: int) -> Iterator[Cluster]:
 @pytest.fixture
 def app(cluster: Cluster) -> ApplicationNode:
     return cluster.application()
+
+
+@pytest.fixture
+def leak_patience_s() -> float:
+    """Return the time in which the workers for blocked tasks' slots end when none is needed, on a busy machine, too."""
+    return RESERVE_S + 10.0
 
 
 # ------------------------------------------------------------------------------------------------------------ for tasks
