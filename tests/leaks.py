@@ -7,6 +7,7 @@ except for the few third-party helpers named below, each with its reason.
 import contextlib
 import gc
 import os
+import re
 import sys
 import threading
 import time
@@ -249,12 +250,16 @@ def _marked_pids() -> list[int]:
 
 
 def _held_by_strangers(left: Sequence[tuple[object, ...]]) -> set[tuple[object, ...]]:
-    """Shared memory that a process outside this run has open or mapped: another run on the same machine made it."""
+    """Shared memory that a process outside this run made or has open or mapped: that of another run on this machine."""
     paths = {str(key[1]): key for key in left if key[0] == "file" and str(key[1]).startswith(f"{SHARED_MEMORY}/")}
     if not paths:
         return set()
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True)), *_marked_pids()}
     found: set[str] = set()
+    for path in paths:
+        maker = re.match(r"joblib_memmapping_folder_(\d+)_", Path(path).name)
+        if maker and int(maker[1]) not in ours and psutil.pid_exists(int(maker[1])):
+            found.add(path)
     for process in psutil.process_iter():
         if process.pid not in ours:
             try:

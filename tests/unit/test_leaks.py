@@ -118,6 +118,19 @@ def test_shared_memory_of_another_run_is_not_reported() -> None:
     assert not any(str(block) in report for report in reports)
 
 
+def test_what_joblib_of_another_run_shares_is_not_reported() -> None:
+    before = leaks.held()
+    folders = [leaks.SHARED_MEMORY / f"joblib_memmapping_folder_{pid}_left" for pid in (os.getppid(), os.getpid())]
+    for folder in folders:
+        folder.mkdir()
+    try:
+        reports = leaks.left_since(before, patience_s=IMPATIENT_S)
+    finally:
+        for folder in folders:
+            folder.rmdir()
+    assert reports == [f"file {folders[1]}"]
+
+
 def test_a_file_in_a_watched_folder_is_reported(tmp_path: Path) -> None:
     before = leaks.held([tmp_path])
     (tmp_path / "kernel-1.json").touch()
