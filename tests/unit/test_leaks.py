@@ -92,7 +92,7 @@ def test_shared_memory_is_reported() -> None:
         reports = leaks.left_since(before, patience_s=IMPATIENT_S)
     finally:
         block.unlink()
-    assert reports == [f"file {block}"]
+    assert f"file {block}" in reports
 
 
 @pytest.mark.skipif(not leaks.SHARED_MEMORY.is_dir(), reason="shared memory is no folder here")
@@ -128,7 +128,7 @@ def test_what_joblib_of_another_run_shares_is_not_reported() -> None:
     finally:
         for folder in folders:
             folder.rmdir()
-    assert reports == [f"file {folders[1]}"]
+    assert [folder for folder in folders if f"file {folder}" in reports] == folders[1:]
 
 
 def test_a_file_in_a_watched_folder_is_reported(tmp_path: Path) -> None:
