@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.wire.messages import ErrorReport
+from concurrent_nb.wire.messages import ErrorReport, Needs
 from concurrent_nb.workers.slave_side.launchers import environment
 from tests.integration import pool_driver
 from tests.integration.pool_driver import Driver
@@ -112,6 +112,24 @@ def test_large_arguments_and_results_both_ways_at_once(driver: Driver) -> None:
     for ref in refs:
         assert driver.ended[ref].value[1] == len(data)
         assert driver.ended[ref].value[0] == data
+
+
+@pytest.mark.parametrize("needs", [None, Needs(kind="thread")], ids=["process", "thread"])
+def test_a_large_result_before_a_slow_task_is_taken_while_that_runs(single: Driver, needs: Needs | None) -> None:
+    def answer(kind: str) -> bytes:
+        import time
+
+        time.sleep(0.5 if kind == "slow" else 0)
+        return bytes(MIB if kind == "large" else 1)
+
+    # The worker's first result that takes shared memory, right after one that was sent
+    function = single.add(answer)
+    single.assign(function, [("short",)], needs=needs)
+    single.until(lambda: not single.pool.unfinished)
+    refs = single.assign(function, [(kind,) for kind in ("short", "large", "slow", "large")], needs=needs)
+    single.until(lambda: not single.pool.unfinished)
+    assert [single.ended[ref].status for ref in refs] == [Status.OK] * 4
+    assert [len(single.ended[ref].value) for ref in refs] == [1, MIB, 1, MIB]
 
 
 def test_what_a_task_changes_of_its_functions_buffers_is_its_own(single: Driver) -> None:

@@ -456,6 +456,10 @@ class TaskRunner:
             self._announced.difference_update(closed)
             self._memory_changes.append(RemoveSegments(closed))
 
+    def has_new_segments(self) -> bool:
+        """Return whether results may refer to shared memory that `memory_changes` has not returned yet."""
+        return bool(self._new_segments)
+
     def has_shared_memory(self) -> bool:
         """Return whether others may use memory of ours, which they will release."""
         return bool(self._announced)

@@ -101,6 +101,9 @@ class Runner(Protocol):
     def memory_changes(self) -> Sequence[AddSegment | RemoveSegments]:
         """Return the changes of our own shared memory since the last call."""
 
+    def has_new_segments(self) -> bool:
+        """Return whether results may refer to shared memory that `memory_changes` has not returned yet."""
+
     def release_memory(self) -> None:
         """Release the memory that is kept for the next results."""
 
@@ -291,7 +294,8 @@ class TaskLoop:
         if out:
             self._memory_released = False  # our shared memory may have changed
         travels = [it for it in buffers_out if not isinstance(it, Slice)]
-        if travels or len(result) > UNSENT_RESULT_BYTES_MAX:
+        # The slave could not read results in the page that refer to a segment that it does not know.
+        if travels or len(result) > UNSENT_RESULT_BYTES_MAX or (out and self._runner.has_new_segments()):
             page.sending(ticket)
             page.end()
             self._flush(travels)
