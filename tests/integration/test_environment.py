@@ -432,6 +432,20 @@ def test_settings_are_those_of_now(app: ApplicationNode) -> None:
     assert on_all(app, _settings) == {before}
 
 
+def test_a_level_stays_when_a_task_imports_the_module_that_sets_another(app: ApplicationNode, folder: Folder) -> None:
+    log = "import logging\nlog = logging.getLogger(__name__)\n"
+    for number, wanted in enumerate((logging.ERROR, logging.DEBUG)):
+        name = f"env_talks_{number}"
+        folder.write(f"{name}.py", f"{log}log.setLevel(logging.INFO)\ndef level():\n    return log.level\n")
+        talks = imported(name)
+        talks.log.setLevel(wanted)
+        try:
+            assert app.submit(talks.level).result(PATIENCE_S) == wanted
+            assert on_all(app, talks.level) == {wanted}
+        finally:
+            talks.log.setLevel(logging.NOTSET)
+
+
 def test_log_lines_have_the_format_of_here(app: ApplicationNode, capfd: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handler = logging.StreamHandler(sys.stderr)

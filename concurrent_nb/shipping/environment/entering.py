@@ -214,8 +214,12 @@ class Environments:
     def _apply(self) -> None:
         values = self.current.values or {}
         for setting in self._settings:
+            value = values.get(setting.name)
             if is_imported(setting):
-                setting.apply(values.get(setting.name))
+                setting.apply(value)
+            if value is not None:
+                for module in setting.changed_by_imports(value):
+                    self._modules.on_import[module] = self._apply_after_import
         for name, (setting, base) in self._user_settings.items():
             setting.apply(values.get(name, base))
 
@@ -228,11 +232,11 @@ class Environments:
     def _apply_after_import(self, module: str) -> None:
         values = self.current.values or {}
         for setting in self._settings:
-            if setting.module == module:
-                if (value := values.get(setting.name)) is not None:
-                    setting.apply(value)
-                if self._is_process_wide(setting):
-                    self._settings_snapshot.add(setting)
+            value = values.get(setting.name)
+            if value is not None and module in setting.changed_by_imports(value):
+                setting.apply(value)
+            if setting.module == module and self._is_process_wide(setting):
+                self._settings_snapshot.add(setting)
 
     def _is_process_wide(self, setting: Setting) -> bool:
         """Return whether all tasks of this process share the setting."""

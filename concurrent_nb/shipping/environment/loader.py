@@ -119,11 +119,14 @@ class ModuleFinder:
     ) -> ModuleSpec | None:
         """Return the spec of a module of the current set. Raises ImportError for a compiled one of another version."""
         source = self.current.sources.get(fullname)
-        if source is not None:
-            return self._spec(source)
-        if (callback := self.on_import.get(fullname)) is not None:
-            return _spec_with_callback(fullname, path, callback, self)
-        return None
+        callback = self.on_import.get(fullname)
+        if source is None and callback is None:
+            return None
+        spec = self._spec(source) if source is not None else _spec_by_others(fullname, path, self)
+        if callback is not None and spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = partial(_execute_and_call, execute, callback)  # type: ignore[method-assign]
+        return spec
 
     def _spec(self, source: ModuleSource) -> ModuleSpec | None:
         folders = list(source.folders) if source.folders is not None else None
@@ -232,18 +235,12 @@ class ModuleFinder:
                 by_path.append((file, stamp_of(file)))
 
 
-def _spec_with_callback(
-    fullname: str, path: Sequence[str] | None, callback: Callable[[str], None], without: object
-) -> ModuleSpec | None:
-    """Find a module by all other finders; call `callback` with its name when it is imported."""
+def _spec_by_others(fullname: str, path: Sequence[str] | None, without: object) -> ModuleSpec | None:
+    """Find a module by all other finders."""
     for finder in finders_after(without):
         spec: ModuleSpec | None = finder.find_spec(fullname, path, None)
-        if spec is None:
-            continue
-        if spec.loader is not None:
-            execute = spec.loader.exec_module
-            spec.loader.exec_module = partial(_execute_and_call, execute, callback)  # type: ignore[method-assign]
-        return spec
+        if spec is not None:
+            return spec
     return None
 
 

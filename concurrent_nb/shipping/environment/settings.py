@@ -38,6 +38,10 @@ class Setting:
         """Set a value that `read` has returned in another process."""
         raise NotImplementedError
 
+    def changed_by_imports(self, value: Any) -> Iterable[str]:
+        """Return the modules whose import may change the value, which is then to be applied again."""
+        return [self.module] if self.module else []
+
     def probes(self) -> list[Probe]:
         """Return the probes by which changes are noticed."""
         raise NotImplementedError
@@ -206,6 +210,11 @@ class _Logging(Setting):
                 handler.setFormatter(pickles.loads(formatter))
             ours.append(handler)
         root.handlers[:] = [*self._base, *ours]
+
+    def changed_by_imports(self, value: Any) -> Iterable[str]:
+        _, _, own_levels, _ = value
+        # Libraries set the levels of their loggers when they are imported.
+        return {self.module, *(name.partition(".")[0] for name in own_levels)}
 
     def probes(self) -> list[Probe]:
         cache: dict[Any, Any] = self._witness._cache  # type: ignore[attr-defined]
