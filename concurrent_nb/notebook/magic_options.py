@@ -105,6 +105,8 @@ def _unexpected(extra: list[str], parser: argparse.ArgumentParser) -> str:
     if unknown is None:
         return f"`{' '.join(extra)}` is not expected here: a value with spaces needs quotes around it"
     name = unknown.partition("=")[0]
+    if name in ("-h", "--help"):
+        return f"unknown option {name}: the options are explained by the magic's name followed by ?: {parser.prog}?"
     plain = {option.lstrip("-"): option for option in known}
     close = [plain[word] for word in difflib.get_close_matches(name.lstrip("-"), plain, 1)]
     return f"unknown option {name}: " + (

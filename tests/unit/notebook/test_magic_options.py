@@ -56,6 +56,7 @@ def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
     ("line", "message"),
     [
         ("--wait", "unknown option --wait"),
+        ("--help", "unknown option --help: the options are explained by the magic's name followed by ?"),
         ("--no-blok", "unknown option --no-blok: did you mean --no-block?"),
         ("--time 3", "unknown option --time: did you mean --timeout?"),
         ("--untill=3", "unknown option --untill: did you mean --until?"),
