@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers
-from concurrent_nb.wire.messages import Needs, Slice, StackSampled, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Assign, Slice, StackSampled, TaskFrame, TaskRef
 from concurrent_nb.workers.slave_side.attempts import PoolReports
 
 
@@ -44,19 +44,10 @@ class QueueingPool(UnsharedPool):
         self.waiting: deque[tuple[bytes, bytes, TaskFrame, Buffers]] = deque()  #: job, function, task, its buffers
         self._reports = PoolReports()
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Sequence[TaskFrame],
-        buffers: ItemBuffers,
-        now: float,
-        needs: Needs | None = None,
-    ) -> None:
+    def assign(self, run: Assign, buffers: ItemBuffers, now: float) -> None:
         """Queue attempts."""
-        for at, frame in enumerate(tasks):
-            self.waiting.append((job, function, frame, buffers[at] if buffers else ()))
+        for at, frame in enumerate(run.tasks):
+            self.waiting.append((run.job, run.function, frame, buffers[at] if buffers else ()))
 
     def withdraw(self, tasks: Sequence[TaskRef], stop: bool, now: float) -> None:
         """Return attempts that wait. None runs between two calls of `take_reports`, so there is nothing to stop."""

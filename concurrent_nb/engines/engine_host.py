@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from math import inf
 from typing import Final
 
+import msgspec
+
 from concurrent_nb.engines.group_messages import (
     EngineSession,
     Group,
@@ -207,7 +209,7 @@ class EngineHost:
             self._announce(sizes)
             frames.append(m.TaskFrame(task.index, task.attempt, task.body, sizes, task.kind))
             own.append(rest)
-        self._pool.assign(assign.job, assign.function, assign.timeout_s, frames, own, now, assign.needs)
+        self._pool.assign(msgspec.structs.replace(assign, tasks=frames), own, now)
 
     # ------------------------------------------------------------------------------------------------------- one turn
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
+
 from concurrent_nb.engines.engine_interface import Engine
 from concurrent_nb.engines.failing_hosts import FailingHosts
 from concurrent_nb.engines.group_messages import (
@@ -146,27 +148,19 @@ class EnginePool:
         if self._local is not None:
             self._local.hold_notes(hold)
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Sequence[m.TaskFrame],
-        buffers: ItemBuffers,
-        now: float,
-        needs: m.Needs | None = None,
-    ) -> None:
+    def assign(self, run: m.Assign, buffers: ItemBuffers, now: float) -> None:
         """Run these attempts: task systems here, all others on the engine."""
+        needs = run.needs
         if needs is not None and needs.kind == "system_host":
-            self._local_pool(now).assign(job, function, timeout_s, tasks, buffers, now, needs)
+            self._local_pool(now).assign(run, buffers, now)
             return
         if needs is not None and needs.cores > 1:
             why = f"needs {needs.cores} cores, and a worker of the engine {self._engine.name!r} has one"
-            self._scheduler.refuse(job, tasks, why)
+            self._scheduler.refuse(run, why)
             return
         if needs is not None and not needs.cores:
-            needs = m.Needs(1, needs.kind)
-        self._scheduler.assigned(job, function, timeout_s, tasks, buffers, needs)
+            run = msgspec.structs.replace(run, needs=m.Needs(1, needs.kind))
+        self._scheduler.assigned(run, buffers)
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.codec import Buffer, encode_error, length
-from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, StartedTask, TaskFrame, TaskRef
+from concurrent_nb.wire.codec import Buffer, ItemBuffers, encode_error, length
+from concurrent_nb.wire.messages import Assign, ErrorReport, Needs, OutcomeFrame, StartedTask, TaskFrame, TaskRef
 from concurrent_nb.workers.slave_side.attempts import Disposition, PoolReports
 
 #: seconds of work in a group
@@ -143,29 +143,22 @@ class GroupScheduler:
 
     # ------------------------------------------------------------------------------------------- events from the slave
 
-    def assigned(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        frames: Iterable[TaskFrame],
-        buffers: Sequence[Sequence[Buffer]],
-        needs: Needs | None,
-    ) -> None:
-        """Add attempts. `buffers` has an entry for each frame, or is empty if no task has buffers."""
-        for at, frame in enumerate(frames):
-            task = GroupTask(job, function, timeout_s, needs, frame, buffers[at] if buffers else ())
+    def assigned(self, run: Assign, buffers: ItemBuffers) -> None:
+        """Add attempts. `buffers` has an entry for each task, or is empty if no task has buffers."""
+        for at, frame in enumerate(run.tasks):
+            own = buffers[at] if buffers else ()
+            task = GroupTask(run.job, run.function, run.timeout_s, run.needs, frame, own)
             self._tasks[task.key] = task
             self._waiting.append(task)
         if self.is_draining:
             self.drain()
 
-    def refuse(self, job: bytes, frames: Iterable[TaskFrame], why: str) -> None:
+    def refuse(self, run: Assign, why: str) -> None:
         """End attempts that this engine cannot run."""
-        for frame in frames:
-            text = f"task {task_name(job, frame.index)} {why}"
+        for frame in run.tasks:
+            text = f"task {task_name(run.job, frame.index)} {why}"
             body = encode_error(ErrorReport("TaskRefused", text, ""))
-            self._reports.ended(job, OutcomeFrame(frame.index, frame.attempt, Status.ERROR, 0.0, 0, body))
+            self._reports.ended(run.job, OutcomeFrame(frame.index, frame.attempt, Status.ERROR, 0.0, 0, body))
 
     def withdrawn(self, refs: Iterable[TaskRef], stop: bool) -> None:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""

@@ -12,9 +12,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TextIO, cast
+
+import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.common.wakeup import Wakeup
@@ -25,7 +27,8 @@ from concurrent_nb.shipping.environment.loader import ModuleSet
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.runtime.setup_runner import FunctionWithSetups
 from concurrent_nb.shipping.serialization import pickles, random_streams, restoring
-from concurrent_nb.wire.messages import Needs, Sizes, TaskFrame
+from concurrent_nb.wire.codec import ItemBuffers
+from concurrent_nb.wire.messages import Assign, Sizes
 from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.records import Buffer
 from concurrent_nb.workers.slave_side.launchers import Event, ProcessEnded, ProcessStarted
@@ -43,19 +46,11 @@ class InlineWorkers(Pool):
     def __init__(self, slots: int = 1) -> None:
         super().__init__(slots, InlineLauncher())
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Iterable[TaskFrame],
-        buffers: Sequence[Sequence[Buffer]],
-        now: float,
-        needs: Needs | None = None,
-    ) -> None:
+    def assign(self, run: Assign, buffers: ItemBuffers, now: float) -> None:
         """Run these attempts, those for threads as all others. Libraries keep the number of threads that they have."""
-        needs = needs if needs is not None and needs.kind == "system_host" else None
-        super().assign(job, function, timeout_s, tasks, buffers, now, needs)
+        if run.needs is not None and run.needs.kind != "system_host":
+            run = msgspec.structs.replace(run, needs=None)
+        super().assign(run, buffers, now)
 
 
 class OwnEnvironment(Environments):

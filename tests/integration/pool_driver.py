@@ -20,7 +20,7 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import joined, lengths, slices_of
-from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, StackSampled, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Assign, ErrorReport, Needs, OutcomeFrame, StackSampled, TaskFrame, TaskRef
 from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, Launcher, SpawnLauncher, environment
 from concurrent_nb.workers.slave_side.pool import Pool
 
@@ -108,7 +108,7 @@ class Driver:
             all_buffers.append(buffers)
             self._next_index += 1
         all_buffers = all_buffers if any(all_buffers) else []
-        self.pool.assign(job, digest, timeout_s, frames, all_buffers, time.monotonic(), needs)
+        self.pool.assign(Assign(job, digest, timeout_s, frames, needs), all_buffers, time.monotonic())
         return [TaskRef(job, frame.index, frame.attempt) for frame in frames]
 
     def start(

@@ -220,28 +220,19 @@ class VirtualPool(UnsharedPool):
                 raise Violation(f"slave {self._name} is to drop function {digest.hex()[:8]}, which it does not have")
         self.scheduler.functions_dropped(digests)
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Sequence[m.TaskFrame],
-        buffers: ItemBuffers,
-        now: float,
-        needs: m.Needs | None = None,
-    ) -> None:
+    def assign(self, run: m.Assign, buffers: ItemBuffers, now: float) -> None:
         """Take a run of attempts, and check that the master may assign it."""
-        if function not in self.functions:
-            raise Violation(f"slave {self._name} lacks function {function.hex()[:8]} that it is to run")
-        keys = {(job, frame.index, frame.attempt) for frame in tasks}
-        if len(keys) < len(tasks) or keys & self._open:
-            raise Violation(f"slave {self._name} is assigned an attempt twice, of job {job.hex()[:4]}")
+        if run.function not in self.functions:
+            raise Violation(f"slave {self._name} lacks function {run.function.hex()[:8]} that it is to run")
+        keys = {(run.job, frame.index, frame.attempt) for frame in run.tasks}
+        if len(keys) < len(run.tasks) or keys & self._open:
+            raise Violation(f"slave {self._name} is assigned an attempt twice, of job {run.job.hex()[:4]}")
         self._open |= keys
-        if is_system_host(needs) or is_multi_slot(needs):
+        if is_system_host(run.needs) or is_multi_slot(run.needs):
             self._on_top |= keys
         elif len(self._open - self._on_top) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
-        self._obey(self.scheduler.assigned(job, function, timeout_s, tasks, buffers, now, needs))
+        self._obey(self.scheduler.assigned(run, buffers, now))
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return what has not started; with `stop`, stop what has."""

@@ -74,17 +74,11 @@ class WorkerPool(Protocol):
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Sequence[m.TaskFrame],
-        buffers: ItemBuffers,
-        now: float,
-        needs: m.Needs | None = None,
-    ) -> None:
-        """Run these attempts. Each must be reported once, as an outcome or as returned."""
+    def assign(self, run: m.Assign, buffers: ItemBuffers, now: float) -> None:
+        """Run these attempts. Each must be reported once, as an outcome or as returned.
+
+        `buffers` has an entry for each task, or is empty if no task has buffers.
+        """
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""
@@ -177,8 +171,7 @@ class SlaveCore:
             if type(message) is m.Assign:
                 if message.timeout_s is not None and not message.timeout_s >= 0:
                     raise ProtocolError(f"tasks that may run {message.timeout_s} s")
-                tasks, buffers = self._localized(message.tasks, item.buffers)
-                self._pool.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
+                self._pool.assign(*self._localized(message, item.buffers), now)
             elif type(message) is m.Function:
                 sizes, own = self._received_contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
                 self._announce_to_pool(sizes)
@@ -298,19 +291,19 @@ class SlaveCore:
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
-    def _localized(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+    def _localized(self, run: m.Assign, buffers: ItemBuffers) -> tuple[m.Assign, ItemBuffers]:
         """Return tasks with the buffers that a master on another machine has sent once."""
-        if not any(task.sizes for task in tasks):
-            return tasks, buffers
+        if not any(task.sizes for task in run.tasks):
+            return run, buffers
         translated = self._received_contents.translated
-        parts = [translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
+        parts = [translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(run.tasks)]
         for sizes, _ in parts:
             self._announce_to_pool(sizes)
         frames = [
             task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
-            for task, (sizes, _) in zip(tasks, parts, strict=True)
+            for task, (sizes, _) in zip(run.tasks, parts, strict=True)
         ]
-        return frames, [own for _, own in parts]
+        return msgspec.structs.replace(run, tasks=frames), [own for _, own in parts]
 
     def _announce_to_pool(self, sizes: m.Sizes) -> None:
         """Let the pool know how to open segments of the own store."""

@@ -19,7 +19,8 @@ from typing import Final
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import task_name
 from concurrent_nb.rate_limited_log import LineLimit
-from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
+from concurrent_nb.wire.codec import ItemBuffers
+from concurrent_nb.wire.messages import NOTES, Assign, Slice, TaskRef
 from concurrent_nb.workers.protocol.channels import WorkerChannels, make_channels
 from concurrent_nb.workers.protocol.records import (
     AddSegment,
@@ -148,20 +149,11 @@ class Pool:
         """Start the workers. Tasks may be assigned immediately."""
         self._execute(self._scheduler.start(now), now)
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Iterable[TaskFrame],
-        buffers: Sequence[Sequence[Buffer]],
-        now: float,
-        needs: Needs | None = None,
-    ) -> None:
+    def assign(self, run: Assign, buffers: ItemBuffers, now: float) -> None:
         """Run these attempts. `buffers` has an entry for each task, or is empty if no task has buffers."""
-        if needs is not None and needs.kind == "system_host":
+        if run.needs is not None and run.needs.kind == "system_host":
             self._launcher.prepare_system_host()
-        self._execute(self._scheduler.assigned(job, function, timeout_s, tasks, buffers, now, needs), now)
+        self._execute(self._scheduler.assigned(run, buffers, now), now)
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
         """Remember how workers open a segment of shared memory. Must come before the first slice of it."""

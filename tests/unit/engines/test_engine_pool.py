@@ -8,7 +8,7 @@ from concurrent_nb.engines.engine_interface import EngineEvents
 from concurrent_nb.engines.engine_pool import EnginePool
 from concurrent_nb.engines.failing_hosts import PAUSES_S
 from concurrent_nb.engines.group_messages import EngineSession, HostReport, Parcel, pack
-from concurrent_nb.wire.messages import StartedTask, TaskFrame
+from concurrent_nb.wire.messages import Assign, StartedTask, TaskFrame
 
 JOB = b"j" * 16
 FUNCTION = b"f" * 32
@@ -54,7 +54,8 @@ def pool_with(slots: int, tasks: int) -> Iterator[tuple[KeepingEngine, EnginePoo
     try:
         pool.add_function(FUNCTION, b"body", ())
         pool.tick(0.0)
-        pool.assign(JOB, FUNCTION, None, [TaskFrame(index, 1, b"body") for index in range(tasks)], (), 0.0)
+        frames = [TaskFrame(index, 1, b"body") for index in range(tasks)]
+        pool.assign(Assign(JOB, FUNCTION, None, frames), (), 0.0)
         pool.take_reports()
         yield engine, pool
     finally:

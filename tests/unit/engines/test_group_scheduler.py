@@ -4,7 +4,7 @@ import pytest
 
 from concurrent_nb.engines.group_scheduler import GROUP_S, LOST_MAX, GroupScheduler, OrderOf, RunningGroup
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import OutcomeFrame, StartedTask, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Assign, OutcomeFrame, StartedTask, TaskFrame, TaskRef
 
 JOB = b"j" * 16
 FUNCTION = b"f" * 32
@@ -25,7 +25,7 @@ def scheduler(slots: int = 2, count: int = 0) -> GroupScheduler:
 
 
 def assign(to: GroupScheduler, *indexes: int, function: bytes = FUNCTION) -> None:
-    to.assigned(JOB, function, None, frames(*indexes), (), None)
+    to.assigned(Assign(JOB, function, None, frames(*indexes)), ())
 
 
 def end(of: GroupScheduler, number: int, *indexes: int, elapsed_s: float = 0.01) -> None:

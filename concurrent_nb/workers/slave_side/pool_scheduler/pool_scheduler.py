@@ -5,7 +5,8 @@ from typing import Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import Needs, TaskFrame, TaskRef
+from concurrent_nb.wire.codec import ItemBuffers
+from concurrent_nb.wire.messages import Assign, TaskRef
 from concurrent_nb.workers.protocol.records import Result, lengths
 from concurrent_nb.workers.slave_side.attempts import Buffer, Command, Disposition, PoolReports
 from concurrent_nb.workers.slave_side.pool_scheduler import outcome_frames
@@ -146,18 +147,9 @@ class PoolScheduler:
         """Start the first workers."""
         return [self._lifecycle.start(now) for _ in range(self._state.slots)]
 
-    def assigned(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        frames: Iterable[TaskFrame],
-        buffers: Sequence[Sequence[Buffer]],
-        now: float,
-        needs: Needs | None = None,
-    ) -> list[Command]:
-        """Add attempts. `buffers` has an entry for each frame, or is empty if no task has buffers."""
-        self._state.add(job, function, timeout_s, frames, buffers, needs)
+    def assigned(self, run: Assign, buffers: ItemBuffers, now: float) -> list[Command]:
+        """Add attempts. `buffers` has an entry for each task, or is empty if no task has buffers."""
+        self._state.add(run, buffers)
         if self._state.degraded or self._state.draining:
             self._state.return_all()
         return self._assignment.assign(now)

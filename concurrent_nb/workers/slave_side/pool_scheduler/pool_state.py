@@ -1,11 +1,12 @@
 """What the parts of the pool scheduler share: attempts and their queues, workers, reports for the slave. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame
+from concurrent_nb.wire.codec import ItemBuffers
+from concurrent_nb.wire.messages import Assign, OutcomeFrame
 from concurrent_nb.workers.slave_side.attempts import Attempt, Buffer, Disposition, PoolReports
 from concurrent_nb.workers.slave_side.pool_scheduler.attempt_queue import AttemptQueue
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import WorkerTable
@@ -38,18 +39,11 @@ class PoolState:
         self._suspects: dict[tuple[bytes, int], None] = {}  # by (job, index), the oldest first
         self._next_ticket = 1
 
-    def add(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        frames: Iterable[TaskFrame],
-        buffers: Sequence[Sequence[Buffer]],
-        needs: Needs | None,
-    ) -> None:
+    def add(self, run: Assign, buffers: ItemBuffers) -> None:
         """Queue new attempts; ignore those that are here already."""
         attempts, tickets = self.attempts, self.tickets
-        for place, frame in enumerate(frames):
+        job, function, timeout_s, needs = run.job, run.function, run.timeout_s, run.needs
+        for place, frame in enumerate(run.tasks):
             key = (job, frame.index, frame.attempt)
             if key in tickets:
                 continue

@@ -6,7 +6,7 @@ from typing import Any
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Assign, Needs, OutcomeFrame, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import (
     Attempt,
@@ -108,7 +108,7 @@ class Model:
         needs: Needs | None = None,
     ) -> None:
         frames = [TaskFrame(index, attempt, b"args") for index in indexes]
-        self.execute(self.scheduler.assigned(JOB, function, timeout_s, frames, (), self.clock(), needs))
+        self.execute(self.scheduler.assigned(Assign(JOB, function, timeout_s, frames, needs), (), self.clock()))
 
     def withdraw(self, indexes: range | list[int], stop: bool, attempt: int = 1) -> None:
         refs = [TaskRef(JOB, index, attempt) for index in indexes]

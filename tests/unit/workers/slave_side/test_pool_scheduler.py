@@ -5,7 +5,7 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import ErrorReport, Needs, StartedTask, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Assign, ErrorReport, Needs, StartedTask, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import GiveTasks, Interrupt, Kill, Recall, Start
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
@@ -107,7 +107,7 @@ def test_a_pack_of_large_arguments_is_small() -> None:
     model = make(1)
     teach(model, 0.0001)
     frames = [TaskFrame(index, 1, b"", (600_000,)) for index in range(4)]
-    model.execute(model.scheduler.assigned(JOB, F, None, frames, [(b"x" * 600_000,)] * 4, 0.0))
+    model.execute(model.scheduler.assigned(Assign(JOB, F, None, frames), [(b"x" * 600_000,)] * 4, 0.0))
     assert model.workers[1].packs == [1, 1]
 
 
@@ -523,7 +523,7 @@ def test_outcomes_come_by_job_with_their_buffers() -> None:
     other = b"k" * 16
     for job in (JOB, other):
         frames = [TaskFrame(index, 1, b"") for index in range(2)]
-        model.execute(model.scheduler.assigned(job, F, None, frames, (), 0.0))
+        model.execute(model.scheduler.assigned(Assign(job, F, None, frames), (), 0.0))
     tickets = [model.begin(1).ticket]
     model.workers[1].running = None
     results = [Result(tickets[0], Status.OK, 0.1, b"", (2, 3))]
