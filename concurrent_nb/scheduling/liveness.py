@@ -10,35 +10,28 @@ After `keep` a node is never lost because of silence, only when its connection h
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from math import inf
+from typing import NamedTuple
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.scheduling.ranking import Ranking
 
 
-@dataclass(frozen=True, slots=True)
-class Suspected:
-    """The node has been silent for a while, or its connection is gone: send it nothing new."""
+class NodeState(Enum):
+    """How alive a node is."""
+
+    TRUSTED = "trusted"  #: it has sent something recently
+    SUSPECTED = "suspected"  #: it has been silent for a while, or its connection is gone: send it nothing new
+    LOST = "lost"  #: it is gone for good and no longer watched; if it comes back, it must register again
+
+
+class NodeChange(NamedTuple):
+    """The new state of a node."""
 
     node: SessionId
-
-
-@dataclass(frozen=True, slots=True)
-class Trusted:
-    """A suspected node has sent something again."""
-
-    node: SessionId
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The node is gone for good and no longer watched; if it comes back, it must register again."""
-
-    node: SessionId
-
-
-Verdict = Suspected | Trusted | Lost
+    state: NodeState
 
 
 @dataclass(slots=True, eq=False)
@@ -122,38 +115,38 @@ class Liveness:
             record.unreachable_s = now
             self._checks.set(node, now)
 
-    def tick(self, now: float) -> list[Verdict]:
-        """Return the verdicts that have changed by now."""
-        verdicts: list[Verdict] = []
+    def tick(self, now: float) -> list[NodeChange]:
+        """Return the states that have changed by now."""
+        changes: list[NodeChange] = []
         if now < self._checks.soonest:
-            return verdicts
+            return changes
         while (first := self._checks.first()) is not None and first[0] <= now:
             due_s, node = first
             if now - due_s > self._interval_s:
                 # This process itself has slept, and messages that came meanwhile are still unread: read them before
                 # a node counts as silent.
                 self._checks.set(node, now + self._interval_s)
-            elif (verdict := self._judge(node, now)) is not None:
-                verdicts.append(verdict)
-        return verdicts
+            elif (change := self._judge(node, now)) is not None:
+                changes.append(change)
+        return changes
 
     def next_deadline(self) -> float | None:
         """Return when `tick` must be called at the latest, None if no node is watched."""
         soonest_s = self._checks.soonest
         return None if soonest_s == inf else soonest_s
 
-    def _judge(self, node: SessionId, now: float) -> Verdict | None:
+    def _judge(self, node: SessionId, now: float) -> NodeChange | None:
         """Judge one node, and set when to judge it again."""
         record = self._nodes[node]
         suspect_s, lost_s = self._deadlines(record)
         if lost_s <= now:
             self.forget(node)
-            return Lost(node)
+            return NodeChange(node, NodeState.LOST)
         was_suspected, record.suspected = record.suspected, suspect_s <= now
         self._checks.set(node, lost_s if record.suspected else suspect_s)
         if record.suspected == was_suspected:
             return None
-        return Suspected(node) if record.suspected else Trusted(node)
+        return NodeChange(node, NodeState.SUSPECTED if record.suspected else NodeState.TRUSTED)
 
     def _deadlines(self, record: _NodeContact) -> tuple[float, float]:
         """Return when the node will be suspected, and when it will be lost."""

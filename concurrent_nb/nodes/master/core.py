@@ -41,7 +41,7 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
-from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
+from concurrent_nb.scheduling.liveness import Liveness, NodeChange, NodeState
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.strategy import Strategy
@@ -826,7 +826,7 @@ class MasterCore:
     def step(self, now: float) -> list[Outgoing]:
         """Do what is due by now, and return all envelopes that should be sent now."""
         for change in self._liveness.tick(now):
-            self._on_verdict(change, now)
+            self._on_node_change(change, now)
         if self._silent and now >= self._next_check_s:
             self._next_check_s = now + self._check_after_s
             self._check_after_s = min(2 * self._check_after_s, self._interval_s)
@@ -848,18 +848,18 @@ class MasterCore:
                 self._touch(session_id)
         return list(self._outgoing(now))
 
-    def _on_verdict(self, change: Suspected | Trusted | Lost, now: float) -> None:
-        node = SessionId(change.node)
+    def _on_node_change(self, change: NodeChange, now: float) -> None:
+        node, state = change
         peer = self.peers[node]
-        if isinstance(change, Lost):
+        if state is NodeState.LOST:
             kept = peer.role == "client" and peer.joined
             self.remove(
                 node, "its connection has broken, and it did not return" if kept else "it was silent for too long", now
             )
         elif peer.role == "client":
-            self._set_silent(peer, isinstance(change, Suspected))
+            self._set_silent(peer, state is NodeState.SUSPECTED)
         else:
-            peer.is_silent = isinstance(change, Suspected)
+            peer.is_silent = state is NodeState.SUSPECTED
             if not peer.is_full:
                 self._events.append(e.SlaveSuspected(node) if peer.is_silent else e.SlaveTrusted(node))
 
