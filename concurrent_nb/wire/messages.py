@@ -490,36 +490,4 @@ ToSlave = (
     | Release
     | Bye
 )
-AnyMessage = (
-    Function
-    | Outcomes
-    | Started
-    | Output
-    | Bye
-    | OpenJob
-    | Submit
-    | Cancel
-    | CloseJob
-    | Measured
-    | Ran
-    | Assign
-    | Withdraw
-    | DropFunctions
-    | OpenKernel
-    | RestartWorkers
-    | Drain
-    | SetLogLevel
-    | SampleStack
-    | Returned
-    | Capacity
-    | KernelOpened
-    | WorkersOutdated
-    | StackSampled
-    | HostLoad
-    | ShareMemory
-    | Segment
-    | Content
-    | Part
-    | DropSegments
-    | Release
-)
+AnyMessage = FromClient | FromSlave | ToClient | ToSlave
