@@ -75,6 +75,15 @@ class Scheduler:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
         self._state = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
+        #: all jobs that are not forgotten, with their unfinished and unacknowledged tasks; read-only
+        self.jobs: Final[Mapping[JobId, JobRecord]] = self._state.jobs
+        #: the last jobs that were forgotten, for their sums; read-only
+        self.ended_jobs: Final[Mapping[JobId, JobRecord]] = self._state.ended_jobs
+        self.slaves: Final[Mapping[SessionId, SlaveState]] = self._state.slaves  #: read-only
+        self.task_log: Final[TaskLog] = self._state.task_log  #: the last tasks that have ended; read-only
+        self.event_log: Final[EventLog] = self._state.event_log  #: the last events; the master adds those that it sees
+        #: all unfinished tasks with deaths of their workers or slaves; read-only
+        self.blamed: Final[Collection[TaskRecord]] = self._state.blamed
         self._shared_until_s = 0.0
         lifecycle = self._lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
         self._jobs = ClientEventHandler(self._state, lifecycle)
@@ -84,36 +93,11 @@ class Scheduler:
         self._balance = Balance(self._state, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
-    @property
-    def jobs(self) -> Mapping[JobId, JobRecord]:
-        """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; read-only."""
-        return self._state.jobs
-
-    @property
-    def ended_jobs(self) -> Mapping[JobId, JobRecord]:
-        """The last jobs that were forgotten, for their sums; read-only."""
-        return self._state.ended_jobs
-
     def slot_time(self, now: float) -> SlotTime:
         """Return how long slots have been there, and idle, until now; read-only."""
         state = self._state
         state.slot_time.advance(now, state.slots, state.idle)
         return state.slot_time
-
-    @property
-    def slaves(self) -> Mapping[SessionId, SlaveState]:
-        """All slaves; read-only."""
-        return self._state.slaves
-
-    @property
-    def task_log(self) -> TaskLog:
-        """The last tasks that have ended; read-only."""
-        return self._state.task_log
-
-    @property
-    def event_log(self) -> EventLog:
-        """The last events; the master adds those that it sees."""
-        return self._state.event_log
 
     @property
     def failed(self) -> int:
@@ -124,11 +108,6 @@ class Scheduler:
     def cancelled(self) -> int:
         """The number of tasks that were cancelled since the start."""
         return self._state.cancelled
-
-    @property
-    def blamed(self) -> Collection[TaskRecord]:
-        """All unfinished tasks with deaths of their workers or slaves; read-only."""
-        return self._state.blamed
 
     @property
     def paused(self) -> Mapping[str, int]:
