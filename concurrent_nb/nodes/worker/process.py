@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from concurrent_nb.errors import ConfigurationError, ProtocolError, TooLarge
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE, JobId
+from concurrent_nb.import_hook import ImportHook
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.mapping import Restorer
@@ -476,24 +477,9 @@ def _show_figures() -> None:
 # ---------------------------------------------------------------------------------------------------- the process
 
 
-class _DisplayReplacer:
-    """Replaces `display` in IPython when a task imports it, so that it shows things in the cell that waits for it."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "IPython.core.display_functions":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_replace(module: types.ModuleType) -> None:
-                execute(module)
-                module.display = notes.display  # type: ignore[attr-defined]
-
-            spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
-        return spec
+def _replace_display(module: types.ModuleType) -> None:
+    """Have `display` of IPython show things in the cell that waits for the task."""
+    module.display = notes.display  # type: ignore[attr-defined]
 
 
 def run_worker(channels: WorkerChannels, initializer: bytes = b"") -> None:
@@ -619,7 +605,7 @@ def main(option: str, fds: str) -> None:
     # Processes of a notebook inherit its backend, which tasks cannot use. By name, because it needs matplotlib.
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.runtime.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as in notebooks
-    sys.meta_path.insert(0, _DisplayReplacer())
+    sys.meta_path.insert(0, ImportHook("IPython.core.display_functions", _replace_display))
     initializer = read_initializer()
     if option == "--fork-server":
         channels = ForkServer(socket.socket(fileno=int(fds)), import_system_host).serve()
