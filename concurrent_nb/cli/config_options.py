@@ -2,10 +2,10 @@
 
 import argparse
 import re
-from ast import literal_eval
 from collections.abc import Callable
 from typing import Any
 
+from concurrent_nb.components.config import read_value
 from concurrent_nb.errors import ConfigurationError
 
 _ITEM = re.compile(r"--([A-Za-z_]\w*)\.([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -51,11 +51,3 @@ def read_items(arguments: list[str]) -> dict[str, dict[str, Any]]:
         section, item, text = match.groups()
         items.setdefault(section, {})[item] = read_value(text)
     return items
-
-
-def read_value(text: str) -> Any:
-    """Read the value of a configuration item: a Python literal, or otherwise text."""
-    try:
-        return literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

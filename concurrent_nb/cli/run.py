@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Final, Protocol, cast
 from traitlets import TraitType
 
 from concurrent_nb.api import ApplicationNode, Cluster, connect
-from concurrent_nb.cli.config_options import read_items, read_value, whole_number
+from concurrent_nb.cli.config_options import read_items, whole_number
 from concurrent_nb.cli.progress_line import ProgressLine
-from concurrent_nb.components.config import BoolItem
+from concurrent_nb.components.config import BoolItem, read_value
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.settings import files as settings

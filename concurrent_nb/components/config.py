@@ -13,6 +13,7 @@ import ipaddress
 import math
 import os
 import re
+from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +246,14 @@ class ExtensionPointListItem(_ConfigItem[list[I], Sequence[str] | str]):
         assert isinstance(obj, Component)
         option = f"{section_of(type(obj))}.{self.name}"
         return [obj.manager.choose(self.interface, name, option) for name in names]
+
+
+def read_value(text: str) -> Any:
+    """Read the value of a configuration item as users type it: a Python literal, or otherwise text."""
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _component_name(value: Any) -> str:

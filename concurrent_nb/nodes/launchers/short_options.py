@@ -3,11 +3,10 @@
 They are taken out of the words before the command's or the magic's own options are read.
 """
 
-from ast import literal_eval
 from collections.abc import Sequence
 from typing import Any
 
-from concurrent_nb.components.config import ListItem
+from concurrent_nb.components.config import ListItem, read_value
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher
 
@@ -41,7 +40,7 @@ def take_short_options(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]],
             if after is None:
                 raise ConfigurationError(f"{option} needs a value: {traits[item].help}")
             value = after
-        read = _read_value(value)
+        read = read_value(value)
         is_list = isinstance(traits[item], ListItem) and isinstance(read, str)
         found[item] = [each.strip() for each in read.split(",")] if is_list else read
     return ({chosen.section: found} if found else {}), others
@@ -54,11 +53,3 @@ def _value_of_on(words: Sequence[str]) -> str | None:
         if word == "--on" and at + 1 < len(words):
             return words[at + 1]
     return None
-
-
-def _read_value(text: str) -> Any:
-    """Read a Python literal, or otherwise text."""
-    try:
-        return literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
