@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_notebook import new_notebook
-from tests.notebooks import PATIENCE_S, Notebook
+from tests.notebooks import Notebook
+from tests.work import PATIENCE_S
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from tests.integration.test_notebook import BACK_WITHIN_S
-from tests.notebooks import Answer, Notebook
+from tests.kernels import Answer
+from tests.notebooks import Notebook
 
 CELL = """%%cython_task --flags -O0
 cdef class Pair:
