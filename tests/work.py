@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import concurrent_nb
+from concurrent_nb.errors import TooLarge
 
 #: nothing that a test waits for takes longer on a machine that works, in seconds
 PATIENCE_S = 60.0
@@ -242,11 +243,31 @@ def fail_until(counter: Path, successes_from: int) -> int:
     return calls
 
 
+def loop_in_python() -> None:
+    """Never end, but where an exception is raised."""
+    while True:
+        pass
+
+
+def sleep_long() -> None:
+    """Sleep for longer than any test waits."""
+    time.sleep(10 * PATIENCE_S)
+
+
+def publish_for_ever() -> None:
+    """Publish without a pause."""
+    while True:
+        try:
+            concurrent_nb.publish(b"x" * 1000)
+        except TooLarge:
+            continue
+
+
 def hold_the_gil() -> None:
     """Sleep in C without letting anything else of Python run."""
     import ctypes
 
-    ctypes.PyDLL(None).sleep(100)
+    ctypes.PyDLL(None).sleep(600)
 
 
 def spin() -> NoReturn:

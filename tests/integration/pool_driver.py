@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import select
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import cloudpickle
 import msgspec
 import pytest
 
+import tests
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
@@ -73,14 +73,12 @@ class Driver:
 
     def add(self, function: Callable[..., Any]) -> bytes:
         """Hand a function to the pool, and return its digest."""
-        # What a test module defines has to travel by value: workers do not import tests.
-        module = sys.modules[function.__module__]
-        named = module.__name__.startswith("tests.")
-        if named:
-            cloudpickle.register_pickle_by_value(module)
-        body = cloudpickle.dumps(function)
-        if named:
-            cloudpickle.unregister_pickle_by_value(module)
+        # What tests define has to travel by value: workers do not import tests.
+        cloudpickle.register_pickle_by_value(tests)
+        try:
+            body = cloudpickle.dumps(function)
+        finally:
+            cloudpickle.unregister_pickle_by_value(tests)
         return self.add_pickled(body)
 
     def add_pickled(self, body: bytes) -> bytes:

@@ -25,7 +25,6 @@ from concurrent_nb.errors import (
     ConfigurationError,
     MasterLost,
     TaskTimeout,
-    TooLarge,
 )
 from concurrent_nb.nodes.application.job import Counts
 from concurrent_nb.notebook.current_cluster import CurrentCluster
@@ -731,17 +730,9 @@ def test_a_large_note_arrives_whole(app: ApplicationNode) -> None:
     assert note.content.value == bytes(range(256)) * 20_000
 
 
-def publish_for_ever() -> None:
-    while True:
-        try:
-            concurrent_nb.publish(b"x" * 1000)
-        except TooLarge:
-            continue
-
-
 def test_a_task_that_talks_can_be_stopped_at_any_moment(app: ApplicationNode) -> None:
     for _ in range(5):
-        job = app.start_job(publish_for_ever, [(), ()])
+        job = app.start_job(work.publish_for_ever, [(), ()])
         eventually(lambda job=job: job.counts().running > 0, "it talks")  # type: ignore[misc]
         job.cancel()
         assert job.wait(PATIENCE_S)

@@ -23,7 +23,7 @@ from concurrent_nb.wire.messages import Needs, StackSampled, TaskRef
 from concurrent_nb.workers.protocol import stacks
 from tests.clusters import eventually, run, shared_cluster, slave_pids, workers_of
 from tests.integration.pool_driver import Driver, driver, kinds, single
-from tests.work import PATIENCE_S, start_and_wait, write_whole
+from tests.work import PATIENCE_S, loop_in_python, sleep_long, start_and_wait, write_whole
 
 __all__ = ["driver", "kind", "single"]
 
@@ -60,15 +60,6 @@ def functions_in(stack: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ for tasks
-
-
-def loop_in_python() -> None:
-    while True:
-        pass
-
-
-def sleep_long() -> None:
-    time.sleep(1000)
 
 
 def match_for_ever() -> None:

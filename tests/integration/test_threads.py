@@ -10,7 +10,7 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs, TaskFunction
-from concurrent_nb.errors import FunctionNotLoadable, PoisonTask, TaskTimeout, TooLarge
+from concurrent_nb.errors import FunctionNotLoadable, PoisonTask, TaskTimeout
 from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.shipping.compiled.build import cython_version, make
 from concurrent_nb.shipping.compiled.cache import Cache
@@ -108,18 +108,10 @@ def test_what_two_tasks_say_at_the_same_time_is_told_apart(app: ApplicationNode,
     assert sorted(pieces, key=lambda piece: piece.index) == [OutputPiece(n, 1, f"this is {n}\n") for n in (0, 1)]
 
 
-def publish_for_ever() -> None:
-    while True:
-        try:
-            concurrent_nb.publish(b"x" * 1000)
-        except TooLarge:
-            continue
-
-
 def test_a_task_that_talks_can_be_stopped_at_any_moment(app: ApplicationNode) -> None:
     pid = run(app, work.pid_of_worker)
     for _ in range(5):
-        job = app.start_job(publish_for_ever, [(), ()], needs=THREAD)
+        job = app.start_job(work.publish_for_ever, [(), ()], needs=THREAD)
         eventually(lambda job=job: job.counts().running > 0, "it talks")  # type: ignore[misc]
         job.cancel()
         assert job.wait(PATIENCE_S)
@@ -166,7 +158,7 @@ def test_errors_timeouts_and_retries_are_those_of_processes(app: ApplicationNode
     calls = tmp_path / "calls"
     assert app.start_job(work.fail_until, [(calls, 3)], retries=2, needs=THREAD).results(PATIENCE_S) == [3]
     with pytest.raises(TaskTimeout):
-        app.start_job(publish_for_ever, [()], timeout_s=0.1, needs=THREAD).results(PATIENCE_S)
+        app.start_job(work.publish_for_ever, [()], timeout_s=0.1, needs=THREAD).results(PATIENCE_S)
 
 
 def test_a_task_that_has_to_be_killed_costs_its_neighbour_an_attempt_and_no_more(

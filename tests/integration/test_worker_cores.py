@@ -12,6 +12,7 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from tests.integration.pool_driver import Driver, End
+from tests.work import sleep_long
 
 #: what `launcher` of the driver gives each worker's libraries
 SHARE = 1
@@ -54,10 +55,6 @@ def interval(seconds: float) -> tuple[float, float]:
     begin = time.monotonic()
     time.sleep(seconds)
     return begin, time.monotonic()
-
-
-def sleep_long() -> None:
-    time.sleep(600)
 
 
 def wait_for(path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from tests.integration.pool_driver import Driver
-from tests.work import write_whole
+from tests.work import sleep_long, write_whole
 
 HOST = Needs(kind="system_host")
 
@@ -47,10 +47,6 @@ def pid() -> int:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def sleep_long() -> None:
-    time.sleep(600)
 
 
 def ignore_interrupts() -> None:

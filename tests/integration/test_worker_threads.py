@@ -2,7 +2,6 @@
 # ruff: noqa: T201  (what tasks print is a part of what is tested)
 
 import contextlib
-import ctypes
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ import pytest
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.wire.messages import Needs, TaskRef
 from tests.integration.pool_driver import Driver
+from tests.work import hold_the_gil, loop_in_python, sleep_long
 
 THREAD = Needs(kind="thread")
 SLOTS = 2
@@ -90,19 +90,6 @@ def say_in_turns(name: str, mine: Path, theirs: Path) -> None:
 def print_number(n: int) -> None:
     if n % 3:
         print("n", n)
-
-
-def spin() -> None:
-    while True:
-        pass
-
-
-def sleep_long() -> None:
-    time.sleep(600)
-
-
-def hold_the_gil() -> None:
-    ctypes.PyDLL(None).sleep(600)
 
 
 def wrong() -> None:
@@ -230,9 +217,9 @@ def test_a_task_that_breaks_its_streams_does_not_break_the_next(one: Driver) -> 
 
 def test_a_task_of_python_is_stopped_alone(driver: Driver, tmp_path: Path) -> None:
     neighbour = start_and_see(driver, wait_for, tmp_path / "end")
-    ends = [driver.run(spin, timeout_s=0.1, needs=THREAD) for _ in range(3)]
+    ends = [driver.run(loop_in_python, timeout_s=0.1, needs=THREAD) for _ in range(3)]
     assert [end.status for end in ends] == [Status.TIMEOUT] * 3
-    stopped = start_and_see(driver, spin)
+    stopped = start_and_see(driver, loop_in_python)
     driver.withdraw([stopped], stop=True)
     driver.wait([stopped])
     assert driver.ended[stopped].status is Status.CANCELLED
@@ -345,7 +332,7 @@ def test_a_fork_that_returns_from_the_task_is_not_a_second_worker(one: Driver) -
 # --------------------------------------------------------------------------------------------------- the pool's own end
 
 
-@pytest.mark.parametrize("function", [spin, sleep_long, hold_the_gil, pid])
+@pytest.mark.parametrize("function", [loop_in_python, sleep_long, hold_the_gil, pid])
 def test_a_pool_that_closes_leaves_nothing(function: Callable[[], object]) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with Driver(grace_s=0.1) as driver:

@@ -20,6 +20,7 @@ from concurrent_nb.wire.messages import ErrorReport
 from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, SpawnLauncher, environment
 from tests.integration import pool_driver
 from tests.integration.pool_driver import Driver
+from tests.work import loop_in_python, sleep_long, spin
 
 kind = pool_driver.kinds("fork_server", "spawn", "bare")
 driver, single = pool_driver.driver, pool_driver.single
@@ -157,31 +158,11 @@ def test_a_child_that_holds_the_sockets_does_not_hide_a_death(single: Driver) ->
 # ------------------------------------------------------------------------------------------------- deadlines and cancel
 
 
-def hang_in_python() -> None:
-    while True:
-        pass
-
-
-def hang_in_sleep() -> None:
-    import time
-
-    time.sleep(1000)
-
-
 def hang_in_c() -> None:
     import collections
     import itertools
 
     collections.deque(itertools.repeat(0), maxlen=0)
-
-
-def hang_on() -> None:
-    while True:
-        try:
-            while True:
-                pass
-        except BaseException:  # noqa: BLE001  (it is what the test is about)
-            pass
 
 
 def hang_in_a_child() -> None:
@@ -197,7 +178,7 @@ def hang_frozen() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-@pytest.mark.parametrize("hang", [hang_in_python, hang_in_sleep, hang_in_a_child, hang_in_c, hang_on, hang_frozen])
+@pytest.mark.parametrize("hang", [loop_in_python, sleep_long, hang_in_a_child, hang_in_c, spin, hang_frozen])
 def test_a_task_over_its_deadline_is_stopped(kind: str, hang: Callable[[], None]) -> None:
     with Driver(kind, slots=1, grace_s=0.3) as driver:
         pid = driver.run(os.getpid).value
@@ -206,10 +187,10 @@ def test_a_task_over_its_deadline_is_stopped(kind: str, hang: Callable[[], None]
         assert 0.25 < end.elapsed_s < 20
         assert "ran longer than its timeout of 0.3 s" in report_of(end.value).message
         # Who listens keeps his worker, who does not gets a new one.
-        assert (driver.run(os.getpid).value == pid) == (hang not in (hang_in_c, hang_on, hang_frozen))
+        assert (driver.run(os.getpid).value == pid) == (hang not in (hang_in_c, spin, hang_frozen))
 
 
-@pytest.mark.parametrize("hang", [hang_in_python, hang_in_sleep, hang_in_c])
+@pytest.mark.parametrize("hang", [loop_in_python, sleep_long, hang_in_c])
 def test_a_running_task_can_be_stopped(kind: str, hang: Callable[[], None]) -> None:
     with Driver(kind, grace_s=0.3) as driver:
         ref = driver.start(hang)
@@ -260,7 +241,7 @@ def test_a_withdrawn_task_that_runs_is_left_alone(single: Driver) -> None:
 
 
 def test_many_tasks_are_cancelled_at_once(driver: Driver) -> None:
-    refs = driver.assign(driver.add(hang_in_sleep), [()] * 1000)
+    refs = driver.assign(driver.add(sleep_long), [()] * 1000)
     driver.until(lambda: len(driver.started) == 2)
     driver.withdraw(refs, stop=True)
     driver.wait(refs)
@@ -299,7 +280,7 @@ def test_what_stands_behind_a_task_that_hears_nothing_runs_elsewhere(driver: Dri
 
 def test_the_pool_ends_with_everything_at_work(kind: str) -> None:
     driver = Driver(kind)
-    driver.assign(driver.add(hang_in_sleep), [()] * 10)
+    driver.assign(driver.add(sleep_long), [()] * 10)
     driver.until(lambda: len(driver.started) == 2)
     begun = time.monotonic()
     driver.close()
@@ -317,7 +298,7 @@ def test_the_pool_ends_before_it_has_begun(kind: str) -> None:
 
 
 def test_a_reset_forgets_what_ran_and_goes_on(driver: Driver) -> None:
-    driver.assign(driver.add(hang_in_sleep), [()] * 100)
+    driver.assign(driver.add(sleep_long), [()] * 100)
     driver.until(lambda: len(driver.started) == 2)
     driver.pool.reset(time.monotonic())
     assert driver.run(lambda: 1).value == 1
@@ -326,7 +307,7 @@ def test_a_reset_forgets_what_ran_and_goes_on(driver: Driver) -> None:
 
 def test_a_fork_server_that_is_killed_is_replaced() -> None:
     with Driver("fork_server") as driver:
-        ref = driver.start(hang_in_sleep)
+        ref = driver.start(sleep_long)
         driver.until(lambda: ref in driver.started)
         worker = driver.pool._connections[1].pid or driver.pool._connections[2].pid
         fork_server = psutil.Process(worker).ppid()
