@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 import distributed
 
-from concurrent_nb.engines.engine_host import HOSTS
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
+from concurrent_nb.engines.host_table import HOSTS
 from concurrent_nb.errors import ConfigurationError, EngineUnavailable
 from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.dask_pilot import DASK_PORT, dask_address

@@ -1,19 +1,16 @@
 """A host: runs groups of tasks in a worker process of ours, inside of a worker process of an engine.
 
-    engine's worker: run_group(parcel, objects, report) --> EngineHost --> Pool of one worker --> worker process
-                     deliver(orders) (another thread)   --> EngineHost
+    HostTable: run                    --> EngineHost --> Pool of one worker --> worker process
+               order (another thread) --> EngineHost --> GroupReporter      --> the application
 
-There is one host per group that runs at the same time; it is kept for later groups of its session, and ends when its
-session does, when nobody has needed it for `IDLE_S`, or with the engine's worker process.
+There is one host per group that runs at the same time. `host_table.py` keeps it for later groups of its session.
 """
 
-import logging
 import os
 import select
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,20 +20,9 @@ from typing import Final
 
 import msgspec
 
-from concurrent_nb.engines.group_messages import (
-    EngineSession,
-    Group,
-    HostReport,
-    Orders,
-    Parcel,
-    SharedObject,
-    pack,
-    read_group,
-    read_object,
-    read_orders,
-)
-from concurrent_nb.errors import EngineUnavailable, ProtocolError
-from concurrent_nb.foreign import describe
+from concurrent_nb.engines.group_messages import EngineSession, Group, Orders, Parcel, SharedObject, read_group
+from concurrent_nb.engines.group_reporter import REPORT_S, GroupReporter, Report
+from concurrent_nb.errors import EngineUnavailable
 from concurrent_nb.ids import AUTHKEY_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.common.shared_memory_link import ReceivedContents
 from concurrent_nb.nodes.common.wakeup import Wakeup
@@ -46,24 +32,14 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, encode_error, joined, length, slices_of, split_off
-from concurrent_nb.workers.slave_side.attempts import PoolReports
 from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, environment
 from concurrent_nb.workers.slave_side.pool import Pool
 
-log = logging.getLogger(__name__)
-
-#: a host that has had nothing to do for so long ends, in seconds
-IDLE_S: Final = 60.0
-#: output and starts are reported after this time, in seconds; outcomes that a slow task holds up after REPORT_LATE_S
-REPORT_S: Final = 0.03
-REPORT_LATE_S: Final = 0.2
 #: seconds between two looks at whether a group is still wanted
 WANTED_S: Final = 1.0
 #: bytes of objects that a host keeps, while groups do not need them
 KEPT_BYTES: Final = 512 << 20
 
-#: sends a report while the group runs
-Report = Callable[[Parcel], None]
 #: says whether anybody still wants the results of a group
 IsWanted = Callable[[], bool]
 
@@ -117,7 +93,7 @@ class EngineHost:
         Raises EngineUnavailable if no worker of ours can be started here.
         """
         group, buffers = read_group(parcel)
-        reporter = _Reporter(group.number, run, self.name, report)
+        reporter = GroupReporter(group.number, run, self.name, report)
         now = time.monotonic()
         if group.restarts > self.restarts:
             self._pool.restart_workers(now, stop=True)
@@ -213,7 +189,7 @@ class EngineHost:
 
     # ------------------------------------------------------------------------------------------------------- one turn
 
-    def _turn(self, reporter: "_Reporter", until: float) -> None:
+    def _turn(self, reporter: GroupReporter, until: float) -> None:
         """Wait for something to happen, at most until then, and handle it."""
         pool = self._pool
         poll = select.poll()
@@ -246,7 +222,7 @@ class EngineHost:
             if orders.restart:
                 self._pool.restart_workers(now, stop=True)
 
-    def _collect(self, reporter: "_Reporter") -> None:
+    def _collect(self, reporter: GroupReporter) -> None:
         """Take what the pool reports; results leave shared memory."""
         reports = self._pool.take_reports()
         for made in reports.segments:
@@ -318,191 +294,3 @@ def _interrupts_unblocked() -> Iterator[None]:
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Reporter:
-    """Gathers what a host has to say about a group, and sends it while the group runs."""
-
-    def __init__(self, number: int, run: bytes, host: bytes, report: Report | None) -> None:
-        self.number = number
-        self.due_at: float | None = None  #: when to call `send`; None: nothing is urgent
-        self._run = run
-        self._host = host
-        self._report = report
-        self._serial = 0
-        self._reports = PoolReports()
-
-    def add(self, reports: PoolReports) -> None:
-        """Add what has happened."""
-        ours = self._reports
-        ours.output += reports.output
-        ours.started += reports.started
-        ours.returned += reports.returned
-        ours.stacks += reports.stacks
-        ours.outcomes += reports.outcomes
-        if self._report is None:
-            return
-        now = time.monotonic()
-        urgent = bool(ours.output or ours.started or ours.returned or ours.stacks)
-        if urgent:
-            self.due_at = now + REPORT_S if self.due_at is None else min(self.due_at, now + REPORT_S)
-        elif ours.outcomes and self.due_at is None:
-            self.due_at = now + REPORT_LATE_S
-
-    def send(self) -> None:
-        """Send what has been added, but for large results, which come with the last report."""
-        self.due_at = None
-        if self._report is None:
-            return
-        late = [it for it in self._reports.outcomes if any(it[2])]
-        self._reports.outcomes = [it for it in self._reports.outcomes if not any(it[2])]
-        parcel = self._parcel(is_last=False)
-        self._reports.outcomes = late
-        try:
-            self._report(parcel)
-        except Exception as error:  # noqa: BLE001  (an engine's: what follows comes with the last report)
-            log.warning("reports of group %d come only when it ends: %s", self.number, describe(error))
-            self._report = None
-        else:
-            self._serial += 1
-
-    def last(self) -> Parcel:
-        """Return the last report."""
-        return self._parcel(is_last=True)
-
-    def _parcel(self, *, is_last: bool) -> Parcel:
-        reports, self._reports = self._reports, PoolReports()
-        return pack(
-            HostReport(
-                self.number,
-                self._run,
-                self._serial,
-                self._host,
-                is_last,
-                [m.Outcomes(job, "", frames) for job, frames, _ in reports.outcomes],
-                reports.started,
-                reports.returned,
-                [m.Output(ref, stream, bytes(data)) for ref, stream, data in reports.output],
-                reports.stacks,
-            ),
-            [
-                buffer
-                for _, frames, buffers in reports.outcomes
-                for at in range(len(frames))
-                for buffer in (buffers[at] if buffers else ())
-            ],
-        )
-
-
-# ------------------------------------------------------------------------------------- hosts of an engine's process
-
-
-class HostTable:
-    """The hosts of this process, by session."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: dict[bytes, list[EngineHost]] = {}
-        self._running: dict[tuple[bytes, int], EngineHost] = {}  # by session and group
-        self._ended: set[bytes] = set()  # sessions
-        self._reaper: threading.Thread | None = None
-        self._pid = os.getpid()
-
-    def run(
-        self,
-        parcel: Sequence[Buffer],
-        objects: Sequence[Sequence[Buffer]],
-        report: Report | None,
-        is_wanted: IsWanted | None = None,
-    ) -> Parcel:
-        """Run a group on a free host, or a new one; return its last report.
-
-        The report says what is missing, if anything is, or why there can be no host.
-        """
-        group, _ = read_group(parcel)
-        run = os.urandom(8)
-        try:
-            host = self._take(group)
-        except (OSError, RuntimeError) as error:  # no more processes, descriptors or threads
-            return pack(HostReport(group.number, run, 0, b"", is_last=True, failure=describe(error)))
-        is_fine = False
-        try:
-            if missing := host.missing(group, [read_object(found) for found in objects]):
-                is_fine = True
-                return pack(HostReport(group.number, run, 0, host.name, is_last=True, missing=missing))
-            last = host.run(parcel, run, report, is_wanted)
-            is_fine = True
-            return last
-        except (EngineUnavailable, ProtocolError) as error:
-            return pack(HostReport(group.number, run, 0, host.name, is_last=True, failure=str(error)))
-        finally:
-            self._give_back(group, host, is_fine)
-
-    def order(self, token: bytes, parcel: Sequence[Buffer]) -> None:
-        """Pass orders to the host of their group, if it runs here."""
-        orders = read_orders(parcel)
-        with self._lock:
-            host = self._running.get((token, orders.number))
-        if host is not None:
-            host.order(orders)
-
-    def end_session(self, token: bytes) -> None:
-        """Close the hosts of a session, idle ones now and others when their group has ended, which is stopped."""
-        with self._lock:
-            self._ended.add(token)
-            idle = self._idle.pop(token, [])
-            running = [(number, host) for (session, number), host in self._running.items() if session == token]
-        for number, host in running:
-            host.order(Orders(number, restart=True))
-        for host in idle:
-            host.close()
-
-    def _take(self, group: Group) -> EngineHost:
-        token = group.session.token
-        with self._lock:
-            if os.getpid() != self._pid:  # forked after hosts were made: they belong to the parent
-                self._idle, self._running, self._reaper, self._pid = {}, {}, None, os.getpid()
-            idle = self._idle.get(token)
-            host = idle.pop() if idle else None
-            if host is not None:
-                self._running[token, group.number] = host
-        if host is None:
-            host = EngineHost(group.session)
-            host.restarts = group.restarts
-            with self._lock:
-                self._running[token, group.number] = host
-        return host
-
-    def _give_back(self, group: Group, host: EngineHost, is_fine: bool) -> None:
-        token = group.session.token
-        with self._lock:
-            self._running.pop((token, group.number), None)
-            keeps = is_fine and token not in self._ended
-            if keeps:
-                self._idle.setdefault(token, []).append(host)
-                if self._reaper is None:
-                    self._reaper = threading.Thread(target=self._reap, name="concurrent_nb hosts", daemon=True)
-                    self._reaper.start()
-        if not keeps:
-            host.close()
-
-    def _reap(self) -> None:
-        """Close hosts that nobody has needed for a while, as those of an application that was killed."""
-        while True:
-            time.sleep(IDLE_S / 4)
-            now = time.monotonic()
-            with self._lock:
-                old = [(token, it) for token, idle in self._idle.items() for it in idle if now - it.idle_since > IDLE_S]
-                for token, host in old:
-                    self._idle[token].remove(host)
-                self._idle = {token: idle for token, idle in self._idle.items() if idle}
-                if not self._idle:
-                    self._reaper = None
-            for _, host in old:
-                host.close()
-            if self._reaper is None:
-                return
-
-
-#: the hosts of this process
-HOSTS: Final = HostTable()

@@ -22,9 +22,9 @@ from typing import Any, Final
 import ray
 import ray.exceptions
 
-from concurrent_nb.engines.engine_host import HOSTS
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel
+from concurrent_nb.engines.host_table import HOSTS
 from concurrent_nb.errors import EngineUnavailable, VersionMismatch
 from concurrent_nb.foreign import describe
 from concurrent_nb.transport.addresses import is_loopback
