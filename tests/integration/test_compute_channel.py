@@ -76,6 +76,16 @@ def answers(link: ComputeClient, wait_s: float) -> list[list[bytes]]:
     return [[bytes(frame) for frame in frames] for frames in link.receive()]
 
 
+def connected(door: Door) -> tuple[KeyPair, ComputeClient]:
+    """Return an admitted peer that has got its first answer, and its keys."""
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    link.send([b"hello"])
+    assert answers(link, PATIENCE_S)
+    return pair, link
+
+
 def assert_good_peer_is_heard(door: Door) -> None:
     pair = keys.fresh()
     door.admitted.add(pair.public)
@@ -208,11 +218,7 @@ def test_sending_to_a_missing_peer_is_an_error_and_not_a_loss(door: Door) -> Non
 
 
 def test_the_server_reports_sessions_whose_connection_has_ended(door: Door) -> None:
-    pair = keys.fresh()
-    door.admitted.add(pair.public)
-    link = door.link(pair)
-    link.send([b"hello"])
-    assert answers(link, PATIENCE_S)
+    _, link = connected(door)
     link.close()
     eventually(lambda: door.left, "the server reports whose connection has ended")
     assert door.left == [SESSION]
@@ -277,11 +283,7 @@ ONLY_LINUX = pytest.mark.skipif(not tcp.IS_AVAILABLE, reason="connections can be
 
 @ONLY_LINUX
 def test_a_message_that_does_not_end_is_cut_before_it_fills_the_memory(door: Door) -> None:
-    pair = keys.fresh()
-    door.admitted.add(pair.public)
-    link = door.link(pair)
-    link.send([b"hello"])
-    assert answers(link, PATIENCE_S)
+    _, link = connected(door)
     link.send([bytes(FRAME_BYTES)] * 1000)
     eventually(link.disturbed, "the connection is cut")
     link.close()
@@ -324,11 +326,7 @@ def test_connections_of_one_key_are_limited_and_the_oldest_is_cut(door: Door) ->
 
 @ONLY_LINUX
 def test_a_connection_whose_key_was_withdrawn_is_cut_a_while_later(door: Door) -> None:
-    pair = keys.fresh()
-    door.admitted.add(pair.public)
-    link = door.link(pair)
-    link.send([b"hello"])
-    assert answers(link, PATIENCE_S)
+    pair, link = connected(door)
     door.admitted.discard(pair.public)
     eventually(link.disturbed, "the connection is cut")
     link.close()

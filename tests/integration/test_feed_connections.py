@@ -362,11 +362,17 @@ def test_readers_of_one_role_have_a_limit_that_leaves_room_for_others(serving: S
             assert again.status == 101
 
 
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server wait for its readers early."""
+    monkeypatch.setattr(feed_handler, "SEND_BUFFER_BYTES", 4096)
+
+
+@pytest.mark.usefixtures("small_buffers")
 def test_a_reader_that_never_reads_is_cut_and_others_are_served(
     serving: ServingFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_feed, "DRAINED_WITHIN_S", 1.0)
-    monkeypatch.setattr(feed_handler, "SEND_BUFFER_BYTES", 4096)
     open_jobs(serving)
     with serving.reader(buffer_bytes=4096) as slow, serving.reader() as good:
         for reader in (slow, good):
@@ -379,10 +385,8 @@ def test_a_reader_that_never_reads_is_cut_and_others_are_served(
         assert good.message()["method"] == "delta"
 
 
-def test_a_slow_reader_has_one_message_waiting_and_then_one_delta(
-    serving: ServingFeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed_handler, "SEND_BUFFER_BYTES", 4096)
+@pytest.mark.usefixtures("small_buffers")
+def test_a_slow_reader_has_one_message_waiting_and_then_one_delta(serving: ServingFeed) -> None:
     open_jobs(serving)
     with serving.reader(buffer_bytes=4096) as slow:
         slow.call("watch")
@@ -398,11 +402,11 @@ def test_a_slow_reader_has_one_message_waiting_and_then_one_delta(
         assert len(delta["params"]["events"]) == 5
 
 
+@pytest.mark.usefixtures("small_buffers")
 def test_slow_readers_are_cut_early_when_they_hold_too_much(
     serving: ServingFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_feed, "HELD_BYTES_MAX", 100_000)
-    monkeypatch.setattr(feed_handler, "SEND_BUFFER_BYTES", 4096)
     open_jobs(serving)
     with serving.reader(buffer_bytes=4096) as slow, serving.reader() as good:
         slow.call("watch")
@@ -411,8 +415,8 @@ def test_slow_readers_are_cut_early_when_they_hold_too_much(
         eventually(lambda: len(serving.server._context.readers) == 1, "the slow one is cut", 10.0)
 
 
-def test_a_reader_that_asks_and_reads_no_answer_is_cut(serving: ServingFeed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_handler, "SEND_BUFFER_BYTES", 4096)
+@pytest.mark.usefixtures("small_buffers")
+def test_a_reader_that_asks_and_reads_no_answer_is_cut(serving: ServingFeed) -> None:
     with serving.reader(buffer_bytes=4096) as reader:
         reader.call("watch")
         with contextlib.suppress(OSError):

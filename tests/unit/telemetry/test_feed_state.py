@@ -65,15 +65,21 @@ def comparable(state: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "jobs": dict(sorted(state["jobs"].items())), "slaves": dict(sorted(state["slaves"].items()))}
 
 
-@settings(max_examples=300)
-@given(st.lists(ACTS, max_size=60))
-def test_deltas_of_any_pacing_give_what_a_new_reader_gets(acts: list[tuple[Any, ...]]) -> None:
+def played(acts: list[tuple[Any, ...]]) -> tuple[MadeUpCluster, list[Reader]]:
+    """Return a cluster after these acts, and its readers."""
     cluster = MadeUpCluster()
     readers = [Reader(visibility) for visibility in EVERYBODY * 2]
     cluster.tick(EVERYBODY)
     for each in acts:
         act(cluster, readers, *each)
     cluster.tick(EVERYBODY)
+    return cluster, readers
+
+
+@settings(max_examples=300)
+@given(st.lists(ACTS, max_size=60))
+def test_deltas_of_any_pacing_give_what_a_new_reader_gets(acts: list[tuple[Any, ...]]) -> None:
+    cluster, readers = played(acts)
     for reader in readers:
         cluster.read(reader)
         assert comparable(reader.state) == comparable(cluster.fresh(reader.visibility))
@@ -82,12 +88,7 @@ def test_deltas_of_any_pacing_give_what_a_new_reader_gets(acts: list[tuple[Any, 
 
 @given(st.lists(ACTS, max_size=40))
 def test_readers_see_only_what_is_theirs(acts: list[tuple[Any, ...]]) -> None:
-    cluster = MadeUpCluster()
-    readers = [Reader(visibility) for visibility in EVERYBODY * 2]
-    cluster.tick(EVERYBODY)
-    for each in acts:
-        act(cluster, readers, *each)
-    cluster.tick(EVERYBODY)
+    cluster, _ = played(acts)
     for visibility in (ALICE, BOB, NOBODY):
         state = cluster.fresh(visibility)
         own = {job_id(number).hex() for number, owner in enumerate(OWNERS) if owner == visibility.owner}

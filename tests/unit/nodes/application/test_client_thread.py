@@ -10,7 +10,7 @@ import pickle
 import queue
 import random
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -333,13 +333,18 @@ def test_what_breaks_the_protocol_ends_the_session_and_everything_goes_to_the_ne
     assert master.sessions == 2
 
 
+def end_sessions_in_vain(master: PlayedMaster, end: Callable[[], object]) -> None:
+    """End as many sessions, one after another, as the application puts up with."""
+    for at in range(SESSIONS_IN_VAIN):
+        if at:
+            master.follow()
+        end()
+
+
 def test_a_master_with_which_no_session_lasts_is_given_up_with_the_reason() -> None:
     with contextlib.closing(PlayedMaster()) as master:
         (victim,) = master.submit(0)
-        for at in range(SESSIONS_IN_VAIN):
-            if at:
-                master.follow()
-            master.bye("protocol error: a slice that ends behind its segment")
+        end_sessions_in_vain(master, lambda: master.bye("protocol error: a slice that ends behind its segment"))
         with pytest.raises(MasterLost, match=r"no session .* lasts .*a slice that ends behind its segment"):
             victim.result(PATIENCE_S)
         with pytest.raises(MasterLost, match="ends behind"):
@@ -350,10 +355,7 @@ def test_a_master_with_which_no_session_lasts_is_given_up_with_the_reason() -> N
 def test_a_master_that_never_makes_sense_is_given_up_with_the_reason() -> None:
     with contextlib.closing(PlayedMaster()) as master:
         (victim,) = master.submit(0)
-        for at in range(SESSIONS_IN_VAIN):
-            if at:
-                master.follow()
-            master.say_raw([b"nonsense"])
+        end_sessions_in_vain(master, lambda: master.say_raw([b"nonsense"]))
         with pytest.raises(MasterLost, match="the master broke the protocol"):
             victim.result(PATIENCE_S)
 

@@ -41,12 +41,18 @@ def given(model: Model, count: int) -> None:
 # --------------------------------------------------------------------------------------- a result that does not come
 
 
-def test_a_worker_whose_result_does_not_come_is_killed_and_its_task_counts_a_death() -> None:
+def with_lost_result(count: int) -> Model:
+    """Return a model whose worker 1 has that many tasks, and whose first one has ended without a result."""
     model = make(1)
-    given(model, 1)
+    given(model, count)
     model.begin(1)
     model.end(1)
     model.swallow(1)
+    return model
+
+
+def test_a_worker_whose_result_does_not_come_is_killed_and_its_task_counts_a_death() -> None:
+    model = with_lost_result(1)
     model.pass_time(RESULT_S - 0.1)
     assert not model.killed(1)
     model.pass_time(0.2)
@@ -73,11 +79,7 @@ def test_what_stands_behind_a_task_whose_result_does_not_come_runs_elsewhere_unb
 
 
 def test_a_worker_that_runs_on_while_a_result_does_not_come_is_broken_too() -> None:
-    model = make(1)
-    given(model, 2)
-    model.begin(1)
-    model.end(1)
-    model.swallow(1)
+    model = with_lost_result(2)
     model.begin(1)
     model.pass_time(RESULT_S + 0.2)
     assert model.killed(1)

@@ -16,6 +16,15 @@ HOST, ALL = Needs(kind="system_host"), Needs(cores=0)
 # --------------------------------------------------------------------------------------------------------------- hosts
 
 
+def model_with_host() -> Model:
+    """Return one with a slot, whose worker 2 runs host 0."""
+    model = ready_model(1)
+    model.assign([0], needs=HOST)
+    model.ready(2)
+    model.begin(2)
+    return model
+
+
 def test_a_host_gets_a_worker_of_its_own() -> None:
     model = ready_model(1)
     model.assign([0], needs=HOST)
@@ -39,10 +48,7 @@ def test_the_worker_of_a_host_ends_with_it_and_is_not_replaced() -> None:
 
 
 def test_a_host_that_follows_another_gets_a_worker_of_its_own_too() -> None:
-    model = ready_model(1)
-    model.assign([0], needs=HOST)
-    model.ready(2)
-    model.begin(2)
+    model = model_with_host()
     model.assign([1], needs=HOST)
     model.end(2)
     model.flush(2)
@@ -52,10 +58,7 @@ def test_a_host_that_follows_another_gets_a_worker_of_its_own_too() -> None:
 
 
 def test_workers_for_hosts_get_no_other_work() -> None:
-    model = ready_model(1)
-    model.assign([0], needs=HOST)
-    model.ready(2)
-    model.begin(2)
+    model = model_with_host()
     model.assign(range(1, 100))
     assert model.has(2) == []
 
@@ -83,10 +86,7 @@ def test_a_worker_that_starts_for_a_host_that_is_gone_is_dismissed() -> None:
 
 
 def test_a_host_that_dies_is_blamed_and_one_that_is_killed_before_it_began_is_not() -> None:
-    model = ready_model(1)
-    model.assign([0], needs=HOST)
-    model.ready(2)
-    model.begin(2)
+    model = model_with_host()
     model.die(2)
     assert model.statuses() == {0: Status.DIED}
     assert list(model.workers) == [1]
@@ -111,10 +111,7 @@ def test_a_host_times_out_and_is_killed_after_the_grace_alone() -> None:
 
 
 def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run() -> None:
-    model = ready_model(1)
-    model.assign([0], needs=HOST)
-    model.ready(2)
-    model.begin(2)
+    model = model_with_host()
     model.assign([1], needs=HOST)
     model.execute(model.scheduler.drained())
     model.assign([2], needs=HOST)
@@ -127,10 +124,7 @@ def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run() -> No
 
 
 def test_a_reset_kills_hosts_and_dismisses_those_that_start() -> None:
-    model = ready_model(1)
-    model.assign([0], needs=HOST)
-    model.ready(2)
-    model.begin(2)
+    model = model_with_host()
     model.assign([1], needs=HOST)
     model.execute(model.scheduler.reset())
     assert model.killed(2)
