@@ -206,15 +206,11 @@ def command_line() -> argparse.ArgumentParser:
         _stats,
         "Show the statistics of a cluster, or of one of its jobs: where its time went, and what it used.",
     )
-    stats.add_argument(
-        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
-    )
+    _add_cluster_name(stats)
     stats.add_argument("--job", metavar="JOB", help="only this job: its name, or the beginning of its id")
     stats.add_argument("--json", action="store_true", help="print JSON, with all numbers")
     dashboard = command("dashboard", _dashboard, "Print a link to the web page of a cluster, and open it in a browser.")
-    dashboard.add_argument(
-        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
-    )
+    _add_cluster_name(dashboard)
     dashboard.add_argument("--no-open", action="store_true", help="only print the link")
     kernel = command("kernel", _kernel, "Open a Jupyter kernel in a slave, and print how to attach to it.")
     kernel.add_argument("slave", help="name of the slave, as `concurrent-nb slaves` lists it")
@@ -231,9 +227,7 @@ def command_line() -> argparse.ArgumentParser:
         _restart,
         "Replace all worker processes of a cluster by new ones, and wait until that is done; or replace one slave.",
     )
-    restart.add_argument(
-        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
-    )
+    _add_cluster_name(restart)
     restart.add_argument(
         "slave",
         nargs="?",
@@ -246,10 +240,15 @@ def command_line() -> argparse.ArgumentParser:
         help="stop running tasks and run them again; without it, each worker ends its task first",
     )
     stop = command("stop", _stop, "Stop a cluster: its master, its slaves and all tasks that run there.")
-    stop.add_argument(
+    _add_cluster_name(stop)
+    return parser
+
+
+def _add_cluster_name(command: argparse.ArgumentParser) -> None:
+    """Add the argument that names the cluster which a command is about."""
+    command.add_argument(
         "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
     )
-    return parser
 
 
 def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
