@@ -24,19 +24,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.tree import DecisionTreeClassifier
 
 import concurrent_nb
+from benchmarks.workloads import pass_time
 
 WORKERS = 2
 
 
 def nothing(n: int) -> int:
     return n
-
-
-def burn(duration_s: float) -> float:
-    end = time.perf_counter() + duration_s
-    while time.perf_counter() < end:
-        pass
-    return duration_s
 
 
 def total(array: Any, n: int) -> float:
@@ -48,7 +42,7 @@ def calls(count: int, function: Callable[..., Any], *args: Any) -> Callable[[], 
 
 
 def many_calls(times: int, count: int, duration_s: float) -> Callable[[], Any]:
-    return lambda: [calls(count, burn, duration_s)() for _ in range(times)]
+    return lambda: [calls(count, pass_time, duration_s)() for _ in range(times)]
 
 
 def passes(count: int, size: int) -> Callable[[], Any]:
@@ -68,14 +62,14 @@ def workloads() -> dict[str, Callable[[], Any]]:
         "short: 1,000 of nothing": lambda: Parallel(n_jobs=WORKERS)(delayed(nothing)(n) for n in range(1000)),
         "short: 10,000 of nothing": lambda: Parallel(n_jobs=WORKERS)(delayed(nothing)(n) for n in range(10_000)),
         "short: 100,000 of nothing": lambda: Parallel(n_jobs=WORKERS)(delayed(nothing)(n) for n in range(100_000)),
-        "short: 10,000 of 10 us": calls(10_000, burn, 10e-6),
-        "short: 5,000 of 50 us": calls(5_000, burn, 50e-6),
-        "short: 1,000 of 100 us": calls(1_000, burn, 100e-6),
+        "short: 10,000 of 10 us": calls(10_000, pass_time, 10e-6),
+        "short: 5,000 of 50 us": calls(5_000, pass_time, 50e-6),
+        "short: 1,000 of 100 us": calls(1_000, pass_time, 100e-6),
         "short: 20 calls, 20 of 0.1 ms each": many_calls(20, 20, 100e-6),
-        "medium: 500 of 1 ms": calls(500, burn, 1e-3),
+        "medium: 500 of 1 ms": calls(500, pass_time, 1e-3),
         "medium: 5 calls, 20 of 1 ms each": many_calls(5, 20, 1e-3),
-        "long: 100 of 10 ms": calls(100, burn, 10e-3),
-        "long: 20 of 50 ms": calls(20, burn, 50e-3),
+        "long: 100 of 10 ms": calls(100, pass_time, 10e-3),
+        "long: 20 of 50 ms": calls(20, pass_time, 50e-3),
         "arrays: one of 64 MB to 50": passes(50, 8_000_000),
         "arrays: 50 of 8 MB come back": returns(50, 1_000_000),
         "sklearn: GridSearchCV, 40 fits of 2,000 rows": lambda: (

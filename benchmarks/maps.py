@@ -12,15 +12,14 @@ round measures each of them once, in turn. Quote the ratios of one run; absolute
 
 import argparse
 import functools
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import concurrent_nb
-from benchmarks.submits import cpu_s
+from benchmarks.submits import cpu_s, forked_pools
+from benchmarks.workloads import pass_time
 
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
@@ -36,13 +35,6 @@ def caught(fn: Callable[[Any], Any], x: Any) -> Any:
         return fn(x)
     except Exception as error:  # noqa: BLE001  (what ours does by itself)
         return error
-
-
-def burn(duration_s: float) -> float:
-    end = time.perf_counter() + duration_s
-    while time.perf_counter() < end:
-        pass
-    return duration_s
 
 
 def mixed(count: int) -> list[Any]:
@@ -82,10 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--items", type=int, default=100_000)
     options = parser.parse_args()
-    pool = multiprocessing.get_context("fork").Pool(2)
-    ppe = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
-    ppe.submit(abs, 1).result()
-    with concurrent_nb.Cluster(workers=2) as cluster:
+    with forked_pools() as (pool, ppe), concurrent_nb.Cluster(workers=2) as cluster:
         app = cluster.application()
         contenders: dict[str, Mapper] = {
             "ours": lambda fn, items: list(app.map(fn, items, return_exceptions=True)),
@@ -98,14 +87,11 @@ def main() -> None:
             check(mapper)
         items = mixed(options.items)
         compare(f"{options.items:,} mixed, 1 in 1000 fails", contenders, mostly, items, options.rounds)
-        compare("20,000 of 20 us", contenders, burn, [20e-6] * 20_000, options.rounds)
-        compare("1,000 of 1 ms", contenders, burn, [0.001] * 1000, options.rounds)
+        compare("20,000 of 20 us", contenders, pass_time, [20e-6] * 20_000, options.rounds)
+        compare("1,000 of 1 ms", contenders, pass_time, [0.001] * 1000, options.rounds)
         before = cpu_s()
         rate(contenders["ours"], mostly, items)
         after = cpu_s()
-    pool.terminate()
-    pool.join()
-    ppe.shutdown()
     print("CPU per mixed item of ours, by hop:")
     for pid, (seconds, name) in sorted(after.items()):
         spent = seconds - before.get(pid, (0.0, ""))[0]

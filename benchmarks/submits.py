@@ -7,10 +7,11 @@ load. Ours runs with all defaults: CURVE, acknowledgements, an embedded cluster 
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -76,15 +77,23 @@ class PoolSubmit:
         return handle
 
 
+@contextlib.contextmanager
+def forked_pools() -> Iterator[tuple[Any, ProcessPoolExecutor]]:
+    """Run a `multiprocessing.Pool` and a ProcessPoolExecutor, each of two processes, that are forked already."""
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool, ProcessPoolExecutor(2, mp_context=context) as executor:
+        executor.submit(abs, 1).result()
+        yield pool, executor
+        pool.terminate()
+        pool.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=10_000)
     options = parser.parse_args()
-    pool = multiprocessing.get_context("fork").Pool(2)
-    ppe = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
-    ppe.submit(noop, 1).result()
-    with concurrent_nb.Cluster(workers=2) as cluster:
+    with forked_pools() as (pool, ppe), concurrent_nb.Cluster(workers=2) as cluster:
         ours = cluster.application()
         contenders: dict[str, Submit] = {"ours": ours.submit, "Pool": PoolSubmit(pool), "PPE": ppe.submit}
         rates: dict[str, list[float]] = {name: [] for name in contenders}
@@ -98,9 +107,6 @@ def main() -> None:
         before = cpu_s()
         throughput(ours.submit, options.tasks)
         after = cpu_s()
-    pool.terminate()
-    pool.join()
-    ppe.shutdown()
     print(f"{'':6}{'submits/s, median [range]':>36}{'x Pool':>10}{'lone p50 us, median [range]':>36}{'x PPE':>10}")
     for name in contenders:
         rate, alone = rates[name], lone[name]

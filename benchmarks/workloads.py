@@ -81,6 +81,14 @@ def burn(seconds: float) -> int:
     return turns
 
 
+def pass_time(duration_s: float) -> float:
+    """Keep a core busy for a time; return it."""
+    end = time.perf_counter() + duration_s
+    while time.perf_counter() < end:
+        pass
+    return duration_s
+
+
 def mandel_column(x: int) -> Any:
     """Column `x` of the Mandelbrot picture, in plain Python."""
     import numpy as np
