@@ -440,24 +440,14 @@ class StackSampled(Message, tag=35, frozen=True):
     error: str  #: why there is none
 
 
+#: messages that every node sends, and takes
+FromAnyone = Segment | Part | DropSegments | Bye
 FromClient = (
-    Function
-    | OpenJob
-    | Submit
-    | Cancel
-    | CloseJob
-    | Measured
-    | Ran
-    | ShareMemory
-    | Segment
-    | Content
-    | Part
-    | DropSegments
-    | Release
-    | Bye
+    FromAnyone | Function | OpenJob | Submit | Cancel | CloseJob | Measured | Ran | ShareMemory | Content | Release
 )
 FromSlave = (
-    Outcomes
+    FromAnyone
+    | Outcomes
     | Started
     | Output
     | Returned
@@ -467,14 +457,11 @@ FromSlave = (
     | StackSampled
     | HostLoad
     | ShareMemory
-    | Segment
-    | Part
-    | DropSegments
-    | Bye
 )
-ToClient = Outcomes | Started | Output | Segment | Part | DropSegments | Bye
+ToClient = FromAnyone | Outcomes | Started | Output
 ToSlave = (
-    Function
+    FromAnyone
+    | Function
     | Assign
     | Withdraw
     | DropFunctions
@@ -483,11 +470,7 @@ ToSlave = (
     | Drain
     | SetLogLevel
     | SampleStack
-    | Segment
     | Content
-    | Part
-    | DropSegments
     | Release
-    | Bye
 )
 AnyMessage = FromClient | FromSlave | ToClient | ToSlave
