@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TextIO
 
 from concurrent_nb.outcome import Hit
@@ -71,51 +72,48 @@ def dumps_results(results: BatchResults) -> tuple[bytes, list[memoryview]]:
     return call_chunks.dumps_results((tuple(results.items), results.seconds, results.is_cut))
 
 
+@dataclass(slots=True, eq=False)
 class _BatchRun:
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        terms: BatchTerms,
-        begin_item: Callable[[int], None],
-        after_call: Callable[[], None],
-        clock: Callable[[], float],
-        snapshot: Snapshot,
-    ) -> None:
-        self._function = function
-        self._terms = terms
-        self._begin_item = begin_item
-        self._after_call = after_call
-        self._clock = clock
-        self._snapshot = snapshot
-        self._results = ChunkResults([], {}, {})
-        self._seconds: list[float] = []
-        self._streams: tuple[MarkedStream, ...] = ()
-        self._reported = 0  # items whose results were reported
-        self.has_hit = False
+    """A run of a batch, with the arguments of `run`."""
+
+    function: Callable[..., Any]
+    terms: BatchTerms
+    begin_item: Callable[[int], None]
+    after_call: Callable[[], None]
+    clock: Callable[[], float]
+    snapshot: Snapshot
+    has_hit: bool = False
+    _results: ChunkResults = field(default_factory=lambda: ChunkResults([], {}, {}))
+    _seconds: list[float] = field(default_factory=list)
+    _streams: tuple["MarkedStream", ...] = ()
+    _reported: int = 0  # items whose results were reported
+    _began_at: float = 0.0
+    _last: float = 0.0  # when the last item began
+    _reported_at: float = 0.0
 
     def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> BatchResults:
-        self._began_at = self._last = self._reported_at = self._clock()
+        self._began_at = self._last = self._reported_at = self.clock()
         is_cut = False
         try:
             call_chunks.run(
-                self._call, calls, numbers, self._begin_item, self._results, self._may_continue, self._snapshot
+                self._call, calls, numbers, self.begin_item, self._results, self._may_continue, self.snapshot
             )
         except KeyboardInterrupt:
             is_cut = True
             self._results.drop_unfinished()
         if len(self._seconds) < len(self._results.values) + is_cut:
-            self._seconds.append(self._clock() - self._last)
+            self._seconds.append(self.clock() - self._last)
         return BatchResults(self._results, self._seconds, is_cut)
 
     def _call(self, *args: Any) -> Any:
-        value = self._function(*args)
-        self._after_call()
+        value = self.function(*args)
+        self.after_call()
         if type(value) is Hit:
-            self.has_hit = self._terms.until
+            self.has_hit = self.terms.until
         return value
 
     def _may_continue(self) -> bool:
-        now = self._clock()
+        now = self.clock()
         done = len(self._results.values)
         if not done:
             self._last = now
@@ -124,7 +122,7 @@ class _BatchRun:
         self._last = now
         for stream in self._streams:
             stream.next_item()
-        terms = self._terms
+        terms = self.terms
         if (
             self.has_hit
             or (terms.stop_on_error and done - 1 in self._results.failed)
@@ -153,7 +151,7 @@ class _BatchRun:
     @contextmanager
     def marking_items(self) -> Iterator[None]:
         """Mark what is printed and noted meanwhile with its item."""
-        secret = self._terms.secret
+        secret = self.terms.secret
         marked = MarkedStream(sys.stdout, secret, self.position), MarkedStream(sys.stderr, secret, self.position)
         sys.stdout, sys.stderr = self._streams = marked
         notes.SINK.item = self.position
