@@ -17,17 +17,7 @@ from concurrent_nb.scheduling.slave_state import is_multi_slot, is_system_host
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
-from concurrent_nb.workers.slave_side.attempts import (
-    Attempt,
-    Command,
-    Dismiss,
-    GiveTasks,
-    Interrupt,
-    Kill,
-    PoolReports,
-    Recall,
-    Start,
-)
+from concurrent_nb.workers.slave_side import attempts as a
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from tests.simulator.checkers import check_references
@@ -45,7 +35,7 @@ FLUSH_S: Final = 0.001
 POLL_AT_LEAST_S: Final = 0.5
 
 #: an event of a worker: called with the time, it informs the pool scheduler, and returns its commands
-WorkerEvent = Callable[[float], list[Command]]
+WorkerEvent = Callable[[float], list[a.Command]]
 
 
 class VirtualWorker:
@@ -54,17 +44,17 @@ class VirtualWorker:
     def __init__(self, pool: "VirtualPool", number: int, process: int) -> None:
         self.number = number
         self.process = process  #: the process of which it is a thread; 0: it has its own
-        self.queue: deque[tuple[Attempt, bytes]] = deque()  #: with the function
+        self.queue: deque[tuple[a.Attempt, bytes]] = deque()  #: with the function
         self.ticket = 0  #: as its status page shows
         self.started_at = 0.0
         self.alive = True
-        self.attempt: Attempt | None = None  #: that it runs
+        self.attempt: a.Attempt | None = None  #: that it runs
         self.to_stop = 0  #: ticket that is to be stopped
         self._pool = pool
         self._task_run: TaskRun | None = None
         self._unsent: list[tuple[Result, Buffers]] = []
 
-    def give(self, function: bytes, attempts: Sequence[Attempt]) -> None:
+    def give(self, function: bytes, attempts: Sequence[a.Attempt]) -> None:
         """Queue tasks of a function."""
         self.queue.extend((attempt, function) for attempt in attempts)
         if self._task_run is None:
@@ -94,7 +84,7 @@ class VirtualWorker:
             return
         scheduler, process = self._pool.scheduler, self.process
 
-        def end_process(now: float) -> list[Command]:
+        def end_process(now: float) -> list[a.Command]:
             scheduler.process_ends(process)
             return []
 
@@ -256,7 +246,7 @@ class VirtualPool(UnsharedPool):
         """Return how many workers are still to be replaced, or have successors that are not ready."""
         return self.scheduler.outdated
 
-    def take_reports(self) -> PoolReports:
+    def take_reports(self) -> a.PoolReports:
         """Return the reports, and check that they are about assigned attempts, each once."""
         reports = self.scheduler.take_reports()
         reports.output, self._output = self._output, []
@@ -344,7 +334,7 @@ class VirtualPool(UnsharedPool):
 
     # ------------------------------------------------------------------------------------------- called by workers
 
-    def begin(self, attempt: Attempt, function: bytes) -> TaskRun:
+    def begin(self, attempt: a.Attempt, function: bytes) -> TaskRun:
         """Start a run, and check that there is a slot for it."""
         running = [worker.attempt for worker in self._workers.values() if worker.alive and worker.attempt is not None]
         if (used := sum(map(self._width, running))) > self.scheduler.slots:
@@ -357,7 +347,7 @@ class VirtualPool(UnsharedPool):
             self._output.append((attempt.ref, 1, f"{task_run.wanted.name} {task_run.run} {piece}".encode()))
         return task_run
 
-    def _width(self, attempt: Attempt) -> int:
+    def _width(self, attempt: a.Attempt) -> int:
         """Return how many slots an attempt takes."""
         if attempt.needs is None:
             return 1
@@ -382,25 +372,25 @@ class VirtualPool(UnsharedPool):
         """Draw a duration of at most `most_s`."""
         return self._chance.uniform(0, most_s)
 
-    def _obey(self, commands: Sequence[Command]) -> None:
+    def _obey(self, commands: Sequence[a.Command]) -> None:
         todo = deque(commands)
         while todo:
             command = todo.popleft()
-            if isinstance(command, Start):
+            if isinstance(command, a.Start):
                 self._start(command.worker, command.process)
                 continue
             worker = self._workers[command.worker]
-            if isinstance(command, GiveTasks):
+            if isinstance(command, a.GiveTasks):
                 self._poll_at = min(self._poll_at, self.clock.now + PAGE_POLL_S)
                 if worker.alive:  # else the event of its death is on the way
                     worker.give(self.functions[command.function], command.attempts)
-            elif isinstance(command, Recall):
+            elif isinstance(command, a.Recall):
                 todo.extend(self.scheduler.recall_finished(worker.number, worker.recall(), self.clock.now))
-            elif isinstance(command, Interrupt):
+            elif isinstance(command, a.Interrupt):
                 worker.interrupt(command.ticket)
-            elif isinstance(command, Dismiss):
+            elif isinstance(command, a.Dismiss):
                 self.clock.after(self.moment_s(STOP_S), lambda worker=worker: worker.die("ended with exit code 0"))  # type: ignore[misc]
-            elif isinstance(command, Kill):
+            elif isinstance(command, a.Kill):
                 self.clock.after(worker.kill_takes_s(), lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
 
     def _start(self, number: int, process: int) -> None:

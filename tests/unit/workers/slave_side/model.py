@@ -8,17 +8,7 @@ from concurrent_nb.clock import ManualClock
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Assign, Needs, OutcomeFrame, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result
-from concurrent_nb.workers.slave_side.attempts import (
-    Attempt,
-    Command,
-    Dismiss,
-    GiveTasks,
-    Interrupt,
-    Kill,
-    PoolReports,
-    Recall,
-    Start,
-)
+from concurrent_nb.workers.slave_side import attempts as a
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 
 JOB = b"j" * 16
@@ -32,8 +22,8 @@ class Worker:
     number: int
     process: int = 0  #: it is a thread of this one
     ready: bool = False
-    unstarted: deque[Attempt] = field(default_factory=deque)
-    running: Attempt | None = None
+    unstarted: deque[a.Attempt] = field(default_factory=deque)
+    running: a.Attempt | None = None
     started_at: float = 0.0
     unsent: list[Result] = field(default_factory=list)
     ended: int = 0  #: ticket of the task that has ended last
@@ -51,48 +41,48 @@ class Model:
         self.clock = ManualClock(100.0)
         self.workers: dict[int, Worker] = {}
         self.gone: list[Worker] = []
-        self.commands: list[Command] = []
+        self.commands: list[a.Command] = []
         self.ended: list[tuple[TaskRef, OutcomeFrame]] = []
         self.given: set[TaskRef] = set()  # that were sent to a worker at some time
-        self.reports = PoolReports()
+        self.reports = a.PoolReports()
         self.execute(scheduler.start(self.clock()))
 
     # ------------------------------------------------------------------------------------------ the pool's side
 
-    def execute(self, commands: list[Command]) -> None:
+    def execute(self, commands: list[a.Command]) -> None:
         queue = deque(commands)
         while queue:
             command = queue.popleft()
             self.commands.append(command)
-            if isinstance(command, Start):
+            if isinstance(command, a.Start):
                 assert command.worker not in self.workers
                 self.workers[command.worker] = Worker(command.worker, command.process)
                 continue
             worker = self.workers.get(command.worker)
             if worker is None:  # it has just died, which is about to be reported: the pool ignores it, too
                 continue
-            if isinstance(command, GiveTasks):
+            if isinstance(command, a.GiveTasks):
                 assert worker.ready
                 assert not worker.killed
                 assert {attempt.function for attempt in command.attempts} == {command.function}
                 worker.unstarted += command.attempts
                 self.given |= {attempt.ref for attempt in command.attempts}
                 worker.packs.append(len(command.attempts))
-            elif isinstance(command, Recall):
+            elif isinstance(command, a.Recall):
                 count = len(worker.unstarted)
                 worker.unstarted.clear()
                 queue += self.scheduler.recall_finished(worker.number, count, self.clock())
-            elif isinstance(command, Interrupt):
+            elif isinstance(command, a.Interrupt):
                 worker.interrupted.add(command.ticket)
-            elif isinstance(command, Kill):
+            elif isinstance(command, a.Kill):
                 for sibling in self.siblings(worker):
                     sibling.killed = True
-            elif isinstance(command, Dismiss):
+            elif isinstance(command, a.Dismiss):
                 assert not worker.unstarted
                 assert not worker.running
                 worker.killed = True
 
-    def take_reports(self) -> PoolReports:
+    def take_reports(self) -> a.PoolReports:
         """Take the reports, and remember which attempts have ended."""
         self.reports = self.scheduler.take_reports()
         for job, frames, _ in self.reports.outcomes:
@@ -144,7 +134,7 @@ class Model:
         self.workers[number].ready = True
         self.execute(self.scheduler.worker_ready(number, 1000 + number, self.clock()))
 
-    def begin(self, number: int) -> Attempt:
+    def begin(self, number: int) -> a.Attempt:
         """Let a worker start its next task."""
         worker = self.workers[number]
         assert worker.running is None
