@@ -110,6 +110,16 @@ async def close_feed(feed: WebSocketClientConnection) -> None:
         continue
 
 
+def end_server(process: "subprocess.Popen[bytes]") -> None:
+    """Have a server end, and kill it if it does not."""
+    process.terminate()
+    try:
+        process.wait(20)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @contextlib.contextmanager
 def jupyter_server(home: Path, *options: str) -> Iterator[JupyterServer]:
     """Run a server with the extension for the time of a `with`; it sees the clusters of this test run."""
@@ -147,12 +157,7 @@ def jupyter_server(home: Path, *options: str) -> Iterator[JupyterServer]:
             pytest.fail(f"the Jupyter server does not start:\n{(home / 'log').read_text()[-3000:]}")
         yield JupyterServer(port)
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
+        end_server(process)
 
 
 def _port(file: Path) -> int:

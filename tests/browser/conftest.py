@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from tests import leaks
+from tests.jupyter_servers import end_server
 
 ROOT = Path(__file__).parents[2]
 #: what does not come within this time never will
@@ -154,6 +155,18 @@ class Lab:
         return self.page.evaluate(f"(index) => {_CELL}.model.executionCount", index)
 
 
+def mandelbrot_cells(notebook: dict[str, Any]) -> dict[str, int]:
+    """Return the positions of the cells of the Mandelbrot notebook that tests run, by name."""
+    parts = {
+        "load": "%load_ext",
+        "grid": "from concurrent_nb import Tile",
+        "task": "def column",
+        "picture": "--view image",
+    }
+    sources = ["".join(cell["source"]) if cell["cell_type"] == "code" else "" for cell in notebook["cells"]]
+    return {name: next(index for index, source in enumerate(sources) if part in source) for name, part in parts.items()}
+
+
 def notebook_of(cells: dict[str, str]) -> str:
     """Write a notebook."""
     return json.dumps(
@@ -218,12 +231,7 @@ def lab_server(home: Path, *options: str, runtime: Path | None = None) -> Iterat
     try:
         yield _address(process, runtime, home / "log"), shown
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
+        end_server(process)
 
 
 def _address(process: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import PATIENCE_S, ROOT, Lab, notebook_of
+from tests.browser.conftest import PATIENCE_S, ROOT, Lab, mandelbrot_cells, notebook_of
 
 # Tasks of cells that are watched go on until the test has seen enough and writes a file.
 
@@ -224,17 +224,7 @@ def test_the_mandelbrot_notebook_fills_its_picture_until_it_is_stopped(lab: Lab)
     assert "= 1536, 1024, 20" in text
     text = text.replace("= 1536, 1024, 20", "= 1536, 1024, 80")  # so that it runs when it is stopped
     (lab.folder / "mandelbrot.ipynb").write_text(text, encoding="utf-8")
-    cells = json.loads(text)["cells"]
-    sources = ["".join(cell["source"]) if cell["cell_type"] == "code" else "" for cell in cells]
-    parts = {
-        "load": "%load_ext",
-        "grid": "from concurrent_nb import Tile",
-        "task": "def column",
-        "picture": "--view image",
-    }
-    places = {
-        name: next(index for index, source in enumerate(sources) if part in source) for name, part in parts.items()
-    }
+    places = mandelbrot_cells(json.loads(text))
     notebook = dataclasses.replace(lab, cells=places, name="mandelbrot.ipynb")
     notebook.open()
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, WebSocketRoute
 
-from tests.browser.conftest import ROOT, Lab
+from tests.browser.conftest import ROOT, Lab, mandelbrot_cells
 from tests.browser.made_up_views import EVIL
 from tests.clusters import eventually
 
@@ -79,18 +79,9 @@ def outputs(lab: Lab, name: str) -> list[dict[str, Any]]:
 def mandelbrot(lab: Lab) -> Iterator[Lab]:
     """The demonstration notebook with its picture under way, in a page that was opened later."""
     notebook = json.loads((ROOT / "notebooks" / "02_mandelbrot.ipynb").read_text(encoding="utf-8"))
-    cells = notebook["cells"]
-    sources = ["".join(cell["source"]) if cell["cell_type"] == "code" else "" for cell in cells]
-    parts = {
-        "load": "%load_ext",
-        "grid": "from concurrent_nb import Tile",
-        "task": "def column",
-        "picture": "--view image",
-    }
-    places = {
-        name: next(index for index, source in enumerate(sources) if part in source) for name, part in parts.items()
-    }
-    cells[places["picture"]]["source"] = sources[places["picture"]].replace("column(cx", f"{SLOW}column(cx")
+    places = mandelbrot_cells(notebook)
+    picture = notebook["cells"][places["picture"]]
+    picture["source"] = "".join(picture["source"]).replace("column(cx", f"{SLOW}column(cx")
     (lab.folder / "mandelbrot.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     first = dataclasses.replace(lab, page=lab.page.context.new_page(), cells=places, name="mandelbrot.ipynb")
     first.open()
