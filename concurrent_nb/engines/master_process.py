@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from concurrent_nb.errors import ClusterStartFailed, ConcurrentError
+from concurrent_nb.nodes.common.child_processes import end_children, write_line
 from concurrent_nb.nodes.common.owner_wishes import Wish, WishAnswer, line_of
 from concurrent_nb.nodes.common.wish_reader import WishReader
 from concurrent_nb.transport import connection_file
@@ -72,25 +73,15 @@ class MasterProcess:
     def _refuse(self, wish: Wish) -> None:
         """Answer what an admin wants of this process: workers are the engine's."""
         answer = WishAnswer(wish.number, 0, f"the workers belong to the engine {self._engine!r}: scale it itself")
-        assert self._process is not None and self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line_of(answer).decode())
-            self._process.stdin.flush()
+        assert self._process is not None
+        write_line(self._process, line_of(answer).decode().rstrip("\n"))
 
     def close(self) -> None:
         """End the master, and wait until it has ended. Does nothing the second time."""
         process, self._process = self._process, None
         wishes, self._wishes = self._wishes, None
         if process is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            for end in (process.terminate, process.kill):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(MASTER_END_S)
-                    break
-                end()
-            process.wait()
+            end_children([process], MASTER_END_S, 2 * MASTER_END_S)
         if wishes is not None:
             wishes.close()
             if process is not None and process.returncode:

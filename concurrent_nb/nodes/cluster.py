@@ -13,7 +13,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import re
 import secrets
 import signal
 import socket
@@ -39,6 +38,8 @@ from concurrent_nb.errors import (
     InitializerFailed,
 )
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.nodes.cluster_log import ClusterLog
+from concurrent_nb.nodes.common.child_processes import close_input, end_children, write_line
 from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
 from concurrent_nb.nodes.common.owner_wishes import REFUSED_MAX, Adapt, Scale, Wish, WishAnswer, line_of
@@ -71,8 +72,6 @@ KILL_AFTER_S: Final = 3.0
 MASTER_ENDS_S: Final = 1.0
 #: seconds between two looks at whether the master lives, while a slave is awaited
 JOIN_POLL_S: Final = 0.1
-#: the beginning of a node's log record, or of the reason of another node's end
-_LOG_RECORD: Final = re.compile(r"\n(?=\d{4}-\d\d-\d\d \d\d:\d\d:|the (?:master|slave) ends: )")
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 30.0
@@ -179,9 +178,8 @@ class Cluster:
         self._at_exit: Any = None
         if log_format not in LOG_FORMATS:
             raise ConfigurationError(f"log_format is {log_format!r}, it must be one of {', '.join(LOG_FORMATS)}")
-        self._log_path = log
         self._log_format = log_format
-        self._log: Any = None
+        self._log = ClusterLog(log)
         if on is None and options:
             name = next(iter(options))
             raise TypeError(f"Cluster() has no argument {name!r}; options of a launcher need on=, as in on='slurm'")
@@ -206,7 +204,7 @@ class Cluster:
                 ' on: put what starts it under `if __name__ == "__main__":`'
             )
         refuse_taken(self.name)
-        self._log = self._open_log()
+        self._log.open()
         if self._initializer_pickle:
             self._initializer = tempfile.TemporaryFile()  # noqa: SIM115  (so is this)
             self._initializer.write(self._initializer_pickle)
@@ -256,7 +254,8 @@ class Cluster:
             self._launched.stop()
         with self._scaling_lock:
             slaves = list(self._slaves)
-        _stop_nodes([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
+        nodes = [*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])]
+        end_children(nodes, TERMINATE_AFTER_S, KILL_AFTER_S)
         if self._launched is not None:
             self._launched.close()
         if self.connection_file is not None:
@@ -267,9 +266,9 @@ class Cluster:
                 slave.supervisor.join()
         for slave in slaves:
             slave.report.close()
-        for file in (self._log, self._initializer):
-            if file is not None:
-                file.close()
+        self._log.close()
+        if self._initializer is not None:
+            self._initializer.close()
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
 
@@ -358,7 +357,7 @@ class Cluster:
                 self._attach_slave(self._add_slave(workers - total))
             for slave in leaving:
                 slave.is_leaving = True
-                _write_line(slave.process, DRAIN)
+                write_line(slave.process, DRAIN)
 
     def adapt(self, least: int, most: int, *, wait_s: float = 30.0) -> None:
         """Have the number of slaves follow the queue from now on, until `scale`; for clusters with `on`.
@@ -400,7 +399,7 @@ class Cluster:
                 raise ClusterError(f"slave {name!r} is leaving already: its running tasks end first")
             self._attach_slave(self._add_slave(slave.workers))  # first, so that there is always a slave
             slave.is_leaving = True
-            _write_line(slave.process, DRAIN)
+            write_line(slave.process, DRAIN)
             return slave.workers
 
     def _fulfil(self, wish: Wish) -> None:
@@ -421,7 +420,7 @@ class Cluster:
         except (ConcurrentError, OSError, RuntimeError) as error:  # no more processes or threads, for example
             refused = str(error)[:REFUSED_MAX] or type(error).__name__
         assert self._master is not None
-        _write_line(self._master, line_of(WishAnswer(wish.number, workers, refused)).decode().rstrip("\n"))
+        write_line(self._master, line_of(WishAnswer(wish.number, workers, refused)).decode().rstrip("\n"))
 
     def _slaves_wanted(self) -> int:
         return len(self._remaining_slaves()) if self._launched is None else self._launched.wanted
@@ -481,31 +480,11 @@ class Cluster:
         assert self._master is not None
         if code := self._master.poll():
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            raise ClusterError(f"the master of cluster {self.name!r} {how}; {self._end_of_log('master')}")
+            raise ClusterError(f"the master of cluster {self.name!r} {how}; {self._log.end_of('master')}")
 
     def log_tail(self, limit: int = 4000) -> str:
         """Return the last `limit` characters of the nodes' log."""
-        self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - limit))
-        text = self._log.read()
-        assert isinstance(text, str)
-        return text.strip()
-
-    def _end_of_log(self, role: str) -> str:
-        """Return how the log ends, for an error: the reason that a node of this role has given, or else all of it."""
-        tail = self.log_tail()
-        _, begins, reason = tail.rpartition(f"the {role} ends: ")
-        if begins:
-            tail = begins + _LOG_RECORD.split(reason, 1)[0].strip()
-        return f"its log ends:\n{tail}"
-
-    def _open_log(self) -> Any:
-        if self._log_path is None:
-            return tempfile.TemporaryFile("w+")  # without a name, so it is deleted when it is closed
-        try:
-            return open(self._log_path, "a+", errors="replace")
-        except OSError as error:
-            raise ConfigurationError(f"log {self._log_path} cannot be written: {error.strerror or error}") from None
+        return self._log.tail(limit)
 
     def _require_started(self) -> Path:
         if self.connection_file is None or self._closing.is_set():
@@ -561,7 +540,7 @@ class Cluster:
 
     def _attach_slave(self, slave: "_SlaveProcess") -> None:
         """Let a slave join, and supervise it."""
-        _write_line(slave.process, str(self.connection_file))
+        write_line(slave.process, str(self.connection_file))
         slave.supervisor = threading.Thread(
             target=self._supervise, args=(slave,), name=f"cluster {self.name}", daemon=True
         )
@@ -608,7 +587,7 @@ class Cluster:
             [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, self._log_format, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
             stdout=stdout,
-            stderr=self._log,
+            stderr=self._log.file,
             text=True,
             env=environment,
             pass_fds=inherited,
@@ -624,7 +603,7 @@ class Cluster:
             if self._wishes.has_ended:
                 refuse_taken(self.name, stopping_s=0.0)  # another cluster may have taken the name meanwhile
                 state = f"ended with exit code {self._master.wait(KILL_AFTER_S)}"
-            raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; {self._end_of_log('master')}")
+            raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; {self._log.end_of('master')}")
         return Path(path)
 
     def _await_configured(self, slave: "_SlaveProcess") -> None:
@@ -634,7 +613,7 @@ class Cluster:
             if slave.report.has(CONFIGURED):
                 return
             state = f"ended with exit code {slave.process.wait(KILL_AFTER_S)}"
-        raise ClusterStartFailed(f"the slave of cluster {self.name!r} {state}; {self._end_of_log('slave')}")
+        raise ClusterStartFailed(f"the slave of cluster {self.name!r} {state}; {self._log.end_of('slave')}")
 
     def _supervise(self, slave: "_SlaveProcess") -> None:
         """Start a slave again when it dies, unless it dies too often."""
@@ -644,7 +623,7 @@ class Cluster:
             slave.process.wait()
             with self._scaling_lock:
                 if slave.is_leaving or slave.process.returncode == DRAINED:  # `drain_slave` of the control channel
-                    _close_pipe(slave.process)
+                    close_input(slave.process)
                     slave.report.close()
                     self._slaves.remove(slave)
                     return
@@ -658,7 +637,7 @@ class Cluster:
                 self._fail(failure)
                 return
             with self._scaling_lock:
-                _close_pipe(slave.process)
+                close_input(slave.process)
                 slave.report.close()
                 if self._closing.is_set():
                     return
@@ -666,12 +645,12 @@ class Cluster:
                     self._slaves.remove(slave)
                     return
                 slave.process, slave.report = self._spawn_slave(slave.workers)
-                _write_line(slave.process, str(self.connection_file))
+                write_line(slave.process, str(self.connection_file))
 
     def _failure_of(self, slave: "_SlaveProcess", deaths: "deque[float]") -> ClusterStartFailed | None:
         """Return why a slave that has ended is not started again; None if it is."""
         code = slave.process.returncode
-        log = self._end_of_log("slave")
+        log = self._log.end_of("slave")
         if code == NOT_INITIALIZED:
             return InitializerFailed(f"the workers of cluster {self.name!r} cannot be initialized; {log}")
         if code == REFUSED:
@@ -691,35 +670,3 @@ def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any
 
 def _signal_name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-
-
-def _write_line(node: "subprocess.Popen[str]", line: str) -> None:
-    assert node.stdin is not None
-    try:
-        node.stdin.write(line + "\n")
-        node.stdin.flush()
-    except BrokenPipeError:
-        return  # it has died already, which its supervisor notices
-
-
-def _close_pipe(node: "subprocess.Popen[str]") -> None:
-    """Close a node's pipe, upon which it ends."""
-    assert node.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        node.stdin.close()
-
-
-def _stop_nodes(nodes: "list[subprocess.Popen[str]]") -> None:
-    """End nodes: close their pipes, terminate those that go on (a fork may keep a pipe open), then kill them."""
-    for node in nodes:
-        _close_pipe(node)
-    closed_at = time.monotonic()
-    stages = ((TERMINATE_AFTER_S, subprocess.Popen.terminate), (KILL_AFTER_S, subprocess.Popen.kill))
-    for patience_s, end in stages:
-        for node in nodes:
-            try:
-                node.wait(max(0.1, closed_at + patience_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                end(node)
-    for node in nodes:
-        node.wait()

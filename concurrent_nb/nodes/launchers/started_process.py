@@ -4,11 +4,11 @@ import contextlib
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from concurrent_nb.errors import LaunchFailed
+from concurrent_nb.nodes.common.child_processes import close_input, end_children
 from concurrent_nb.nodes.launchers.launcher import LOG_TAIL_CHARACTERS
 
 #: a process that goes on for so long after the end of its standard input gets SIGTERM; after KILL_AFTER_S it is killed
@@ -72,9 +72,7 @@ class StartedProcess:
 
     def close_input(self) -> None:
         """End its standard input, upon which a slave ends."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+        close_input(self.process)
 
     def release(self) -> None:
         """Close what this process holds of it. It must have ended."""
@@ -86,16 +84,6 @@ class StartedProcess:
 
 def end_processes(started: Sequence[StartedProcess]) -> None:
     """End processes and release them: close their inputs, terminate those that go on, then kill them."""
+    end_children([each.process for each in started], TERMINATE_AFTER_S, KILL_AFTER_S)
     for each in started:
-        each.close_input()
-    closed_at = time.monotonic()
-    stages = ((TERMINATE_AFTER_S, subprocess.Popen.terminate), (KILL_AFTER_S, subprocess.Popen.kill))
-    for patience_s, end in stages:
-        for each in started:
-            try:
-                each.process.wait(max(0.05, closed_at + patience_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                end(each.process)
-    for each in started:
-        each.process.wait()
         each.release()
