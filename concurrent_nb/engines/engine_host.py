@@ -18,13 +18,11 @@ from contextlib import contextmanager, suppress
 from math import inf
 from typing import Final
 
-import msgspec
-
 from concurrent_nb.engines.group_messages import EngineSession, Group, Orders, Parcel, SharedObject, read_group
 from concurrent_nb.engines.group_reporter import REPORT_S, GroupReporter, Report
 from concurrent_nb.errors import EngineUnavailable
 from concurrent_nb.ids import AUTHKEY_VARIABLE, SYS_PATH_VARIABLE
-from concurrent_nb.nodes.common.shared_memory_link import ReceivedContents
+from concurrent_nb.nodes.common.pool_contents import PoolContents
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle, is_available
@@ -55,8 +53,6 @@ class EngineHost:
         self._orders: deque[Orders] = deque()
         self._wake = Wakeup()
         self._store = ObjectStore() if is_available() else None
-        self._contents = ReceivedContents(self._store)
-        self._pool_segments: set[bytes] = set()  # of the store, that the pool knows
         self._segments = SegmentReader()  # of the worker, with results
         env = environment(1, 1, os.environ)
         if session.host_name == socket.gethostname():
@@ -66,6 +62,7 @@ class EngineHost:
         with _interrupts_unblocked():
             self._pool = Pool(1, ForkServerLauncher(env), grace_s=session.grace_s)
             self._pool.start(time.monotonic())
+        self._contents = PoolContents(self._store, self._pool)
 
     def order(self, orders: Orders) -> None:
         """Carry out orders soon. May be called in any thread."""
@@ -99,7 +96,7 @@ class EngineHost:
             self._pool.restart_workers(now, stop=True)
             self.restarts = group.restarts
         for assign, run_buffers in zip(group.runs, buffers, strict=True):
-            self._assign(assign, run_buffers, now)
+            self._pool.assign(*self._contents.localized(assign, run_buffers), now)
         reporter.due_at = now + REPORT_S  # orders can come then
         look_at = inf if is_wanted is None else now + WANTED_S
         while self._pool.unfinished:
@@ -138,7 +135,6 @@ class EngineHost:
         elif shared.function is not None:
             size += len(shared.function.body)
             sizes, own = self._contents.translated(shared.function.sizes, buffers)
-            self._announce(sizes)
             self._pool.add_function(
                 shared.function.digest, shared.function.body, joined(sizes, own, lambda slice_: slice_)
             )
@@ -156,9 +152,7 @@ class EngineHost:
                 for other, _ in self._objects.values()
             )
             if not others:
-                closed = self._contents.drop([shared.slice.segment])
-                self._pool_segments.difference_update(closed)
-                self._pool.drop_segments(closed)
+                self._contents.drop([shared.slice.segment])
 
     def _forget_unused(self, needed: set[bytes]) -> None:
         """Forget what has not been needed for the longest time, while there is too much."""
@@ -169,23 +163,6 @@ class EngineHost:
             if name in self._objects and name not in needed:
                 total -= self._objects[name][1]
                 self._forget(name)
-
-    def _announce(self, sizes: m.Sizes) -> None:
-        """Let the worker know how to open segments of the store."""
-        for slice_ in slices_of(sizes):
-            handle = None if self._store is None else self._store.handle(slice_.segment)
-            if handle is not None and slice_.segment not in self._pool_segments:
-                self._pool_segments.add(slice_.segment)
-                self._pool.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
-
-    def _assign(self, assign: m.Assign, buffers: list[Sequence[Buffer]], now: float) -> None:
-        frames, own = [], []
-        for task, task_buffers in zip(assign.tasks, buffers, strict=True):
-            sizes, rest = self._contents.translated(task.sizes, task_buffers)
-            self._announce(sizes)
-            frames.append(m.TaskFrame(task.index, task.attempt, task.body, sizes, task.kind))
-            own.append(rest)
-        self._pool.assign(msgspec.structs.replace(assign, tasks=frames), own, now)
 
     # ------------------------------------------------------------------------------------------------------- one turn
 

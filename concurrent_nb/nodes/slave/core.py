@@ -16,12 +16,8 @@ from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.common.log_format import PACKAGE_LOGGER
-from concurrent_nb.nodes.common.shared_memory_link import (
-    AnnouncedSegments,
-    NullSegmentReader,
-    PeerSegments,
-    ReceivedContents,
-)
+from concurrent_nb.nodes.common.pool_contents import PoolContents
+from concurrent_nb.nodes.common.shared_memory_link import AnnouncedSegments, NullSegmentReader, PeerSegments
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
@@ -137,9 +133,7 @@ class SlaveCore:
         self.session = Session(epoch, "to_slave")
         self._segment_reader = segment_reader or NullSegmentReader()
         self._announced_segments = AnnouncedSegments(self.session, self._segment_reader, shares)
-        self._store = store
-        self._received_contents = ReceivedContents(store)
-        self._pool_segments: set[bytes] = set()  # segments of the store that the pool has
+        self._received_contents = PoolContents(store, pool)
         self._lent: dict[bytes, dict[int, m.Slice]] = {}  # to the master, by segment and offset
         self._orphans: set[bytes] = set()  # segments of dead workers, closed when nothing of them is lent
         if shares:
@@ -171,10 +165,9 @@ class SlaveCore:
             if type(message) is m.Assign:
                 if message.timeout_s is not None and not message.timeout_s >= 0:
                     raise ProtocolError(f"tasks that may run {message.timeout_s} s")
-                self._pool.assign(*self._localized(message, item.buffers), now)
+                self._pool.assign(*self._received_contents.localized(message, item.buffers), now)
             elif type(message) is m.Function:
                 sizes, own = self._received_contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
-                self._announce_to_pool(sizes)
                 self._pool.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
             elif type(message) is m.Content:
                 self._received_contents.took(message, item.buffers[0] if item.buffers else ())
@@ -186,9 +179,7 @@ class SlaveCore:
                 self._pool.add_segment(message.segment, message.pid, message.fd, message.size)
             elif type(message) is m.DropSegments:
                 self._pool.drop_segments(message.segments)
-                closed = self._received_contents.drop(message.segments)
-                self._pool_segments.difference_update(closed)
-                self._pool.drop_segments(closed)
+                self._received_contents.drop(message.segments)
             elif type(message) is m.Release:
                 self._release(message.slices, clean=message.clean)
             elif type(message) is m.RestartWorkers:
@@ -291,28 +282,6 @@ class SlaveCore:
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
-    def _localized(self, run: m.Assign, buffers: ItemBuffers) -> tuple[m.Assign, ItemBuffers]:
-        """Return tasks with the buffers that a master on another machine has sent once."""
-        if not any(task.sizes for task in run.tasks):
-            return run, buffers
-        translated = self._received_contents.translated
-        parts = [translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(run.tasks)]
-        for sizes, _ in parts:
-            self._announce_to_pool(sizes)
-        frames = [
-            task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
-            for task, (sizes, _) in zip(run.tasks, parts, strict=True)
-        ]
-        return msgspec.structs.replace(run, tasks=frames), [own for _, own in parts]
-
-    def _announce_to_pool(self, sizes: m.Sizes) -> None:
-        """Let the pool know how to open segments of the own store."""
-        for slice_ in slices_of(sizes):
-            handle = None if self._store is None else self._store.handle(slice_.segment)
-            if handle is not None and slice_.segment not in self._pool_segments:
-                self._pool_segments.add(slice_.segment)
-                self._pool.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
-
     def _open_segment(self, made: AddSegment) -> None:
         try:
             self._segment_reader.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
@@ -387,7 +356,7 @@ class SlaveCore:
         self._lent.clear()
         self._pool.hold_notes(False)
         self._segment_reader.drop(list(self._orphans))
-        self._pool.drop_segments(list(self._pool_segments))
+        self._received_contents.end()
 
     def next_deadline(self) -> float:
         """Return when to call `step` again at the latest."""
