@@ -7,7 +7,6 @@ for one byte per task.
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -16,6 +15,7 @@ from concurrent_nb import Job, SystemRun, TaskFuture
 from concurrent_nb.api import Counts, TaskEvent, TaskNote
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
 from concurrent_nb.notebook.live.error_groups import ErrorGroups
+from concurrent_nb.notebook.live.pace import Pace
 from concurrent_nb.notebook.live.text import REPORT_CHARACTERS, line_of
 from concurrent_nb.notebook.live.timeline import Timeline
 from concurrent_nb.notebook.live.views import View
@@ -29,13 +29,6 @@ BARS_MOST: Final = 8
 BARS_SPARE: Final = 2
 #: maximum number of ended tasks whose last report is kept
 REPORTS_MOST: Final = 200
-#: throughput is measured over this time, in seconds
-WINDOW_S: Final = 10.0
-#: throughput is shown when this number of tasks has ended
-RATE_TASKS: Final = 2
-#: reports are used to estimate the time left after this time in seconds, and this part of the job
-LEFT_S: Final = 0.5
-LEFT_PART: Final = 0.01
 
 
 class JobViewModel:
@@ -61,7 +54,7 @@ class JobViewModel:
         self._reports: dict[int, tuple[float | None, str]] = {}  #: last reports of ended tasks, the latest ones
         self._reported = 0  #: number of ended tasks that have reported
         self._most = 0  #: maximum number of bars so far
-        self._rate: deque[tuple[float, int, float]] = deque()  #: (time, ended tasks, reported parts of running tasks)
+        self._pace = Pace()
         self._unread = 0
         self._system: SystemCounts | None = None
 
@@ -130,7 +123,7 @@ class JobViewModel:
         elapsed = max(0.0, now - self._started)
         ended = counts.done + counts.failed + counts.cancelled
         part = sum(fraction for fraction, _ in self._bars.values() if fraction is not None)
-        rate, left = self._pace(ended, part, counts.total, elapsed)
+        rate, left = self._pace.measure(ended, part, counts.total, elapsed)
         job = self._job
         if isinstance(job, SystemRun) and job.is_system and not job.last_counts.exhausted:
             left = None  # the system may still push tasks
@@ -148,29 +141,6 @@ class JobViewModel:
             "left": left,
             "unread": self._unread,
         }
-
-    def _pace(self, ended: int, part: float, total: int, elapsed: float) -> tuple[float | None, float | None]:
-        """Return the recent throughput in tasks per second, and the estimated time left in seconds.
-
-        Args:
-            part: the reported progress of running tasks, in tasks.
-        """
-        samples = self._rate
-        if not samples:
-            samples.append((0.0, 0, 0.0))
-        if elapsed - samples[-1][0] >= WINDOW_S / 40:
-            samples.append((elapsed, ended, part))
-        while len(samples) > 2 and elapsed - samples[1][0] >= WINDOW_S:
-            samples.popleft()
-        since, before, before_part = samples[0]
-        took = elapsed - since
-        rate = (ended - before) / took if ended >= RATE_TASKS and took > 0 and ended != before else None
-        if part == 0 and before_part == 0:
-            return rate, (total - ended) / rate if rate is not None else None
-        progress = ended + part - before - before_part
-        if took < LEFT_S or progress < LEFT_PART * total:
-            return rate, None
-        return rate, took * (total - ended - part) / progress
 
     def bars(self) -> dict[str, Any]:
         """Return the progress that tasks have reported, or of a task system the progress of its phases."""
