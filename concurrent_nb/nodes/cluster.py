@@ -10,21 +10,17 @@ With `on`, slaves are started elsewhere by a launcher (`launchers/`); the master
 
 import atexit
 import contextlib
-import json
 import multiprocessing
 import os
 import secrets
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -37,16 +33,17 @@ from concurrent_nb.errors import (
     ConfigurationError,
     InitializerFailed,
 )
-from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.ids import DRAIN
 from concurrent_nb.nodes.cluster_log import ClusterLog
 from concurrent_nb.nodes.common.child_processes import close_input, end_children, write_line
 from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
 from concurrent_nb.nodes.common.owner_wishes import REFUSED_MAX, Adapt, Scale, Wish, WishAnswer, line_of
 from concurrent_nb.nodes.common.restarts import restart_workers
-from concurrent_nb.nodes.common.sections import OF_LAUNCHERS, check_sections
-from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED, StartReport
+from concurrent_nb.nodes.common.sections import check_sections
+from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED
 from concurrent_nb.nodes.common.wish_reader import WishReader
+from concurrent_nb.nodes.node_starter import NodeStarter, SlaveProcess
 from concurrent_nb.shipping.environment.envelope import always_in_envelope
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import pickled_call
@@ -75,15 +72,6 @@ JOIN_POLL_S: Final = 0.1
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 30.0
-
-
-@dataclass(eq=False, slots=True)
-class _SlaveProcess:
-    workers: int
-    process: "subprocess.Popen[str]"
-    report: StartReport  #: of the process
-    is_leaving: bool = False  #: because fewer workers were requested: it ends when its running tasks have ended
-    supervisor: threading.Thread | None = None
 
 
 class Cluster:
@@ -161,12 +149,12 @@ class Cluster:
                 )
             self._config.setdefault("SlaveNode", {})["max_tasks_per_worker"] = limit
         self._initializer_pickle = b"" if initializer is None else _pickled_initializer(initializer, initargs)
-        self._initializer: Any = None  # a file without a name, from which workers read it
+        self._starter: NodeStarter | None = None
         self._pid = os.getpid()
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
         self._wishes: WishReader | None = None  # from the master
-        self._slaves: list[_SlaveProcess] = []
+        self._slaves: list[SlaveProcess] = []
         self._scaling_lock = threading.Lock()
         self._applications: list[
             ApplicationNode
@@ -205,15 +193,12 @@ class Cluster:
             )
         refuse_taken(self.name)
         self._log.open()
-        if self._initializer_pickle:
-            self._initializer = tempfile.TemporaryFile()  # noqa: SIM115  (so is this)
-            self._initializer.write(self._initializer_pickle)
-            self._initializer.flush()
+        self._starter = NodeStarter(self._config, self._log.file, self._log_format, self._initializer_pickle)
         try:
             if self._launched is not None:
                 self._listen_for(self._launched)
                 self._launched.begin_check()
-            self._master = self._spawn_master()
+            self._master, self._wishes = self._starter.master(self.name)
             first = self._add_slave() if self._launched is None else None  # it starts while the master does
             import_module(_APPLICATION_MODULE)  # this process will need it, and has to wait anyhow
             self.connection_file = self._await_master()
@@ -267,8 +252,8 @@ class Cluster:
         for slave in slaves:
             slave.report.close()
         self._log.close()
-        if self._initializer is not None:
-            self._initializer.close()
+        if self._starter is not None:
+            self._starter.close()
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
 
@@ -349,7 +334,7 @@ class Cluster:
             self._require_started()  # here: `close` stops the slaves that there are when it has the lock
             remaining = self._remaining_slaves()
             total = sum(slave.workers for slave in remaining)
-            leaving: list[_SlaveProcess] = []
+            leaving: list[SlaveProcess] = []
             while total > workers:
                 leaving.append(remaining.pop())
                 total -= leaving[-1].workers
@@ -527,72 +512,25 @@ class Cluster:
 
     # ---------------------------------------------------------------------------------------------------- the processes
 
-    def _remaining_slaves(self) -> "list[_SlaveProcess]":
+    def _remaining_slaves(self) -> list[SlaveProcess]:
         return [slave for slave in self._slaves if not slave.is_leaving]
 
-    def _add_slave(self, workers: int | None = None) -> "_SlaveProcess":
+    def _add_slave(self, workers: int | None = None) -> SlaveProcess:
         """Start a slave with `workers`, or as many as configured; it waits for the path of the connection file."""
         configured = self._config.get("SlaveNode", {}).get("workers", 0)
         count = workers or (configured if type(configured) is int and configured > 0 else cores())
-        slave = _SlaveProcess(count, *self._spawn_slave(workers))
+        assert self._starter is not None
+        slave = SlaveProcess(count, *self._starter.slave(workers))
         self._slaves.append(slave)
         return slave
 
-    def _attach_slave(self, slave: "_SlaveProcess") -> None:
+    def _attach_slave(self, slave: SlaveProcess) -> None:
         """Let a slave join, and supervise it."""
         write_line(slave.process, str(self.connection_file))
         slave.supervisor = threading.Thread(
             target=self._supervise, args=(slave,), name=f"cluster {self.name}", daemon=True
         )
         slave.supervisor.start()
-
-    def _spawn_slave(self, workers: int | None) -> "tuple[subprocess.Popen[str], StartReport]":
-        ours, slaves = os.pipe()
-        try:
-            return self._spawn("slave", str(slaves), workers=workers, inherited=(slaves,)), StartReport(ours)
-        except BaseException:
-            os.close(ours)
-            raise
-        finally:
-            os.close(slaves)
-
-    def _spawn_master(self) -> "subprocess.Popen[str]":
-        ours, masters = os.pipe()
-        self._wishes = WishReader(ours)
-        try:
-            return self._spawn("master", self.name, stdout=masters)
-        finally:
-            os.close(masters)
-
-    def _spawn(
-        self,
-        role: str,
-        *arguments: str,
-        workers: int | None = None,
-        inherited: tuple[int, ...] = (),
-        stdout: int = subprocess.DEVNULL,
-    ) -> "subprocess.Popen[str]":
-        config = {section: items for section, items in self._config.items() if section not in OF_LAUNCHERS}
-        if workers is not None:
-            config = {**config, "SlaveNode": {**config.get("SlaveNode", {}), "workers": workers}}
-        environment = dict(os.environ)
-        if role == "slave":
-            TRACKER.note()
-            environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
-            environment[AUTHKEY_VARIABLE] = bytes(multiprocessing.current_process().authkey).hex()
-            if self._initializer is not None:
-                inherited += (self._initializer.fileno(),)
-                environment[INITIALIZER_VARIABLE] = str(self._initializer.fileno())
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, self._log_format, json.dumps(config), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=self._log.file,
-            text=True,
-            env=environment,
-            pass_fds=inherited,
-            start_new_session=True,  # an interrupt of the notebook must not reach the nodes
-        )
 
     def _await_master(self) -> Path:
         """Wait until the master has written the path of its connection file, and return it."""
@@ -606,7 +544,7 @@ class Cluster:
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; {self._log.end_of('master')}")
         return Path(path)
 
-    def _await_configured(self, slave: "_SlaveProcess") -> None:
+    def _await_configured(self, slave: SlaveProcess) -> None:
         """Wait until a slave has accepted its configuration. Raises ClusterStartFailed if it has not."""
         state = f"did not begin within {START_TIMEOUT_S:g} s"
         if slave.report.wait(CONFIGURED, START_TIMEOUT_S):
@@ -615,7 +553,7 @@ class Cluster:
             state = f"ended with exit code {slave.process.wait(KILL_AFTER_S)}"
         raise ClusterStartFailed(f"the slave of cluster {self.name!r} {state}; {self._log.end_of('slave')}")
 
-    def _supervise(self, slave: "_SlaveProcess") -> None:
+    def _supervise(self, slave: SlaveProcess) -> None:
         """Start a slave again when it dies, unless it dies too often."""
         deaths: deque[float] = deque(maxlen=RESTARTS)
         while True:
@@ -644,10 +582,11 @@ class Cluster:
                 if slave not in self._remaining_slaves():  # it was asked to leave meanwhile
                     self._slaves.remove(slave)
                     return
-                slave.process, slave.report = self._spawn_slave(slave.workers)
+                assert self._starter is not None
+                slave.process, slave.report = self._starter.slave(slave.workers)
                 write_line(slave.process, str(self.connection_file))
 
-    def _failure_of(self, slave: "_SlaveProcess", deaths: "deque[float]") -> ClusterStartFailed | None:
+    def _failure_of(self, slave: SlaveProcess, deaths: "deque[float]") -> ClusterStartFailed | None:
         """Return why a slave that has ended is not started again; None if it is."""
         code = slave.process.returncode
         log = self._log.end_of("slave")
