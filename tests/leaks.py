@@ -48,9 +48,10 @@ KNOWN_OPEN_FILES = {
     "/history.sqlite-journal": "IPython's history",
     ".ttf": "fonts that matplotlib has drawn with",
 }
-#: Files that other people's libraries leave in the temporary folder, by the start of their names.
+#: Files that other people's libraries leave in the temporary folder or in shared memory, by the start of their names.
 KNOWN_FILES = {
     "ipykernel_": "sources of cells, kept for the debugger",
+    "mpich_shm_": "of MPI's processes, in another process of this run, too; MPI removes it",
 }
 
 
