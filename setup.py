@@ -1,29 +1,23 @@
-"""Installs the Lab extension's scripts without comments, because browsers load them. pyproject.toml has all else.
+"""Installs the Lab extension's scripts as short as the web page's, because browsers load them.
 
-Lines keep their numbers, which the browser's console names.
+pyproject.toml has all else.
 """
 
-import re
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-#: a comment that shares no line with code
-COMMENT = re.compile(r"^[ \t]*(?:/\*\*(?:[^*]|\*(?!/))*\*/|//.*)[ \t]*$", re.MULTILINE)
-
-
-def is_script(path: Path) -> bool:
-    """Return whether it is one of our own scripts. Vendored ones are small already."""
-    return path.suffix == ".js" and path.parent.name != "vendor"
-
-
-def without_comments(script: str) -> str:
-    """Return a script without the comments that share no line with code."""
-    return COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), script)
+_FILE = Path(__file__).parent / "concurrent_nb/transport/web_files.py"
+_SPEC = importlib.util.spec_from_file_location("web_files", _FILE)
+assert _SPEC is not None and _SPEC.loader is not None
+#: loaded by its path, because the package's dependencies need not be there when it is built
+web_files = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(web_files)
 
 
 def install_script(source: Path, target: Path) -> None:
     """Copy a script of the Lab extension."""
-    target.write_text(without_comments(source.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    target.write_text(web_files.shortened(source.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
 
 
 def build() -> None:
@@ -35,7 +29,7 @@ def build() -> None:
     class InstallData(install_data):  # of distutils
         def copy_file(self, infile: str, outfile: str, *args: Any, **options: Any) -> tuple[str, bool]:
             copied, is_done = super().copy_file(infile, outfile, *args, **options)
-            if is_script(Path(infile)):
+            if web_files.is_own_script(Path(infile)):
                 install_script(Path(infile), Path(copied))
             return copied, is_done
 

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from setup import install_script, is_script  # noqa: E402  (setup.py makes the same files for a wheel)
+from setup import install_script, web_files  # noqa: E402  (setup.py makes the same files for a wheel)
 
 EXTENSION = "share/jupyter/labextensions/concurrent-nb"
 
@@ -34,7 +34,7 @@ def copy(prefix: Path) -> None:
     for folder, paths in listed().items():
         (prefix / folder).mkdir(parents=True, exist_ok=True)
         for path in paths:
-            (install_script if is_script(path) else shutil.copyfile)(path, prefix / folder / path.name)
+            (install_script if web_files.is_own_script(path) else shutil.copyfile)(path, prefix / folder / path.name)
 
 
 if __name__ == "__main__":

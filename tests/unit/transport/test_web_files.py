@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from concurrent_nb.transport.web_files import read_files
+from concurrent_nb.transport.web_files import read_files, shortened
 
 
 def test_files_are_read_with_their_types(tmp_path: Path) -> None:
@@ -38,3 +38,13 @@ def test_an_etag_changes_with_the_content(tmp_path: Path) -> None:
 
 def test_no_folder_is_no_file(tmp_path: Path) -> None:
     assert read_files(tmp_path / "missing") == {}
+
+
+def test_our_scripts_are_served_without_comments_and_vendored_ones_as_they_are(tmp_path: Path) -> None:
+    script = "// a\n/**\n * b\n */\nlet a = 1; // c\n  f(`// d`);\n\tg('/** e */');\n"
+    (tmp_path / "vendor").mkdir()
+    for name in ("a.js", "vendor/b.js"):
+        (tmp_path / name).write_text(script, encoding="utf-8")
+    files = read_files(tmp_path)
+    assert files["vendor/b.js"].data.decode() == script
+    assert files["a.js"].data.decode() == shortened(script) == ("\n\n\n\nlet a = 1; // c\nf(`// d`);\ng('/** e */');\n")
