@@ -89,6 +89,7 @@ class MadeUpCluster:
     workers: int = 4
     jobs: list[Job] = field(default_factory=list)
     seed: int = 1
+    queued: bool = False  #: whether a slave waits for a machine
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -115,6 +116,16 @@ class MadeUpCluster:
     def slave(self, at: int) -> str:
         """Return the name of a slave."""
         return f"node{at + 1:02d}"
+
+    def place(self, at: int) -> str:
+        """Return where a launcher has started a slave; the first one has joined by itself."""
+        host = f"{self.slave(at)}.cluster.example"
+        return (
+            "",
+            f"SSH host {host}",
+            f"Slurm job {1700 + at} on {self.slave(at)}",
+            "Dask worker tcp://10.0.0.7:41023",
+        )[at % 4]
 
     def event(self, kind: str, text: str, slave: str = "", job: str = "") -> None:
         """Add an event."""
@@ -260,7 +271,8 @@ class MadeUpCluster:
                     running.append([worker.task[0].id, worker.task[1], worker.slave, worker.task[2], pid])
         slaves = {
             name: {
-                "name": name, "host": f"{name}.cluster.example", "pid": 4000 + at, "cores": self.workers,
+                "name": name, "host": f"{name}.cluster.example", "place": self.place(at),
+                "pid": 4000 + at, "cores": self.workers,
                 "slots": self.workers, "busy": busy[name], "in_flight": busy[name] + 2,
                 "done": len(self.marks) // self.slaves,
                 "state": "draining" if name in self.drained else "active",
@@ -270,6 +282,13 @@ class MadeUpCluster:
             }
             for at, name in enumerate(busy)
         }  # fmt: skip
+        if self.queued:
+            slaves["slurm-9"] = {
+                "name": "slurm-9",
+                "host": "",
+                "place": "Slurm job 1712: PENDING (Resources)",
+                "state": "queued",
+            }
         jobs = {job.id: job.as_dict() for job in self.jobs if job.opened_s <= self.now_s}
         waiting = sum(job["tasks"] - job["done"] - job["assigned"] for job in jobs.values())
         assigned = sum(job["assigned"] for job in jobs.values())

@@ -14,6 +14,7 @@ from concurrent_nb.nodes.launchers import launched_slaves, supervisor
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
 from tests import work
 from tests.clusters import BRISK, eventually
+from tests.feeds import following
 from tests.launcher_contract import check_launcher, slaves_of
 from tests.work import PATIENCE_S
 
@@ -117,6 +118,11 @@ def test_slaves_that_wait_in_a_queue_are_told(monkeypatch: pytest.MonkeyPatch) -
         waiting = cluster.status()["launched"]
         assert [(each["state"], each["place"]) for each in waiting] == [("queued", "sh 17")] * 2
         assert all(re.fullmatch(r"command-[0-9a-f]{6}-[12]", each["name"]) for each in waiting)
+        assert cluster.connection_file is not None
+        with following(cluster.connection_file) as feed:
+            feed.eventually(lambda state: len(state["slaves"]) == 2, "those who watch see them, too")
+            shown = [(each["state"], each["place"]) for each in feed.state["slaves"].values()]
+            assert shown == [("queued", "sh 17")] * 2
 
 
 def test_workers_in_a_template_need_a_number() -> None:

@@ -46,7 +46,7 @@ def leaves_nothing_on_the_hosts(hosts: SshHosts) -> Iterator[None]:
 
 
 def test_the_contract_of_launchers(hosts: SshHosts) -> None:
-    check_launcher(hosts.on, "host host", ssh_config=str(hosts.config))
+    check_launcher(hosts.on, "SSH host host", ssh_config=str(hosts.config))
 
 
 def test_through_a_tunnel(hosts: SshHosts) -> None:
@@ -56,7 +56,7 @@ def test_through_a_tunnel(hosts: SshHosts) -> None:
         assert cluster.application().submit(pow, 2, 10).result() == 1024
         eventually(lambda: slaves_of(cluster), "it is shown")
         (slave,) = slaves_of(cluster).values()
-        assert (slave["slots"], slave["place"]) == (2, "host hostA (tunnel)")
+        assert (slave["slots"], slave["place"]) == (2, "SSH host hostA (tunnel)")
 
 
 def test_a_tunnel_from_the_beginning_and_none_at_all(hosts: SshHosts) -> None:
@@ -125,7 +125,7 @@ def test_the_command_line(hosts: SshHosts) -> None:
     with running(*arguments, str(hosts.config), says="is running") as started:
         eventually(lambda: len(status_of("lab")["slaves"]) == 2, "both have joined")
         slaves = {each["place"]: each["slots"] for each in status_of("lab")["slaves"]}
-        assert slaves == {"host hostA": 1, "host hostB": 2}
+        assert slaves == {"SSH host hostA": 1, "SSH host hostB": 2}
         assert "(host hostB)" in run_command("status", "lab").stdout
         assert run_command("scale", "lab", "--slaves", "1").stdout == (
             "1 slave from now on, after 2: 1 leave when their running tasks have ended\n"

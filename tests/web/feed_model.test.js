@@ -7,10 +7,12 @@ import {
   Samples,
   decodeBase64,
   elapsed_s,
+  hasJoined,
   hostFigures,
   left_s,
   progressOf,
   sortJobs,
+  whereIs,
 } from "../../concurrent_nb/web/static/feed_model.js";
 
 const WALL_S = 1_800_000_000;
@@ -333,4 +335,24 @@ test("running jobs come first, then the newest", () => {
 test("what is no base64 is empty", () => {
   assert.equal(decodeBase64("***").byteLength, 0);
   assert.equal(decodeBase64("AAAA").byteLength, 3);
+});
+
+test("a slave is where its host is, and what has started it there", () => {
+  const where = (host, place) => whereIs(/** @type {any} */ ({ host, place }));
+  assert.equal(where("n1", ""), "n1");
+  assert.equal(where("", "Slurm job 17: PENDING (Resources)"), "Slurm job 17: PENDING (Resources)");
+  assert.equal(where("n1", "Slurm job 17 on n1"), "Slurm job 17 on n1");
+  assert.equal(where("alpha", "SSH host alpha (tunnel)"), "SSH host alpha (tunnel)");
+  assert.equal(where("n1", "Slurm job 17 on n12"), "n1 · Slurm job 17 on n12");
+});
+
+test("slaves that have not joined are not counted as slaves", () => {
+  const model = new FeedModel();
+  const slaves = { a: { state: "active" }, b: { state: "queued" }, c: { state: "starting" }, d: { state: "draining" } };
+  model.apply("snapshot", { epoch: 1, seq: 1, time_s: 1, slaves }, 1);
+  assert.equal(model.joined, 2);
+  assert.deepEqual(
+    [...model.slaves.values()].filter(hasJoined).map((slave) => slave.name),
+    ["a", "d"],
+  );
 });

@@ -34,7 +34,7 @@ class LaunchedSlave:
 
     name: str  #: of the slave in the cluster
     state: LaunchState
-    place: str  #: for people: "host hostA", "Slurm job 17 on n1"
+    place: str  #: for people: "SSH host hostA", "Slurm job 17 on n1"
     reason: str = ""  #: of an ended one: how it ended, with the end of its log
     refused: bool = False  #: an ended one that would end in the same way again, so it is not started again
     drained: bool = False  #: an ended one that has left because it was asked to

@@ -148,7 +148,7 @@ class SshSession:
     def describe(self, name: str) -> LaunchedSlave:
         """Return what is known of the slave that this connection is for."""
         state = self.look()
-        place = f"host {self.host.name}" + (" (tunnel)" if self._tunnels else "")
+        place = f"SSH host {self.host.name}" + (" (tunnel)" if self._tunnels else "")
         if state is SessionState.FAILED:
             return LaunchedSlave(name, LaunchState.ENDED, place, self.fault, refused=self.would_fail_again)
         if state is SessionState.ENDED:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 from concurrent_nb.ids import JobId, SessionId
@@ -19,6 +20,11 @@ JOBS_OF_OWNER_MAX, JOBS_MAX = 1000, 5000
 ENDED_MAX: Final = 200
 #: most running tasks of one slave that are listed
 RUNNING_OF_SLAVE_MAX: Final = 100
+#: most slaves that a launcher has started and that have not joined, and most characters of the place of a slave
+LAUNCHED_MAX: Final = 1000
+PLACE_MAX: Final = 200
+#: states of these slaves, as `nodes.launchers.launcher.LaunchState` names them
+_QUEUED, _ENDED = "queued", "ended"
 _JOB_OF: Final = attrgetter("job")
 
 
@@ -28,6 +34,7 @@ def view_of(
     now: float,
     ended: Mapping[str, dict[str, Any]],
     version_of: Callable[[JobId], int],
+    launched: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> ClusterView:
     """Return what readers of the feed may see; they get the parts that are theirs.
 
@@ -37,9 +44,14 @@ def view_of(
         now: the time, in seconds.
         ended: jobs that have ended, as the feed has them: they are not described again.
         version_of: returns the version of the view that was shared of a job.
+        launched: state and place of the slaves that a launcher has started, by name.
     """
     joined = [peer for peer in peers.values() if peer.joined]
-    slaves = {peer.name: _describe_slave(peer, scheduler) for peer in joined if peer.role == "slave"}
+    slaves = {
+        peer.name: _describe_slave(peer, scheduler, launched.get(peer.name, {}).get("place", ""))
+        for peer in joined
+        if peer.role == "slave"
+    }
     assigned, running = _count_assigned(scheduler)
     jobs: dict[str, dict[str, Any]] = {}
     owners: dict[str, str] = {}
@@ -68,6 +80,9 @@ def view_of(
         "busy": sum(slave["busy"] for slave in slaves.values()),
         "clients": sum(peer.role == "client" for peer in joined),
     }
+    for name, launch in islice(launched.items(), LAUNCHED_MAX):
+        if name not in slaves and launch["state"] != _ENDED:
+            slaves[name] = _describe_launched(name, launch)
     return ClusterView(totals, slaves, jobs, owners, running, len(scheduler.jobs) - len(listed))
 
 
@@ -77,10 +92,11 @@ def listed_ended(scheduler: Scheduler, now: float) -> list[JobRecord]:
     return [job for job in newest if job.forgotten_s is not None and now - job.forgotten_s <= ENDED_S]
 
 
-def _describe_slave(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
+def _describe_slave(peer: Peer, scheduler: Scheduler, place: str) -> dict[str, Any]:
     return {
         "name": peer.name,
         "host": peer.info.host,
+        "place": place[:PLACE_MAX],
         "pid": peer.info.pid,
         "cores": peer.info.cores,
         "slots": peer.slots,
@@ -88,6 +104,15 @@ def _describe_slave(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
         "since_s": peer.since,
         **load_of(peer, scheduler),
     }
+
+
+def _describe_launched(name: str, launch: Mapping[str, str]) -> dict[str, Any]:
+    """Return what is known of a slave that has not joined; one whose process runs is about to."""
+    state = "queued" if launch["state"] == _QUEUED else "starting"
+    numbers = ("pid", "cores", "slots", "done", "since_s", "in_flight", "busy")
+    host = dict.fromkeys(("load", "memory_used_bytes", "memory_total_bytes"))
+    place = launch["place"][:PLACE_MAX]
+    return {"name": name, "host": "", "place": place, "state": state, **dict.fromkeys(numbers, 0), **host}
 
 
 def _describe_job(peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int, view_version: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hmac import compare_digest
 from math import inf
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import msgspec
@@ -921,9 +922,20 @@ class MasterCore:
         deadlines = (self.kernels, self.stacks, self.shared_views)
         return min(due, *(each.next_deadline() for each in deadlines))
 
-    def view(self, now: float, ended: Mapping[str, dict[str, Any]]) -> ClusterView:
-        """Return the state of the cluster for its live feed; `ended`: jobs that have ended, as the feed has them."""
-        return view_of(self.peers, self.scheduler, now, ended, self.shared_views.version_of)
+    def view(
+        self,
+        now: float,
+        ended: Mapping[str, dict[str, Any]],
+        launched: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> ClusterView:
+        """Return the state of the cluster for its live feed.
+
+        Args:
+            now: the time.
+            ended: jobs that have ended, as the feed has them.
+            launched: state and place of the slaves that a launcher has started, by name.
+        """
+        return view_of(self.peers, self.scheduler, now, ended, self.shared_views.version_of, launched)
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
         """Return the state of the cluster, for people and for the control channel, in seconds and bytes.

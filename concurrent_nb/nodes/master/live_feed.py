@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from concurrent_nb.clock import monotonic
@@ -50,12 +50,21 @@ class LiveFeed:
         name: of the cluster.
         began_s: when the master began.
         ask: asks the compute thread.
+        launched: returns state and place of the slaves that a launcher has started, by name; called in that thread.
     """
 
-    def __init__(self, core: MasterCore, name: str, began_s: float, ask: Ask) -> None:
+    def __init__(
+        self,
+        core: MasterCore,
+        name: str,
+        began_s: float,
+        ask: Ask,
+        launched: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
+    ) -> None:
         self.interval_s = INTERVAL_S
         self._core = core
         self._ask = ask
+        self._launched = launched
         self._name = name
         self._began_s = began_s
         self._state = FeedState(core.epoch, name, began_s)
@@ -121,7 +130,7 @@ class LiveFeed:
         """Take the state of the cluster; in the compute thread."""
         began_s = time.thread_time()
         scheduler, state, watched = self._core.scheduler, self._state, set(self._readers.values())
-        view = self._core.view(now, state.ended)
+        view = self._core.view(now, state.ended, self._launched())
         state.update(view, scheduler.task_log, scheduler.event_log, now, watched)
         self._cost_s = time.thread_time() - began_s
 

@@ -172,8 +172,9 @@ class Master:
         self._wake = Wakeup()
         self._look_at = 0.0  # when connections are to be checked again
         self._began = monotonic()
-        self._feed = LiveFeed(self._core, self.name, self._began, self._ask)
         self._of_owner = OwnerMethods(self.name, owner, self._core, self._ask, self._compute_of)
+        # Each report of the owner is a new dict, so another thread may read it.
+        self._feed = LiveFeed(self._core, self.name, self._began, self._ask, lambda: self._of_owner.launched)
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread
         self._stop_event = asyncio.Event()

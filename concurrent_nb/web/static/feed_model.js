@@ -4,8 +4,9 @@
 import { finite } from "./text.js";
 
 /**
- * @typedef {{name: string, host: string, pid: number, cores: number, slots: number, busy: number, in_flight: number,
- *   done: number, state: string, load: number, memory_used_bytes: number, memory_total_bytes: number,
+ * @typedef {{name: string, host: string, place: string, pid: number, cores: number, slots: number, busy: number,
+ *   in_flight: number, done: number, state: string, load: number, memory_used_bytes: number,
+ *   memory_total_bytes: number,
  *   since_s: number}} Slave
  * @typedef {{id: string, name: string, client: string, mine: boolean, state: string, tasks: number, done: number,
  *   failed: number, cancelled: number, is_cancelled: boolean, assigned: number, opened_s: number,
@@ -269,6 +270,7 @@ function slaveOf(raw, name, before) {
   return {
     name,
     host: text(all.host),
+    place: text(all.place),
     pid: finite(all.pid),
     cores: finite(all.cores),
     slots: finite(all.slots),
@@ -308,6 +310,14 @@ function jobOf(raw, id, before) {
     view_version: finite(all.view_version),
     rate: before?.rate ?? 0,
   };
+}
+
+/** @param {Slave} slave @returns {boolean} whether it has joined: a launcher starts others, or waits for a machine */
+export const hasJoined = ({ state }) => state !== "queued" && state !== "starting";
+
+/** @param {Slave} slave @returns {string} its host, and what started it there: the host once, if both name it */
+export function whereIs({ host, place }) {
+  return place.split(/[\s(),:/]+/).includes(host) ? place : [host, place].filter(Boolean).join(" · ");
 }
 
 /** @returns {Totals} */
@@ -360,6 +370,11 @@ export class FeedModel {
     this.offset_s = 0;
     /** how often each part has changed, for views that redraw only what is new */
     this.versions = { totals: 0, slaves: 0, jobs: 0, running: 0, events: 0, marks: 0 };
+  }
+
+  /** how many slaves have joined */
+  get joined() {
+    return [...this.slaves.values()].filter(hasJoined).length;
   }
 
   /** @type {Map<string, {at_s: number, done: number}>} */

@@ -2,7 +2,7 @@
 // Lists of slaves, jobs and events, and the detail of a job. They make elements for the rows that are seen only.
 
 import { button, element, plain, setAttribute, setForeign, setText } from "./dom.js";
-import { elapsed_s, hostFigures, left_s, progressOf, sortJobs } from "./feed_model.js";
+import { elapsed_s, hasJoined, hostFigures, left_s, progressOf, sortJobs, whereIs } from "./feed_model.js";
 import { JobView, ViewRequests } from "./job_view.js";
 import { MeasuredValues } from "./measured_values.js";
 import { RunningTasks } from "./running_tasks.js";
@@ -349,14 +349,16 @@ export class SlavesPanel {
     const load = slave.load ? t("load %1", figure(slave.load)) : "";
     setText(
       part(row, "cnb-slave-text"),
-      [t("%1 of %2 busy", slave.busy, slave.slots), t("%1 done", count(slave.done)), load, memory]
-        .filter(Boolean)
-        .join(" · "),
+      hasJoined(slave)
+        ? [t("%1 of %2 busy", slave.busy, slave.slots), t("%1 done", count(slave.done)), load, memory]
+            .filter(Boolean)
+            .join(" · ")
+        : t("has not joined yet"),
     );
-    setForeign(part(row, "cnb-slave-host"), slave.host);
+    setForeign(part(row, "cnb-slave-host"), whereIs(slave));
     for (const name of ["cnb-drain", "cnb-restart"]) {
       const one = part(row, name);
-      if (one) one.hidden = slave.state === "draining";
+      if (one) one.hidden = slave.state === "draining" || !hasJoined(slave);
     }
   }
 
@@ -460,7 +462,7 @@ export class Overview {
     set(
       "slots",
       `${count(totals.busy)} / ${count(totals.slots)}`,
-      model.slaves.size === 1 ? t("1 slave") : t("%1 slaves", count(model.slaves.size)),
+      model.joined === 1 ? t("1 slave") : t("%1 slaves", count(model.joined)),
     );
     set("waiting", count(totals.waiting), t("%1 assigned", count(totals.assigned)));
     set(

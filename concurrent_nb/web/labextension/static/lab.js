@@ -157,8 +157,8 @@ class Sidebar extends ClusterView {
         drainSlave: (slave) => run("concurrent-nb:drain-slave", { slave: slave.name }),
         restartSlave: (slave) => run("concurrent-nb:restart-slave", { slave: slave.name }),
       },
-      row_px: 96,
-      most_px: 288,
+      row_px: 112,
+      most_px: 336,
     });
     const scale = new ScaleForm(session.model, (workers) => session.call("scale", { workers }), t);
     const events = new EventsPanel(session.model, { translate: t, row_px: 48, most_px: 240 });

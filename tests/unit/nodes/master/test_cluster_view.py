@@ -157,3 +157,21 @@ def test_deaths_of_workers_and_quarantine_are_events() -> None:
         bench.sent_to(EAST)
     assert kinds(bench) == ["slave joined", *["worker died"] * 3, "task quarantined", "job failed"]
     assert view(bench).jobs[JOB.hex()]["failed"] == 1
+
+
+def test_slaves_are_shown_where_a_launcher_has_started_them() -> None:
+    bench = with_job()
+    east = next(iter(view(bench).slaves))
+    assert view(bench).slaves[east]["place"] == "", "nobody has told"
+    launched = {
+        east: {"name": east, "state": "running", "place": "Slurm job 17 on n1" + 300 * "x", "reason": ""},
+        "slurm-2": {"name": "slurm-2", "state": "queued", "place": "Slurm job 18: PENDING", "reason": ""},
+        "slurm-3": {"name": "slurm-3", "state": "running", "place": "Slurm job 19 on n2", "reason": ""},
+        "slurm-4": {"name": "slurm-4", "state": "ended", "place": "Slurm job 20", "reason": "it died"},
+    }
+    shown = bench.core.view(bench.now, {}, launched)
+    assert shown.slaves[east]["place"] == ("Slurm job 17 on n1" + 300 * "x")[: cluster_view.PLACE_MAX]
+    states = {name: (slave["state"], slave["slots"]) for name, slave in shown.slaves.items() if name != east}
+    assert states == {"slurm-2": ("queued", 0), "slurm-3": ("starting", 0)}, "one that has ended is not shown"
+    assert {frozenset(slave) for slave in shown.slaves.values()} == {frozenset(shown.slaves[east])}
+    assert shown.totals == view(bench).totals
