@@ -195,6 +195,9 @@ class ClusterStats:
     slaves: dict[str, dict[str, Any]] = field(default_factory=dict)  #: host, slots, tasks, run_s, uptime_s by name
     jobs: list[dict[str, Any]] = field(default_factory=list)  #: as the master's method `stats` returns them
     values: dict[str, Statistic] = field(default_factory=dict)  #: what tasks of this application have measured
+    #: what tasks of the last jobs have measured, also those of other applications: count, total, average, minimum,
+    #: maximum, and how many `jobs`, by name; p50, p90 and p99, which are None if there are several jobs
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     tasks: int = 0  #: that have ended since the master was started
     slot_s: float = 0.0  #: slots of the cluster times seconds
     idle_slot_s: float = 0.0  #: ... of idle slots
@@ -206,6 +209,7 @@ class ClusterStats:
             answer["slaves"],
             answer["jobs"],
             dict(values or {}),
+            answer.get("values", {}),
             answer["tasks"],
             answer["slot_s"],
             answer["idle_slot_s"],
@@ -259,6 +263,11 @@ class ClusterStats:
             )
         if self.values:
             yield "measured by tasks of this application", _value_rows(self.values)
+        # Reports are a moment old, so what only this application measures has no larger counts there.
+        if any(
+            name not in self.values or one["count"] > self.values[name].count for name, one in self.measured.items()
+        ):
+            yield "measured by tasks of all these jobs", _summed_rows(self.measured)
 
 
 def job_stats_of(answer: Mapping[str, Any]) -> JobStats:
@@ -337,6 +346,19 @@ def _value_rows(values: Mapping[str, Statistic | StatisticSummary]) -> list[Row]
         for name, value in list(values.items())[:SHOWN_MAX]
     ]
     return [*rows, *([("...", f"{len(values) - SHOWN_MAX:,} more", "")] if len(values) > SHOWN_MAX else [])]
+
+
+def _summed_rows(values: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    rows = []
+    for name, value in list(values.items())[:SHOWN_MAX]:
+        if value["p50"] is not None:
+            spread = _spread(StatisticSummary.from_dict(value), _number)
+        else:
+            average, least, most, total = (_number(value[part]) for part in ("average", "minimum", "maximum", "total"))
+            spread = f"average {average}, minimum {least}, maximum {most}, total {total}"
+        count = f"{value['count']:,} value{'s' * (value['count'] != 1)}"
+        rows.append((visible(name), count, f"of {_plural(value['jobs'], 'job')}", spread))
+    return [*rows, *([("...", f"{len(values) - SHOWN_MAX:,} more", "", "")] if len(values) > SHOWN_MAX else [])]
 
 
 def _share_rows(shares: Mapping[str, Share]) -> list[Row]:

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { SHOWN_MAX, amount, rowsOf } from "../../concurrent_nb/web/static/measured_values.js";
+import { SHOWN_MAX, SUMMED, ValueRequests, amount, rowsOf } from "../../concurrent_nb/web/static/measured_values.js";
 
 test("numbers have the digits that matter", () => {
   assert.deepEqual([0, 1, 0.123456, 1234.5, 123456.7, 1e7, 1.5e-7, -2.5, 1e300].map(amount), [
@@ -25,4 +25,45 @@ test("a row for each value, and not for too many", () => {
   assert.equal(rowsOf(many).length, SHOWN_MAX);
   assert.deepEqual([null, undefined, 3, "x", []].map(rowsOf), [[], [], [], [], []]);
   assert.equal(rowsOf({ odd: null })[0][0], "odd");
+});
+
+test("all jobs together have no percentiles", () => {
+  const value = { jobs: 2, count: 4, total: 44, average: 11, minimum: 1, maximum: 30, p50: null, p90: null, p99: null };
+  assert.deepEqual(rowsOf({ rows: value }, SUMMED), [["rows", "2", "4", "11", "1", "30", "44"]]);
+});
+
+test("values are asked for when there are new ones, and not too often", async () => {
+  const [shown, asked] = [/** @type {any[]} */ ([]), /** @type {number[]} */ ([])];
+  let [isThere, now_ms] = [true, 0];
+  const requests = new ValueRequests(
+    () => {
+      asked.push(now_ms);
+      return isThere ? Promise.resolve({ values: asked.length }) : Promise.reject(new Error("gone"));
+    },
+    (values) => shown.push(values),
+  );
+  const poll = async (/** @type {number} */ version, /** @type {number} */ at_ms) => {
+    now_ms = at_ms;
+    requests.poll(version, now_ms);
+    await Promise.resolve().then(() => {});
+  };
+  await poll(0, 0);
+  await poll(1, 100);
+  await poll(1, 9_000);
+  await poll(2, 9_100);
+  await poll(3, 9_200);
+  await poll(4, 13_100);
+  assert.deepEqual(
+    [asked, shown],
+    [
+      [100, 9_100, 13_100],
+      [1, 2, 3],
+    ],
+  );
+  isThere = false;
+  await poll(5, 20_000);
+  await poll(5, 45_000);
+  isThere = true;
+  await poll(5, 50_000);
+  assert.deepEqual([asked.slice(3), shown.slice(3)], [[20_000, 50_000], [5]]);
 });

@@ -34,6 +34,7 @@ def view_of(
     now: float,
     ended: Mapping[str, dict[str, Any]],
     version_of: Callable[[JobId], int],
+    measured: int = 0,
     launched: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> ClusterView:
     """Return what readers of the feed may see; they get the parts that are theirs.
@@ -44,6 +45,7 @@ def view_of(
         now: the time, in seconds.
         ended: jobs that have ended, as the feed has them: they are not described again.
         version_of: returns the version of the view that was shared of a job.
+        measured: number of reports of what tasks have measured.
         launched: state and place of the slaves that a launcher has started, by name.
     """
     joined = [peer for peer in peers.values() if peer.joined]
@@ -79,6 +81,7 @@ def view_of(
         "slots": sum(slave["slots"] for slave in slaves.values()),
         "busy": sum(slave["busy"] for slave in slaves.values()),
         "clients": sum(peer.role == "client" for peer in joined),
+        "measured": measured,
     }
     for name, launch in islice(launched.items(), LAUNCHED_MAX):
         if name not in slaves and launch["state"] != _ENDED:

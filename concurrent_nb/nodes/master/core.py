@@ -704,7 +704,7 @@ class MasterCore:
         job_id = JobId(message.job)
         job = self._any_job(job_id)
         if job is not None and job.owner == peer.key.decode():
-            self._measured.take(job_id, message.values)
+            self._measured.take(job_id, job.owner, message.values)
 
     def _on_ran(self, peer: Peer, message: m.Ran, _: Received, now: float) -> None:
         if peer.parent is None:
@@ -935,7 +935,9 @@ class MasterCore:
             ended: jobs that have ended, as the feed has them.
             launched: state and place of the slaves that a launcher has started, by name.
         """
-        return view_of(self.peers, self.scheduler, now, ended, self.shared_views.version_of, launched)
+        return view_of(
+            self.peers, self.scheduler, now, ended, self.shared_views.version_of, self._measured.version, launched
+        )
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
         """Return the state of the cluster, for people and for the control channel, in seconds and bytes.
@@ -965,5 +967,8 @@ class MasterCore:
         asker = None if session_id is None else self.peers.get(session_id)
         owner = None if sees_all else asker.key.decode() if asker is not None else ""
         if job is None:
-            return cluster_statistics(self.peers, self.scheduler, now, owner)
+            return {
+                **cluster_statistics(self.peers, self.scheduler, now, owner),
+                "values": self._measured.of_all(owner),
+            }
         return {**job_statistics(self.scheduler, now, job, owner), "values": self._measured.of(job)}

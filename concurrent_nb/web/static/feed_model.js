@@ -19,7 +19,8 @@ import { finite } from "./text.js";
  * @typedef {{job: string, index: number, slave: string, started_s: number, worker: number}} RunningTask
  *   `worker`: its pid; 0 if that is unknown
  * @typedef {{waiting: number, assigned: number, kept: number, done: number, failed: number, cancelled: number,
- *   slots: number, busy: number, in_bytes: number, out_bytes: number, clients: number, other_jobs: number}} Totals
+ *   slots: number, busy: number, in_bytes: number, out_bytes: number, clients: number, measured: number,
+ *   other_jobs: number}} Totals
  */
 
 /** the last statuses of a task: numbers of `concurrent_nb.outcome.Status` */
@@ -333,6 +334,7 @@ const noTotals = () => ({
   in_bytes: 0,
   out_bytes: 0,
   clients: 0,
+  measured: 0,
   other_jobs: 0,
 });
 

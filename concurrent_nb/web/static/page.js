@@ -5,6 +5,7 @@ import { Charts } from "./charts.js";
 import { MasterConnection } from "./client.js";
 import { button, element, plain, setText, throttled } from "./dom.js";
 import { FeedModel } from "./feed_model.js";
+import { ClusterValues } from "./measured_values.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
 import { ScaleForm } from "./scale_form.js";
 import { SettingsPanel } from "./settings_panel.js";
@@ -101,6 +102,7 @@ function main() {
     showJob: (/** @type {import('./feed_model.js').Job} */ job) => show(job.id),
   };
   const overview = new Overview(model);
+  const values = new ClusterValues(model, () => connection.call("stats", {}));
   const charts = new Charts(model);
   const stream = new TaskStream(model);
   const jobs = new JobsPanel(model, { actions });
@@ -126,7 +128,7 @@ function main() {
   const detailSection = section(t("Job"), [detail.element], "wide", [close]);
   detailSection.hidden = true;
   byId("main").replaceChildren(
-    section(t("Overview"), [overview.element], "wide"),
+    section(t("Overview"), [overview.element, values.element], "wide"),
     detailSection,
     section(t("Jobs"), [jobs.element], "", [jobCount]),
     element("div", "column", [
@@ -153,6 +155,7 @@ function main() {
     setText(byId("name"), name);
     if (document.title !== name) document.title = name;
     overview.update();
+    values.update();
     jobs.update();
     slaves.update();
     scale.update();

@@ -1,6 +1,7 @@
 """What a job's and a cluster's statistics show, as text and as HTML."""
 
 import json
+from typing import Any
 
 from concurrent_nb.telemetry.job_stats import (
     SHOWN_MAX,
@@ -117,3 +118,16 @@ def test_a_cluster_shows_slaves_and_jobs() -> None:
     assert "abababab" in repr(cluster)
     assert "6 s of run time" in cluster._repr_html_()
     assert repr(ClusterStats()) == "0 slaves, 0 slots; 0 tasks ended"
+
+
+def test_what_others_have_measured_is_shown_beside_the_own() -> None:
+    answer: dict[str, Any] = {"slaves": {}, "jobs": [], "tasks": 1, "slot_s": 0.0, "idle_slot_s": 0.0}
+    own = {"rows": Statistic([1.0, 2.0])}
+    same = {"rows": {"jobs": 1, **Statistic([1.0]).summary().as_dict()}}
+    assert "of all these jobs" not in repr(ClusterStats.from_answer({**answer, "values": same}, own))
+    more = {"rows": {**same["rows"], "jobs": 2, "count": 7, "p50": None}}
+    cluster = ClusterStats.from_answer({**answer, "values": more}, own)
+    assert "of this application" in repr(cluster) and "7 values  of 2 jobs" in repr(cluster)
+    many = {EVIL: more["rows"], **{str(number): more["rows"] for number in range(50)}}
+    shown = ClusterStats.from_answer({**answer, "values": many})
+    assert "19 more" in repr(shown) and EVIL not in shown._repr_html_()

@@ -6,6 +6,7 @@ import { Charts } from "./charts.js";
 import { JupyterClusters } from "./client.js";
 import { ClusterSession, connectCell, pathBelow } from "./cluster_session.js";
 import { button, element, setForeign, setText, throttled } from "./dom.js";
+import { ClusterValues } from "./measured_values.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
 import { ScaleForm } from "./scale_form.js";
 import { taskActions } from "./task_actions.js";
@@ -239,9 +240,10 @@ class MainPanel extends ClusterView {
       this.body.append(element("p", "cnb-muted", t("Choose or start a cluster in the sidebar.")));
     } else if (this.kind === "charts") {
       const charts = new Charts(session.model, { translate: t, minutes: settings.chartMinutes });
+      const values = new ClusterValues(session.model, () => session.call("stats", {}), t);
       aside.push(charts.spanSelect);
-      this.body.append(charts.element);
-      this.parts = [charts];
+      this.body.append(charts.element, values.element);
+      this.parts = [charts, values];
     } else if (this.kind === "stream") {
       const stream = new TaskStream(session.model, { translate: t, height: 480 });
       this.body.append(stream.element);
