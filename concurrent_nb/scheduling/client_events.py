@@ -60,7 +60,7 @@ class ClientEventHandler:
             job.notebook, job.cell = event.notebook, event.cell
             former = state.ended_jobs.pop(event.job, None)
             if former is not None and former.owner == event.owner:
-                job.sums = former.sums  # it has got a late task
+                job.sums, job.errors = former.sums, former.errors  # it has got a late task
             state.strategies.opened(job, state.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")

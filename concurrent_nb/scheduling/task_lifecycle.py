@@ -12,6 +12,7 @@ import msgspec
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.outcome import RETRIABLE, SUCCESSES, Status
 from concurrent_nb.scheduling.scheduler_state import SchedulerState, cost_of
+from concurrent_nb.tasks.error_kinds import ErrorKinds
 from concurrent_nb.tasks.states import ABANDON, FINISH, FORGET, REQUEUE, move
 from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
@@ -20,6 +21,8 @@ from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
 COMPANY_FACTOR: Final = 2
 #: most characters of a slave's report on how a worker died
 _HOW_LENGTH = 1000
+#: most characters of an error's message, and of the traceback, that are kept for people who look at the job
+_MESSAGE_LENGTH, _TRACEBACK_LENGTH = 200, 2000
 
 
 class TaskLifecycle:
@@ -64,8 +67,16 @@ class TaskLifecycle:
             state.failed += 1
             if status == Status.POISON:
                 self._add_event("task quarantined", f"task {task.name} is quarantined: {task.deaths[-1]}", task, slave)
+            report = _report_of(outcome, buffers)
+            if job.errors is None:
+                job.errors = ErrorKinds()
+            message = report.message[:_MESSAGE_LENGTH].partition("\n")[0]
+            kind = report.type_name[:_MESSAGE_LENGTH].rpartition(".")[2] or Status(status).name.lower().replace(
+                "_", " "
+            )
+            job.errors.add(task.index, kind, message, lambda: _end_of(report))
             if job.sums.failed == 1:
-                text = f"task {task.name} of job {job.name!r} has failed: {_why_it_failed(outcome, buffers)}"
+                text = f"task {task.name} of job {job.name!r} has failed: {_why_it_failed(report, status)}"
                 self._add_event("job failed", text, task, slave)
 
     def _add_event(self, kind: str, text: str, task: TaskRecord, slave: str) -> None:
@@ -266,10 +277,15 @@ def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
     return _report_of(outcome, buffers).message[:_HOW_LENGTH] or f"worker {outcome.worker} died for an unknown reason"
 
 
-def _why_it_failed(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
-    report = _report_of(outcome, buffers)
+def _why_it_failed(report: ErrorReport, status: int) -> str:
     parts = (report.type_name[:_HOW_LENGTH], report.message[:_HOW_LENGTH])
-    return ": ".join(part for part in parts if part) or Status(outcome.status).name
+    return ": ".join(part for part in parts if part) or Status(status).name
+
+
+def _end_of(report: ErrorReport) -> str:
+    """Return the end of a traceback, which matters most; of an error without one, its message."""
+    text = report.traceback or report.message
+    return text if len(text) <= _TRACEBACK_LENGTH else f"…\n{text[-_TRACEBACK_LENGTH:]}"
 
 
 def _report_of(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> ErrorReport:

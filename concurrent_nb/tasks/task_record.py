@@ -10,6 +10,7 @@ from enum import IntEnum
 import msgspec
 
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
+from concurrent_nb.tasks.error_kinds import ErrorKinds
 from concurrent_nb.tasks.job_sums import JobSums
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes
 
@@ -48,6 +49,7 @@ class JobRecord:
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it
     sums: JobSums = field(default_factory=JobSums, repr=False)  #: of its tasks that have ended
+    errors: ErrorKinds | None = field(default=None, repr=False)  #: of its tasks; None: there was none
     forgotten_s: float | None = None  #: when it was forgotten: closed, and all outcomes acknowledged
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
 

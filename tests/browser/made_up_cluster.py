@@ -21,7 +21,7 @@ import tornado.httpserver
 import tornado.web
 import tornado.websocket
 
-from tests.browser.made_up_views import EVIL, view_of
+from tests.browser.made_up_views import EVIL, errors_of, view_of
 
 STATIC: Final = Path(__file__).parents[2] / "concurrent_nb/web/static"
 POLICY: Final = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
@@ -265,6 +265,7 @@ class MadeUpCluster:
                 "slot_s": 100.0,
                 "idle_slot_s": 7.0,
                 "values": values,
+                "errors": errors_of(params["job"]),
                 **{name: share * sum(spent) for name, share in times.items()},
             }
         return {}

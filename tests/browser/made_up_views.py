@@ -37,6 +37,16 @@ def view_of(job: str, done: int, tasks: int) -> dict[str, Any] | None:
     return {**view, **_PARTS[kind](done, tasks)}
 
 
+def errors_of(job: str) -> dict[str, Any] | None:
+    """Return the errors of a job as the master folds them; None for jobs without any."""
+    if not job.startswith("0"):
+        return None
+    text = f"Traceback (most recent call last):\n  File <cell>, line 3\nValueError: {EVIL}\n"
+    kind = {"type": "ValueError", "message": EVIL, "count": 12, "tasks": [1, 4, 9], "text": text}
+    died = {"type": "POISON", "message": "3 times the worker died", "count": 1, "tasks": [5], "text": "killed"}
+    return {"kinds": [kind, died], "more": 2}
+
+
 def _image(done: int, tasks: int) -> dict[str, Any]:
     width, height = _SIZE
     columns = width * done // max(1, tasks)

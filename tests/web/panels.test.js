@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { plain } from "../../concurrent_nb/web/static/dom.js";
-import { barShares, jobLine, jobState, seenRows } from "../../concurrent_nb/web/static/panels.js";
+import { barShares, jobLine, jobState, printsLine, seenRows } from "../../concurrent_nb/web/static/panels.js";
 
 test("only rows that are seen have elements", () => {
   assert.deepEqual(seenRows(0, 400, 50, 1000), [0, 12]);
@@ -47,4 +47,14 @@ test("a bar has a part for each end", () => {
 test("placeholders of texts", () => {
   assert.equal(plain("%1 of %2", 3, "x"), "3 of x");
   assert.equal(plain("%3", 1), "%3");
+});
+
+test("where the prints of a job are that shares no view", () => {
+  const line = (/** @type {object} */ more, now_s = 12) =>
+    printsLine(/** @type {any} */ ({ ...job, view_version: 0, notebook: "", client: "", ...more }), now_s, plain);
+  assert.equal(line({ view_version: 3 }), "");
+  assert.equal(line({}, 1), "");
+  assert.match(line({ notebook: "work/fit.ipynb" }), /below the cell that started it, in fit\.ipynb\.$/);
+  assert.match(line({ client: "fit.py (pid 7)" }), /by the program that started it: fit\.py \(pid 7\)\.$/);
+  assert.match(line({}), /by the program that started it\.$/);
 });

@@ -971,4 +971,7 @@ class MasterCore:
                 **cluster_statistics(self.peers, self.scheduler, now, owner),
                 "values": self._measured.of_all(owner),
             }
-        return {**job_statistics(self.scheduler, now, job, owner), "values": self._measured.of(job)}
+        statistics = job_statistics(self.scheduler, now, job, owner)
+        record = self._any_job(job)
+        errors = None if record is None or record.errors is None else record.errors.parts()
+        return {**statistics, "values": self._measured.of(job), "errors": errors}

@@ -22,6 +22,10 @@ import { bytes, clock, count, duration, figure, finite, percent, visible } from 
 
 /** @param {number} seconds @returns {string} a guess, so without fractions */
 const timeLeft = (seconds) => (seconds < 60 ? `${Math.max(1, Math.round(seconds))} s` : duration(seconds));
+/** @param {string} path @returns {string} */
+const fileName = (path) => path.replace(/^.*[/\\]/, "");
+/** how long the first view of a job may take */
+const VIEW_COMES_S = 3;
 const wallNow = () => Date.now() / 1000;
 
 /**
@@ -187,6 +191,21 @@ export function jobLine(job, now_s, t) {
   return parts.join(" · ");
 }
 
+/**
+ * Say where the prints of a job are that shares no view, as those of `f.map` and `app.submit`: its owner has them.
+ * @param {Job} job @param {number} now_s @param {Translate} t
+ * @returns {string} '' while the view may still come, or is there
+ */
+export function printsLine(job, now_s, t) {
+  if (job.view_version || elapsed_s(job, now_s) < VIEW_COMES_S) return "";
+  if (job.notebook) {
+    return t("What its tasks print is below the cell that started it, in %1.", visible(fileName(job.notebook), 80));
+  }
+  return job.client
+    ? t("What its tasks print is written by the program that started it: %1.", visible(job.client, 80))
+    : t("What its tasks print is written by the program that started it.");
+}
+
 export class JobsPanel {
   /** @param {FeedModel} model @param {Options & {most_px?: number, row_px?: number}} [options] */
   constructor(model, options = {}) {
@@ -263,10 +282,7 @@ export class JobsPanel {
     fillBar(part(row, "cnb-progress"), job);
     setAttribute(part(row, "cnb-progress"), "aria-label", t("Progress of %1", visible(job.name, 60)));
     setText(part(row, "cnb-job-text"), jobLine(job, this.model.now_s(this.now()), t));
-    setForeign(
-      part(row, "cnb-job-client"),
-      [job.notebook && job.notebook.replace(/^.*\//, ""), job.client].filter(Boolean).join(" · "),
-    );
+    setForeign(part(row, "cnb-job-client"), [fileName(job.notebook), job.client].filter(Boolean).join(" · "));
     const go = part(row, "cnb-go");
     if (go) go.hidden = !job.cell;
     const cancel = part(row, "cnb-cancel");
@@ -509,6 +525,7 @@ export class JobDetail {
     this.line = element("p", "cnb-muted");
     this.facts = element("dl", "cnb-facts");
     this.measured = element("p", "cnb-muted");
+    this.prints = element("p", "cnb-muted");
     const kinds = ["is-waiting", "is-shipping", "is-running", "is-fetching"];
     this.timeBar = element(
       "div",
@@ -528,11 +545,7 @@ export class JobDetail {
     this.values = new MeasuredValues(this.t);
     const { actions, t } = this;
     this.view = new JobView(t);
-    const show = (/** @type {any} */ view) => {
-      this.view.show(view);
-      this.element.classList.add("has-view");
-    };
-    this.requests = options.view ? new ViewRequests(options.view, show) : null;
+    this.requests = options.view ? new ViewRequests(options.view, (view) => this.#showView(view)) : null;
     this.running = new RunningTasks(model, { translate: t, actions: options.taskActions, now: this.now });
     this.go = button(t("Go to cell"), () => this.job && actions.goToCell?.(this.job), "cnb-small");
     this.cancel = button(t("Cancel"), () => this.job && actions.cancelJob?.(this.job), "cnb-small cnb-cancel");
@@ -546,6 +559,7 @@ export class JobDetail {
       ]),
       this.bar,
       this.line,
+      this.prints,
       element("div", "cnb-detail-body", [
         this.view.element,
         element("div", "cnb-detail-side", [this.running.element, this.facts, this.time, this.measured]),
@@ -604,8 +618,15 @@ export class JobDetail {
     ];
     this.#fillFacts(facts.filter(([, value]) => value));
     this.running.update(job);
+    setText(this.prints, printsLine(job, this.model.now_s(this.now()), t));
     this.requests?.poll(job, performance.now());
     this.#ask();
+  }
+
+  /** @param {any} view */
+  #showView(view) {
+    this.view.show(view);
+    this.element.classList.add("has-view");
   }
 
   /** @param {[string, string][]} facts */
@@ -651,6 +672,8 @@ export class JobDetail {
     ];
     setText(this.measured, facts.filter(Boolean).join(" · "));
     this.values.show(answer?.values);
+    // A view has its own, which are as its cell shows them.
+    if (answer?.errors && !this.job?.view_version) this.#showView({ errors: answer.errors });
     this.time.hidden = all <= 0;
     parts.forEach(([name, value], at) => {
       const share = all > 0 ? Number(value) / all : 0;

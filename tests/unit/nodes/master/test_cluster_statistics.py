@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from concurrent_nb.errors import ConfigurationError
@@ -129,3 +130,32 @@ def test_a_sample_describes_the_tasks_in_the_log() -> None:
     assert answer["workers"] == {"east/42": [2, 4.0]}
     assert list(answer["functions"].values()) == [[2, 4.0]]
     assert cluster_statistics.sample(log, JobId(bytes(16)))["run_time"]["count"] == 0
+
+
+def test_the_errors_of_a_job_are_folded_by_kind() -> None:
+    def failed(
+        index: int, status: int = Status.ERROR, message: str = "", kind: str = "", trace: str = ""
+    ) -> m.OutcomeFrame:
+        report = msgspec.msgpack.encode(m.ErrorReport(kind, message, trace))
+        return m.OutcomeFrame(index, 1, status, 1.0, 42, report)
+
+    long = "first\n" + 3000 * "x" + "\nlast"
+    outcomes = [failed(index, Status.ERROR, f"no plan {index}\nat all", "fits.NoPlan", long) for index in range(7)]
+    timeout = failed(7, Status.TIMEOUT, "it ran longer than 3 s")
+    unreadable = m.OutcomeFrame(8, 1, Status.NOT_PICKLABLE, 1.0, 42, b"\xc1")
+    bench = bench_with_job(*outcomes[:4], tasks=10)
+    for some in (outcomes[4:], [timeout, unreadable]):
+        bench.send(EAST, m.Outcomes(JOB, "east", some))
+        bench.all_sent()
+    errors = stats(bench)["errors"]
+    assert [(kind["type"], kind["message"], kind["count"], kind["tasks"]) for kind in errors["kinds"]] == [
+        ("NoPlan", "no plan 0", 7, [0, 1, 2, 3, 4]),
+        ("timeout", "it ran longer than 3 s", 1, [7]),
+        ("not picklable", "", 1, [8]),
+    ]
+    texts = [kind["text"] for kind in errors["kinds"]]
+    assert texts[0].startswith("…\nx") and texts[0].endswith("x\nlast") and len(texts[0]) < 2100
+    assert texts[1:] == ["it ran longer than 3 s", ""]
+    assert stats(bench_with_job(outcome(0)))["errors"] is None
+    with pytest.raises(ConfigurationError):
+        stats(bench, BOB)
