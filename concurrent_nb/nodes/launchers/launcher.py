@@ -40,6 +40,7 @@ class LaunchedSlave:
     drained: bool = False  #: an ended one that has left because it was asked to
     initializer_failed: bool = False  #: an ended one whose workers could not be initialized
     ends_in_s: float | None = None  #: time until the place takes it away; None: never, or unknown
+    limit_s: float | None = None  #: for how long the place has it in all; None: no limit, or unknown
 
 
 @dataclass(frozen=True, slots=True)

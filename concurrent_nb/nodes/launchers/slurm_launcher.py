@@ -25,6 +25,7 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import FloatItem, IntItem, ListItem, TextItem
 from concurrent_nb.components.core import Component, ComponentManager, implements
 from concurrent_nb.errors import ConfigurationError, LaunchFailed
+from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.launch_files import make_folder_for_slaves, write_for_slave
 from concurrent_nb.nodes.launchers.launcher import (
     LOG_TAIL_CHARACTERS,
@@ -37,7 +38,6 @@ from concurrent_nb.nodes.launchers.own_address import address_of_interface, addr
 from concurrent_nb.nodes.launchers.slurm_queue import (
     LOOK,
     SHORTEST_S,
-    TIME_IS_UP,
     SlurmQueue,
     exit_code_of,
     is_hopeless,
@@ -57,6 +57,8 @@ _CONTROLLER: Final = re.compile(r"^SlurmctldHost(?:\[0\])?\s*=\s*([^\s(,]+)(?:\(
 CANCEL_S: Final = 5.0
 #: bytes of a log that are read
 LOG_BYTES: Final = 16384
+#: what the names of a slave's files end in
+_FILES: Final = ("connection.json", "configuration.json", "log")
 #: seconds until the first look whether cancelled jobs have ended; each further one comes after twice as long
 FIRST_CLOSING_LOOK_S: Final = 0.1
 
@@ -96,9 +98,11 @@ class Slurm(Component):
         self._work: deque[Callable[[], None]] = deque()  # what the thread has to do
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._failed = ""  # why the thread has ended before its time
         self._has_submitted = False
         self._files: Path | None = None
-        self._logs: dict[str, Path] = {}  # by the name of the slave
+        self._count = 0  # of slaves that were ever launched
+        self._numbers: dict[str, int] = {}  # by the name of a slave, in the names of its files
 
     # ----------------------------------------------------------------------------------------------- the contract
 
@@ -123,26 +127,35 @@ class Slurm(Component):
 
     def launch(self, start: SlaveStart) -> None:
         """Have a job submitted."""
-        folder, number = self._folder(), len(self._logs) + 1
-        self._logs[start.name] = folder / f"{number}.log"
+        self._count += 1
+        folder, number = self._folder(), self._count
+        self._numbers[start.name] = number
         write_for_slave(folder / f"{number}.connection.json", start.connection)
         configuration = with_workers(start.configuration, self.cores)
         write_for_slave(folder / f"{number}.configuration.json", configuration)
         command = self._command(start.name, number, start.log_format)
-        script = self._script(command, file_pattern(str(self._logs[start.name])))
+        script = self._script(command, file_pattern(str(folder / f"{number}.log")))
         with self._condition:
             self._queue.submitting(start.name)
         self._do(lambda: self._submit(start.name, script))
 
     def slaves(self) -> Sequence[LaunchedSlave]:
         """Return what is known of the slaves. Asks nobody."""
+        if self._failed:
+            raise LaunchFailed(self._failed)
         with self._condition:
             return self._queue.slaves(monotonic())
 
     def end(self, names: Collection[str]) -> None:
-        """Cancel the jobs of these slaves."""
+        """Cancel the jobs of these slaves, and remove their files: a job that has not begun finds no secrets then."""
         with self._condition:
             numbers = self._queue.forget(list(names))
+        for name in names:
+            number = self._numbers.pop(name, None)
+            if number is not None and self._files is not None:
+                for kind in _FILES:
+                    with contextlib.suppress(OSError):  # the folder is removed at the end
+                        (self._files / f"{number}.{kind}").unlink(missing_ok=True)
         if numbers:
             self._do(lambda: self._cancel(numbers))
 
@@ -217,10 +230,11 @@ class Slurm(Component):
         with self._condition:
             if self._closing:
                 return
-            self._work.append(work)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=f"Slurm {self._job_name}", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name=f"Slurm {self._job_name}", daemon=True)
+                thread.start()  # which a machine short of resources refuses
+                self._thread = thread
+            self._work.append(work)
             self._condition.notify_all()
 
     def _serve(self) -> None:
@@ -233,9 +247,17 @@ class Slurm(Component):
                 if self._closing:
                     return
                 work = self._work.popleft() if self._work else self._look
-            work()
+            try:
+                work()
+            except Exception as error:  # `slaves` says it, and nobody waits for this thread
+                log.exception("the thread for Slurm's commands has failed")
+                self._failed = f"the thread for Slurm's commands has failed: {describe(error)}"
+                return
 
     def _submit(self, name: str, script: str) -> None:
+        with self._condition:
+            if self._queue.slave(name) is None:  # ended before it was submitted
+                return
         self._has_submitted = True  # also if the answer does not come: the job has our name
         try:
             number = self._run("sbatch", "--parsable", text=script).strip().partition(";")[0]
@@ -249,7 +271,7 @@ class Slurm(Component):
         with self._condition:
             self._queue.submitted(name, number, monotonic())
             is_forgotten = self._queue.slave(name) is None
-        if is_forgotten:  # ended before it was submitted
+        if is_forgotten:  # ended while it was submitted
             self._cancel([number])
 
     def _look(self) -> None:
@@ -273,16 +295,19 @@ class Slurm(Component):
         """Find out how a slave has ended, and its log."""
         with self._condition:
             ended, number = self._queue.slave(name), self._queue.number_of(name)
+            is_its_own_end = self._queue.has_ended_itself(name)
         if ended is None:
             return
         if ended.refused:  # it waits, and would do so for ever
             self._cancel([number])
+            with self._condition:
+                self._queue.explained(name, ended)
             return
         code = None
         with contextlib.suppress(LaunchFailed):  # Slurm may have forgotten the job
             code = exit_code_of(self._run("scontrol", "show", "job", number))
         text, has_log = self._log_of(name)
-        if code is None or code < 0 or ended.reason == TIME_IS_UP:
+        if code is None or code < 0 or not is_its_own_end:
             tail = text.strip()[-LOG_TAIL_CHARACTERS:]
             reason = f"{ended.reason}; its log ends:\n{tail}" if tail else ended.reason
             ended = replace(ended, reason=reason)
@@ -300,7 +325,7 @@ class Slurm(Component):
     def _log_of(self, name: str) -> tuple[str, bool]:
         """Return the end of the log of a slave's job, and whether there is a log."""
         try:
-            with self._logs[name].open("rb") as file:
+            with (self._files or Path()).joinpath(f"{self._numbers.get(name)}.log").open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
                 return file.read().decode(errors="replace"), True
         except OSError:

@@ -23,6 +23,8 @@ FIRST_LOOK_S: Final = 1.0
 STRAYS_S: Final = 600.0
 #: how a job has ended that has run too long
 TIME_IS_UP: Final = "Slurm has ended it, because its time limit was reached"
+#: how one ends by itself, with an exit code that says more
+_BY_ITSELF: Final = ("COMPLETED", "FAILED")
 #: a slave in a job with a shorter time limit would leave as soon as it has come
 SHORTEST_S: Final = 2 * REPLACE_BEFORE_S
 #: states in which a job has a node and its script may not run yet
@@ -75,6 +77,12 @@ class _SlurmJob:
     launched: LaunchedSlave
     number: str = ""  # as Slurm counts; "" before it has accepted the job
     seen_at: float = 0.0  # when `launched` was known to be true
+    state: str = ""  # as Slurm calls it; "" if it does not know the job
+    ended: LaunchedSlave | None = None  # what is shown when it is known how it has ended: see `explained`
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended is not None or self.launched.state is LaunchState.ENDED
 
 
 class SlurmQueue:
@@ -128,16 +136,24 @@ class SlurmQueue:
         return self._look_at
 
     def looked(self, rows: Mapping[str, SqueueRow], now: float) -> list[str]:
-        """Record the answer of `squeue`, asked at `now`. Return the slaves whose jobs have ended: see `explained`."""
+        """Record the answer of `squeue`, asked at `now`.
+
+        Return the slaves whose jobs have ended. They count as running until `explained`: who is told that a slave has
+        ended also asks why, and forgets it.
+        """
         ended = []
         for name, job in self._jobs.items():
-            if not job.number or job.launched.state is LaunchState.ENDED:
+            if not job.number or job.is_over:
                 continue
             row = rows.get(job.number, SqueueRow("", "", None, None, ""))
-            job.launched = _launched(job.launched, job.number, row)
+            looked = _launched(job.launched, job.number, row)
+            job.state = row.state
             job.seen_at = now
-            if job.launched.state is LaunchState.ENDED:
+            if looked.state is LaunchState.ENDED:
+                job.ended, job.launched = looked, replace(job.launched, ends_in_s=None)
                 ended.append(name)
+            else:
+                job.launched = looked
         self._next_look(now)
         return ended
 
@@ -146,9 +162,9 @@ class SlurmQueue:
         self._next_look(now)
 
     def explained(self, name: str, ended: LaunchedSlave) -> None:
-        """Replace what is known of an ended slave."""
+        """Record how a slave has ended, which now is seen."""
         if job := self._jobs.get(name):
-            job.launched = ended
+            job.ended = job.launched = ended
 
     def slaves(self, now: float) -> list[LaunchedSlave]:
         """Return all slaves that were not forgotten."""
@@ -162,17 +178,22 @@ class SlurmQueue:
     def slave(self, name: str) -> LaunchedSlave | None:
         """Return what was last seen of a slave; None if it is unknown or forgotten."""
         job = self._jobs.get(name)
-        return None if job is None else job.launched
+        return None if job is None else job.ended or job.launched
 
     def number_of(self, name: str) -> str:
         """Return the number of a slave's job; "" if Slurm has not accepted one."""
         job = self._jobs.get(name)
         return "" if job is None else job.number
 
+    def has_ended_itself(self, name: str) -> bool:
+        """Return whether a job was not ended by Slurm, so that its exit code says why; True if nobody knows."""
+        job = self._jobs.get(name)
+        return job is None or not job.state or job.state in _BY_ITSELF
+
     def forget(self, names: Collection[str]) -> list[str]:
         """Forget slaves. Return the numbers of their jobs that may not have ended."""
         forgotten = [self._jobs.pop(name) for name in names if name in self._jobs]
-        return [job.number for job in forgotten if job.number and job.launched.state is not LaunchState.ENDED]
+        return [job.number for job in forgotten if job.number and not job.is_over]
 
     def _look_soon(self, now: float) -> None:
         self._gap_s = min(FIRST_LOOK_S, self._poll_s)
@@ -182,7 +203,7 @@ class SlurmQueue:
     def _next_look(self, now: float) -> None:
         """Looks get rarer; there is none while there is nothing to see."""
         self._gap_s = min(2 * self._gap_s, self._poll_s)
-        is_open = any(job.number and job.launched.state is not LaunchState.ENDED for job in self._jobs.values())
+        is_open = any(job.number and not job.is_over for job in self._jobs.values())
         self._look_at = now + self._gap_s if is_open or now < self._strays_until else None
 
 
@@ -232,7 +253,7 @@ def _launched(before: LaunchedSlave, number: str, row: SqueueRow) -> LaunchedSla
         )
         return replace(before, state=LaunchState.ENDED, place=where, reason=short, refused=True)
     if row.state in _RUNNING:
-        return replace(before, state=LaunchState.RUNNING, place=where, ends_in_s=row.left_s)
+        return replace(before, state=LaunchState.RUNNING, place=where, ends_in_s=row.left_s, limit_s=row.limit_s)
     if row.state in _STARTING:
         return replace(before, state=LaunchState.STARTING, place=where, ends_in_s=None)
     if row.state in _ENDED or not row.state:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def slurm(tmp_path: Path, commands: Path) -> Iterator[ILauncher]:
     launcher = make_launcher(choose_launcher("slurm"), {"folder": str(tmp_path), "poll_s": 1.0, "command_s": 1.0})
     yield launcher
+    command(commands, "squeue", "exit 0")  # nothing is left that `close` would wait for
     launcher.close()
 
 
@@ -75,3 +77,32 @@ def test_a_job_that_slurm_has_accepted_without_an_answer_is_cancelled(
     cancelled = tmp_path / "cancelled"
     eventually(lambda: cancelled.exists() and cancelled.read_text().endswith("\n"), "it is cancelled")
     assert cancelled.read_text().splitlines()[0] == "17"
+
+
+def test_the_files_of_a_slave_go_with_it(tmp_path: Path, commands: Path, slurm: ILauncher) -> None:
+    command(commands, "sbatch", "echo 17")
+    command(commands, "squeue", "echo '17|FAILED|n1|0:00|10:00|None'")
+    slurm.launch(START)
+    slurm.launch(replace(START, name="slurm-2"))
+    (folder,) = tmp_path.glob("concurrent_nb-launch-*")
+    (folder / "1.log").touch()
+    assert len(list(folder.iterdir())) == 5
+    ended(slurm)
+    slurm.end(["slurm-1"])
+    assert sorted(path.name for path in folder.iterdir()) == ["2.configuration.json", "2.connection.json"]
+    slurm.launch(replace(START, name="slurm-3"))
+    assert (folder / "3.connection.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("PREEMPTED", "Slurm has ended it as PREEMPTED"), ("FAILED", "it ended with exit code 1")]
+)
+def test_how_a_slave_has_ended_is_said_by_slurm_if_slurm_has_ended_it(
+    commands: Path, slurm: ILauncher, state: str, words: str
+) -> None:
+    command(commands, "sbatch", "echo 17")
+    command(commands, "squeue", f"echo '17|{state}|n1|0:00|10:00|None'")
+    code = 0 if state == "PREEMPTED" else 1
+    command(commands, "scontrol", f"sleep 0.2\necho 'JobId=17 ExitCode={code}:0'")
+    slurm.launch(START)
+    assert words in ended(slurm).reason  # at once, not only when scontrol has answered

@@ -50,7 +50,9 @@ def test_a_job_gets_a_node_then_runs_then_ends() -> None:
     queue = submitted_queue()
     states = []
     for state in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "COMPLETED"):
-        queue.looked(read_look(f"17|{state}|n1|9:00|10:00|None"), 1.0)
+        for name in queue.looked(read_look(f"17|{state}|n1|9:00|10:00|None"), 1.0):
+            assert queue.slaves(1.0)[0].state is LaunchState.RUNNING  # until it is known why
+            queue.explained(name, seen("17|FAILED|n1|0:00|10:00|None"))
         states.append(queue.slaves(1.0)[0].state)
     assert states == ["queued", "starting", "running", "running", "ended"]
 
