@@ -44,7 +44,9 @@ class SlaveLost(Struct, frozen=True, gc=False):
 
     slave: SessionId
     reason: str = "it was silent for too long"
-    left: bool = False  #: it sent a Bye, unregistered or was draining, so no task is to blame
+    left: bool = False  #: it sent a Bye, unregistered or was draining, so no task has killed it
+    place: str = ""  #: where a launcher has started it, which may take slaves away; "" if none has
+    place_s: float | None = None  #: for how long that place has slaves; None: unknown, or without a limit
 
 
 class JobOpened(Struct, frozen=True, gc=False):

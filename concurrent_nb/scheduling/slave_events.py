@@ -74,7 +74,10 @@ class SlaveEventHandler:
         self._trust(event, trusted=True)
 
     def lost(self, event: e.SlaveLost, now: float) -> None:
-        """Requeue the tasks of a lost slave. Each of them may have killed it, whether its start was reported or not."""
+        """Requeue the tasks of a lost slave. Each of them may have killed it, whether its start was reported or not.
+
+        A slave that has left was killed by none. But if its place has taken it away, its running tasks may be too long.
+        """
         slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
@@ -89,7 +92,10 @@ class SlaveEventHandler:
             self._state.stop_tracking(task, slave)
             slave.release(task)
             if event.left:
-                self._lifecycle.give_back(task)
+                if not (started and event.place):
+                    self._lifecycle.give_back(task)
+                elif self._lifecycle.cut_off(task, slave.name, event.place, event.place_s, now - task.started_s):
+                    over[task.job] = None
                 continue
             others = 0 if task is surely else len(tasks) - 1 + len(slave.unconfirmed)
             how = _how_it_was_lost(slave, event.reason, others, started)

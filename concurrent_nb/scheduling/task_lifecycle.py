@@ -19,6 +19,15 @@ from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
 
 #: allowed deaths are multiplied by this for a task whose deaths others may have caused
 COMPANY_FACTOR: Final = 2
+#: a task that was cut off after so much of its slave's time limit is too long, not only unlucky
+LONG_SHARE: Final = 0.5
+_ALONE: Final = (
+    "Run it alone to find out why: usual causes are a crash in compiled code, too little memory, or os._exit."
+)
+_TOO_LONG: Final = (
+    "Its slaves were taken away while it ran, and what it had done was lost: give slaves a longer time limit, or divide"
+    " the task into shorter ones."
+)
 #: most characters of a slave's report on how a worker died
 _HOW_LENGTH = 1000
 #: most characters of an error's message, and of the traceback, that are kept for people who look at the job
@@ -120,6 +129,7 @@ class TaskLifecycle:
         *,
         slave_lost: bool = False,
         in_company: bool = False,
+        remedy: str = _ALONE,
     ) -> bool:
         """Act on the death of a task's worker, or of its slave. Returns whether that ends the job.
 
@@ -130,6 +140,7 @@ class TaskLifecycle:
             outcome: the slave's report, if there is one.
             slave_lost: whether the slave died, and not only the worker.
             in_company: whether other tasks may have killed it: such a death alone does not quarantine a task.
+            remedy: what the user can do.
         """
         if task.cancelled:
             self.finish(task, _stopped(task, Status.CANCELLED, outcome), slave=slave)
@@ -145,8 +156,19 @@ class TaskLifecycle:
             self._state.blamed[task] = None
             self.requeue(task)
             return False
-        self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task)), slave=slave)
+        self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task, remedy)), slave=slave)
         return _ends_job(task.job, Status.POISON)
+
+    def cut_off(self, task: TaskRecord, slave: str, place: str, limit_s: float | None, ran_s: float) -> bool:
+        """Act on a running task whose slave was taken away by its place. Returns whether that ends the job.
+
+        It counts a death, or it would run again for ever. One that was cut off early may only have begun late, so that
+        does not quarantine it before it has happened COMPANY_FACTOR times as often.
+        """
+        limit = "" if limit_s is None else f", whose time limit is {limit_s:.0f} s"
+        how = f"slave {slave} was taken away when the task had run for {ran_s:.0f} s; it was {place}{limit}"
+        is_early = limit_s is None or ran_s < LONG_SHARE * limit_s
+        return self.died(task, slave, how, in_company=is_early, remedy=_TOO_LONG)
 
     def timed_out(self, task: TaskRecord, slave: str) -> bool:
         """End an attempt that exceeded its time limit and was stopped. Returns whether that ends the job."""
@@ -297,10 +319,9 @@ def _report_of(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> ErrorReport:
         return ErrorReport("", "", "")
 
 
-def _quarantine_note(task: TaskRecord) -> str:
+def _quarantine_note(task: TaskRecord, remedy: str) -> str:
     deaths = "".join(f"\n  {number}. {how}" for number, how in enumerate(task.deaths, 1))
     return (
         f"{len(task.deaths)} times the worker or the slave of task {task.name} died, "
-        f"so it is not run again:{deaths}\n"
-        "Run it alone to find out why: usual causes are a crash in compiled code, too little memory, or os._exit."
+        f"so it is not run again:{deaths}\n{remedy}"
     )

@@ -95,7 +95,7 @@ class LaunchedSlaves:
         self._checking: threading.Thread | None = None
         self._check_error: BaseException | None = None
         self._control: ControlClient | None = None
-        self._reported: list[dict[str, str]] | None = None  # to the master
+        self._reported: list[dict[str, str | float | None]] | None = None  # to the master
         self._queued: list[str] = []  # places of slaves, if all of them wait in a queue
         self._queued_since = 0.0
 
@@ -337,5 +337,6 @@ class LaunchedSlaves:
         return self._configured_slots or max((each.slots for each in self._members.values()), default=0)
 
 
-def _row(slave: LaunchedSlave) -> dict[str, str]:
-    return {"name": slave.name, "state": slave.state.value, "place": slave.place, "reason": slave.reason}
+def _row(slave: LaunchedSlave) -> dict[str, str | float | None]:
+    texts = {"name": slave.name, "state": slave.state.value, "place": slave.place, "reason": slave.reason}
+    return {**texts, "limit_s": slave.limit_s}

@@ -32,7 +32,7 @@ from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
 from concurrent_nb.nodes.master.measured_values import MeasuredValues
-from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer, ids_of
+from concurrent_nb.nodes.master.peers import NO_PLACE, UNKNOWN_NODE, NodeInfo, Peer, SlavePlace, ids_of
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.shared_views import SharedViews
 from concurrent_nb.nodes.master.stack_requests import StackRequests, why_not_running
@@ -134,6 +134,7 @@ class MasterCore:
         self._scheduler_due = 0.0
         self._restarts = 0  # number of the last RestartWorkers
         self._log_level: m.LogLevel | None = None  # of slaves, if it was set
+        self.places: Mapping[str, SlavePlace] = {}  #: of slaves that a launcher has started, by name
         self.kernels = KernelRequests()
         self.shared_views = SharedViews(scheduler)
         self.stacks = StackRequests()
@@ -280,7 +281,8 @@ class MasterCore:
     ) -> bool:
         """End a session. Returns False if there is none of that id. Its tasks run elsewhere; its jobs linger or end.
 
-        With `left` a slave has left of its own accord: no task has killed it.
+        With `left` a slave has left of its own accord: no task has killed it. Tasks that ran on one in a place that may
+        take it away count that.
         """
         peer = self.peers.pop(session_id, None)
         if peer is None:
@@ -306,7 +308,8 @@ class MasterCore:
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.joined:
             left = left or not peer.slots
-            self._events.append(e.SlaveLost(session_id, reason, left))
+            place = self.places.get(peer.name, NO_PLACE)
+            self._events.append(e.SlaveLost(session_id, reason, left, place.where, place.limit_s))
             kind = "left" if left else "lost"
             text = f"slave {peer.name} {'has left' if left else 'is lost'}: {reason}"
             self.scheduler.event_log.add(now, f"slave {kind}", text, slave=peer.name)

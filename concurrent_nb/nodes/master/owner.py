@@ -22,6 +22,7 @@ from concurrent_nb.nodes.common.owner_wishes import (
     read_answer,
 )
 from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.master.peers import SlavePlace
 from concurrent_nb.nodes.master.questions import Asks
 from concurrent_nb.rpc import Caller, remote
 
@@ -166,16 +167,23 @@ class OwnerMethods:
         return {"least": least, "most": most, "before": answer.workers}
 
     @remote(roles=["admin"])
-    async def supervise(self, caller: Caller, launched: list[dict[str, str]] | None = None) -> dict[str, Any]:
+    async def supervise(
+        self, caller: Caller, launched: list[dict[str, str | float | None]] | None = None
+    ) -> dict[str, Any]:
         """For a launcher's supervisor: keep where it starts slaves, for `status`; return slaves, queue and address.
 
-        `launched` has name, state, place and reason of each; null: as before. `waiting` and `assigned` are tasks.
-        `compute` is HOST:PORT of the compute channel.
+        `launched` has name, state, place, reason and time limit (`limit_s`, or null) of each; null: as before.
+        `waiting` and `assigned` are tasks. `compute` is HOST:PORT of the compute channel.
         """
+        places: dict[str, SlavePlace] | None = None
         if launched is not None:
-            self.launched = {row["name"]: row for row in map(_check_launched, launched[:LAUNCHED_MAX])}
+            rows = [_check_launched(row) for row in launched[:LAUNCHED_MAX]]
+            self.launched = {row["name"]: row for row, _ in rows}
+            places = {row["name"]: SlavePlace(row["place"], limit_s) for row, limit_s in rows}
 
         def look(now: float) -> dict[str, Any]:
+            if places is not None:
+                self._core.places = places
             status = self._core.status(now, sees_all=True)
             slaves = [
                 {
@@ -218,8 +226,12 @@ class OwnerMethods:
         return self._owner
 
 
-def _check_launched(row: dict[str, str]) -> dict[str, str]:
-    """Return what an owner says of a slave, with texts that fit. Raises ConfigurationError."""
-    if row.keys() != {"name", "state", "place", "reason"}:
-        raise ConfigurationError(f"a launched slave has name, state, place and reason, not {', '.join(row)[:200]}")
-    return {key: text[:LAUNCHED_TEXT_MAX] for key, text in row.items()}
+def _check_launched(row: dict[str, str | float | None]) -> tuple[dict[str, str], float | None]:
+    """Return what an owner says of a slave, with texts that fit, and its time limit. Raises ConfigurationError."""
+    texts = {key: text[:LAUNCHED_TEXT_MAX] for key, text in row.items() if isinstance(text, str)}
+    limit_s = row.get("limit_s")
+    if texts.keys() != {"name", "state", "place", "reason"} or row.keys() - texts.keys() != {"limit_s"}:
+        raise ConfigurationError(
+            f"a launched slave has name, state, place, reason and limit_s, not {', '.join(row)[:200]}"
+        )
+    return texts, None if limit_s is None else float(limit_s)

@@ -24,6 +24,16 @@ class NodeInfo:
     cores: int = 0  #: number of cores that a slave may use
 
 
+@dataclass(frozen=True, slots=True)
+class SlavePlace:
+    """Where a launcher has started a slave, as it reports."""
+
+    where: str  #: for people; "" if no launcher has started it
+    limit_s: float | None  #: for how long slaves are there; None: unknown, or without a limit
+
+
+#: of a slave that no launcher has started
+NO_PLACE: Final = SlavePlace("", None)
 #: of a node that reports nothing
 UNKNOWN_NODE: Final = NodeInfo()
 

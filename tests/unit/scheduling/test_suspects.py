@@ -6,6 +6,7 @@ import pytest
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.events import Event, SlaveLost, SlaveSuspected, SlaveTrusted
+from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
@@ -400,3 +401,38 @@ def test_what_has_died_is_known_until_it_ends(bench: Bench) -> None:
     bench(cancelled([1]), joined("a"))
     bench(ended("a", 0, attempt=3))
     assert not bench.scheduler.blamed
+
+
+# ------------------------------------------------------------------------------------- slaves that are taken away
+
+
+def taken_away(bench: Bench, after_s: float, limit_s: float | None, number: int) -> list[Instruction]:
+    """Let task 0 run on a slave of a batch system for a while, until that ends the slave."""
+    bench(joined(name := f"s{number}", slots=2))
+    bench(started(name, 0, attempt=number))
+    place = f"Slurm job {number}"
+    return bench.after(after_s, SlaveLost(slave_id(name), "it has unregistered", True, place, limit_s))
+
+
+def test_a_task_that_is_longer_than_its_slaves_may_run_is_quarantined(bench: Bench) -> None:
+    bench(opened(), submitted([0, 1]))
+    for number in (1, 2):
+        assert delivered(taken_away(bench, 150, 240, number)) == {}
+    instructions = taken_away(bench, 150, 240, 3)
+    assert delivered(instructions) == {0: POISON}
+    assert (
+        "2. slave s2 was taken away when the task had run for 150 s; it was Slurm job 2, whose time limit is 240 s"
+        in (report(instructions))
+    )
+    assert "give slaves a longer time limit" in report(instructions)
+    # The other one, which never ran, is not to blame, and nobody runs alone.
+    assert attempts(bench(joined("d", slots=2))) == {1: 4}
+    assert not bench.scheduler.blamed
+
+
+@pytest.mark.parametrize("limit_s", [240.0, None])
+def test_a_task_that_is_cut_off_early_has_more_tries(bench: Bench, limit_s: float | None) -> None:
+    bench(opened(), submitted([0, 1]))
+    for number in range(1, 6):
+        assert delivered(taken_away(bench, 100, limit_s, number)) == {}
+    assert delivered(taken_away(bench, 100, limit_s, 6)) == {0: POISON}
