@@ -1,6 +1,8 @@
 """The promises of launchers, on this machine: local slaves, and slaves that commands start."""
 
+import os
 import re
+import resource
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launch
 from tests import work
 from tests.clusters import BRISK, eventually
 from tests.feeds import following
-from tests.launcher_contract import check_launcher, slaves_of
+from tests.launcher_contract import check_launcher, kill_here, slaves_of
 from tests.work import PATIENCE_S
 
 #: commands whose slaves are here
@@ -123,6 +125,28 @@ def test_slaves_that_wait_in_a_queue_are_told(monkeypatch: pytest.MonkeyPatch) -
             feed.eventually(lambda state: len(state["slaves"]) == 2, "those who watch see them, too")
             shown = [(each["state"], each["place"]) for each in feed.state["slaves"].values()]
             assert shown == [("queued", "sh 17")] * 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of open files is Linux's")
+def test_a_cluster_without_a_free_descriptor_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "SHORTAGE_PAUSES_S", (0.1,))
+    monkeypatch.setattr(supervisor, "FAILURES_MAX", 2)
+    with Cluster(on="local", slaves=1, workers=1, config=BRISK) as cluster:
+        application = cluster.application()
+        assert application.submit(pow, 2, 3).result(PATIENCE_S) == 8
+        (slave,) = slaves_of(cluster).values()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        os.close(free := os.open(os.devnull, os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            kill_here(slave)
+            future = application.submit(pow, 2, 10)
+            eventually(lambda: caplog.text.count("ulimit -n") > supervisor.FAILURES_MAX, "it is said what is short")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert future.result(PATIENCE_S) == 1024
 
 
 def test_workers_in_a_template_need_a_number() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from concurrent_nb import Cluster
-from concurrent_nb.errors import ConfigurationError, LaunchFailed
+from concurrent_nb.errors import ConfigurationError, LaunchFailed, PoisonTask
 from concurrent_nb.transport import connection_file
 from tests import leaks, slurm_cluster, work
 from tests.clusters import BRISK, eventually
@@ -162,3 +162,25 @@ def test_without_slurm_the_missing_command_is_named(slurm: None, monkeypatch: py
 def test_a_slave_that_does_not_start_says_why(slurm: None, options: dict[str, Any], words: str) -> None:
     with Cluster(on="slurm", **OPTIONS, **options) as cluster, pytest.raises(LaunchFailed, match=words):
         await_failure(cluster)
+
+
+def test_a_task_whose_slaves_are_taken_away_again_and_again_ends(slurm: None) -> None:
+    config = {**BRISK, "MasterNode": {**BRISK.get("MasterNode", {}), "deaths_allowed": 1}}
+    with Cluster(on="slurm", **{**OPTIONS, "config": config}) as cluster:
+        future, numbers = cluster.application().submit(time.sleep, 600), set[str]()
+
+        def job() -> str:
+            """Give the number of the job where the task is, if it has not been there before."""
+            places = [slave["place"] for slave in cluster.status()["slaves"] if slave["in_flight"]]
+            found = re.match(r"Slurm job (\d+) on", places[0]) if places else None
+            return found[1] if found and found[1] not in numbers else ""
+
+        for _ in range(4):  # two, and those that are taken away before the task has begun
+            eventually(lambda: future.done() or job(), "the task is on a slave")
+            if number := job():
+                numbers.add(number)
+                commands("scancel", number)
+        with pytest.raises(
+            PoisonTask, match=r"2\. slave .* was taken away .* whose time limit is 600 s(.|\n)*longer time"
+        ):
+            future.result(work.PATIENCE_S)

@@ -29,6 +29,7 @@ from concurrent_nb.nodes.common.launch_lines import write_configuration
 from concurrent_nb.nodes.launchers.adapt import WAIT_BEFORE_DOWN_S, Adaptation, ClusterLoad
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart
+from concurrent_nb.nodes.launchers.shortage import shortage
 from concurrent_nb.nodes.launchers.supervisor import (
     DrainSlave,
     EndSlaves,
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 #: seconds between two turns while slaves start, and when all have joined
 TURN_WHILE_STARTING_S: Final = 0.1
 TURN_S: Final = 0.5
+#: and the next one if this machine is short of files, processes or memory
+SHORTAGE_TURN_S: Final = 5.0
 #: slaves that only wait in a queue for so long are not awaited at the start
 QUEUED_S: Final = 3.0
 
@@ -248,6 +251,10 @@ class LaunchedSlaves:
             except MasterUnreachable:
                 pause_s = TURN_S  # it has ended, which the owner notices, or is busy
             except Exception as error:  # of a launcher, which may be a plug-in
+                if short := shortage(error):
+                    log.warning("cluster %s: its slaves cannot be looked after now, as %s", self._cluster, short)
+                    self._wake.wait(SHORTAGE_TURN_S)
+                    continue
                 log.exception("launcher %s has failed", self._on)
                 self._fail(LaunchFailed(f"launcher {self._on} has failed: {describe(error)}"))
                 return
@@ -299,10 +306,14 @@ class LaunchedSlaves:
                 assert self._start is not None
                 try:
                     self._launcher.launch(dataclasses.replace(self._start, name=name))
-                except (LaunchFailed, ConfigurationError) as error:
+                except Exception as error:
+                    short, is_ours = shortage(error), isinstance(error, ConcurrentError)
+                    if not short and not isinstance(error, (LaunchFailed, ConfigurationError)):
+                        raise
+                    reason = str(error) if is_ours else f"it cannot be started: {describe(error)}: {short}"
+                    refused = isinstance(error, ConfigurationError) and not short
                     with self._lock:
-                        refused = isinstance(error, ConfigurationError)
-                        self._require().launch_failed(name, str(error), refused=refused)
+                        self._require().launch_failed(name, reason, refused=refused, is_shortage=bool(short))
             case EndSlaves(names):
                 self._end(names)
             case DrainSlave(name):
@@ -316,8 +327,10 @@ class LaunchedSlaves:
     def _end(self, names: tuple[str, ...]) -> None:
         try:
             self._launcher.end(names)
-        except LaunchFailed as error:
-            log.warning("cluster %s: slaves %s may still run: %s", self._cluster, ", ".join(names), error)
+        except Exception as error:
+            if not isinstance(error, LaunchFailed) and not shortage(error):
+                raise
+            log.warning("cluster %s: slaves %s may still run: %s", self._cluster, ", ".join(names), describe(error))
 
     def _drain(self, name: str) -> None:
         assert self._control is not None

@@ -112,6 +112,8 @@ class Pilot(Component):
 
     def slaves(self) -> Sequence[LaunchedSlave]:
         """Return what the helper has last said of each slave."""
+        if self._helper is not None:
+            self._helper.shorten_log()
         with self._condition:
             return list(self._slaves.values())
 
@@ -136,9 +138,14 @@ class Pilot(Component):
         connect = ConnectPilot(self.engine_key, self.engine_address(), self.connect_s, self.engine_options())
         helper = StartedProcess(words, f"the process that connects to {self.engine}", keeps_output=False)
         with self._condition:
-            self._helper, self._connected, self._failed = helper, None, ""
-        self._reader = threading.Thread(target=self._read, args=(helper,), name=f"{self.engine} pilot", daemon=True)
-        self._reader.start()
+            self._connected, self._failed = None, ""
+        reader = threading.Thread(target=self._read, args=(helper,), name=f"{self.engine} pilot", daemon=True)
+        try:
+            reader.start()
+        except RuntimeError:  # this machine starts no more threads
+            end_processes([helper])
+            raise
+        self._helper, self._reader = helper, reader
         helper.write_lines([pilot_line(connect)])
 
     def _end_helper(self) -> None:

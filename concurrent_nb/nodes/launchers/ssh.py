@@ -156,12 +156,17 @@ class Ssh(Component):
         elif state is SessionState.UNREACHABLE:
             if self.tunnel == "never" or session.host in self._needs_tunnel:
                 tunnel = "--tunnel never forbids a tunnel" if self.tunnel == "never" else "there is a tunnel"
-                session.fail(f"it cannot reach the master, and {tunnel}: {session.unreached}")
+                session.fail(f"it cannot reach the master, and {tunnel}: {session.unreached}", would_fail_again=True)
                 del self._starts[name]
                 return
             end_processes([session.started])
             self._needs_tunnel.add(session.host)
-            self._sessions[name] = SshSession(session.host, self._make_command(), self._tunnels_of(session.host, start))
+            tunnels = self._tunnels_of(session.host, start)
+            try:
+                self._sessions[name] = SshSession(session.host, self._make_command(), tunnels)
+            except LaunchFailed as error:
+                session.fail(str(error), would_fail_again=False)
+                del self._starts[name]
         elif state in (SessionState.FAILED, SessionState.ENDED) or session.has_reached:
             del self._starts[name]
 

@@ -101,7 +101,7 @@ class SshSession:
             answer = next(answer for answer in answers if "version" in answer)
             self.state = SessionState.READY
             if fault := fault_of_answer(answer, self._command.ours, time.time()):
-                self._fail(fault, would_fail_again=True)
+                self.fail(fault, would_fail_again=True)
                 return self.state
         self.has_reached = self.has_reached or any("reached" in answer for answer in answers)
         if any("unreachable" in answer for answer in answers):
@@ -110,7 +110,7 @@ class SshSession:
         elif code is not None:
             self._judge_end(code, answers)
         elif self.state is SessionState.PROBING and time.monotonic() > self._until_s:
-            self._fail(f"it has not answered within {self._command.connect_s + ANSWER_S:.0f} s")
+            self.fail(f"it has not answered within {self._command.connect_s + ANSWER_S:.0f} s")
         return self.state
 
     def wait(self, timeout_s: float) -> None:
@@ -125,7 +125,7 @@ class SshSession:
         if self._tunnels:
             ports = self._tunnel_ports()
             if len(ports) < len(self._tunnels):
-                self._fail(self._with_log("its SSH server has not said which ports lead to the master"))
+                self.fail(self._with_log("its SSH server has not said which ports lead to the master"))
                 return
             control, compute = ports
             scheme = info.endpoints[0].partition("://")[0]
@@ -176,18 +176,15 @@ class SshSession:
             self.state = SessionState.UNREACHABLE if code == UNREACHABLE else SessionState.ENDED
         elif code == SSH_FAILED:
             fault = fault_of_ssh(self.host.destination, self.started.log_tail(), self._command.connect_s)
-            self._fail(self._with_log(fault))
+            self.fail(self._with_log(fault))
         elif code == NO_PYTHON:
             fault = fault_of_pythons(answers, self._command.ours, self._command.pythons)
-            self._fail(fault if answers else self._with_log(fault), would_fail_again=True)
+            self.fail(fault if answers else self._with_log(fault), would_fail_again=True)
         else:
-            self._fail(self._with_log(f"its Python has ended with exit code {code}"))
+            self.fail(self._with_log(f"its Python has ended with exit code {code}"))
 
-    def fail(self, fault: str) -> None:
-        """Count as failed: what it needs is not to be had."""
-        self._fail(fault, would_fail_again=True)
-
-    def _fail(self, fault: str, *, would_fail_again: bool = False) -> None:
+    def fail(self, fault: str, *, would_fail_again: bool = False) -> None:
+        """Count as failed."""
         self.state = SessionState.FAILED
         self.fault = fault
         self.would_fail_again = would_fail_again

@@ -27,6 +27,9 @@ REPLACE_BEFORE_S: Final = 90.0
 DRAIN_BEFORE_S: Final = 45.0
 #: seconds before the next start, after so many failures in a row; the last one holds for more of them
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
+#: the same if this machine was short of files, processes, memory or disk space. That counts in no row once a slave has
+#: joined: the machine gets room again, and until then slaves are started one by one
+SHORTAGE_PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class _LaunchRecord:
     is_expiring: bool = False  # its place takes it away soon: another one is started for it
     failure: str = ""  # it could not be launched at all
     is_refused: bool = False  # and never can
+    is_shortage: bool = False  # and the reason may pass
 
 
 class Supervisor:
@@ -107,6 +111,8 @@ class Supervisor:
         self._records: dict[str, _LaunchRecord] = {}
         self._count = 0  # of slaves that were ever started
         self._failures = 0  # in a row
+        self._shortages = 0  # in a row
+        self._has_had_members = False
         self._places: int | None = None  # how many slaves there can be, once one was refused; None: as many as wanted
         self._last_failure = ""
         self._initializer_failed = False  # in the last failure
@@ -116,7 +122,7 @@ class Supervisor:
     def want(self, number: int) -> None:
         """Have so many slaves from the next turn on; what has failed before counts no more."""
         self.wanted = number
-        self._failures = 0
+        self._failures = self._shortages = 0
         self._places = None
         self._next_start_at = 0.0
 
@@ -132,10 +138,17 @@ class Supervisor:
         self._to_replace.add(name)
         return True
 
-    def launch_failed(self, name: str, reason: str, *, refused: bool) -> None:
-        """Note that the launcher could not start a slave; `refused`: it never can."""
-        if name in self._records:
-            self._records[name].failure, self._records[name].is_refused = reason, refused
+    def launch_failed(self, name: str, reason: str, *, refused: bool, is_shortage: bool = False) -> None:
+        """Note that the launcher could not start a slave.
+
+        Args:
+            name: of the slave.
+            reason: for people.
+            refused: it never can.
+            is_shortage: this machine was short of something, which may pass.
+        """
+        if record := self._records.get(name):
+            record.failure, record.is_refused, record.is_shortage = reason, refused, is_shortage
 
     @property
     def joined(self) -> int:
@@ -167,7 +180,10 @@ class Supervisor:
             ended.append(name)
             del self._records[name]
             if failure:
-                self._count_failure(now, failure, refused, was_good=record.is_good)
+                if record.is_shortage and self._has_had_members:
+                    self._count_shortage(now)
+                else:
+                    self._count_failure(now, failure, refused, was_good=record.is_good)
                 self._initializer_failed = state is not None and state.initializer_failed
                 done.append(ReportFailure(f"{self._shown(name, state)} has failed: {failure}"))
             elif not record.is_leaving:
@@ -206,7 +222,8 @@ class Supervisor:
         if state.state is LaunchState.RUNNING and record.running_at is None:
             record.running_at = now
         if member is not None:
-            record.joined_at = now if record.joined_at is None else record.joined_at
+            if record.joined_at is None:
+                record.joined_at, self._has_had_members, self._shortages = now, True, 0
             record.seen_at = now
             if member.is_draining and not record.is_leaving:
                 self._drained_by_others(name, record)
@@ -241,6 +258,11 @@ class Supervisor:
         pause_s = RETRY_S if self._is_row() else PAUSES_S[min(self._failures, len(PAUSES_S)) - 1]
         self._next_start_at = max(self._next_start_at, now + pause_s)
 
+    def _count_shortage(self, now: float) -> None:
+        pause_s = SHORTAGE_PAUSES_S[min(self._shortages, len(SHORTAGE_PAUSES_S) - 1)]
+        self._shortages += 1
+        self._next_start_at = max(self._next_start_at, now + pause_s)
+
     def _is_row(self) -> bool:
         return self._failures >= max(FAILURES_MAX, self.wanted + 1)
 
@@ -269,6 +291,8 @@ class Supervisor:
         if missing > 0 and now >= self._next_start_at:
             if self._is_row():  # slaves are left
                 missing, self._next_start_at = 1, now + RETRY_S
+            elif self._shortages:
+                missing = 1
             for _ in range(missing):
                 self._count += 1
                 name = f"{self._prefix}-{self._count}"

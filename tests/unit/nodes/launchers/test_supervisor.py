@@ -372,3 +372,34 @@ def test_an_initializer_that_fails_is_told_apart() -> None:
     given_up = place.turn()[-1]
     assert isinstance(given_up, GiveUp)
     assert given_up.initializer_failed
+
+
+def test_a_machine_that_is_short_of_something_ends_no_cluster_that_has_had_slaves() -> None:
+    place = Place(2)
+    place.turn()
+    place.turn()
+    for name in ("x-1", "x-2"):
+        place.end(name)
+    began, failed = place.now, 0
+    while place.now < began + 120:
+        for each in place.turn():
+            if isinstance(each, StartSlave):
+                del place.launched[each.name], place.members[each.name]
+                place.supervisor.launch_failed(each.name, "too many open files", refused=False, is_shortage=True)
+                failed += 1
+    assert not place.supervisor.has_given_up
+    assert 5 <= failed <= 12  # ever less often
+    while place.supervisor.joined < 2:  # there is room again: one tries, then the other one comes at once
+        place.turn()
+    assert place.now < began + 160
+
+
+def test_a_machine_that_is_short_of_something_from_the_beginning_is_a_failure() -> None:
+    place = Place(1)
+    while not place.supervisor.has_given_up:
+        for each in place.turn():
+            if isinstance(each, StartSlave):
+                del place.launched[each.name], place.members[each.name]
+                place.supervisor.launch_failed(each.name, "too many open files", refused=False, is_shortage=True)
+    given_up = place.done[-1]
+    assert isinstance(given_up, GiveUp) and "too many open files" in given_up.reason
