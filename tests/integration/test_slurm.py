@@ -164,22 +164,21 @@ def test_a_slave_that_does_not_start_says_why(slurm: None, options: dict[str, An
         await_failure(cluster)
 
 
-def test_a_task_whose_slaves_are_taken_away_again_and_again_ends(slurm: None) -> None:
-    config = {**BRISK, "MasterNode": {**BRISK.get("MasterNode", {}), "deaths_allowed": 1}}
+def begin_and_sleep(marks: Path) -> None:
+    with marks.open("a") as file:
+        file.write("x")
+    time.sleep(600)
+
+
+def test_a_task_whose_slaves_are_taken_away_again_and_again_ends(slurm: None, tmp_path: Path) -> None:
+    config = {**BRISK, "MasterNode": {**BRISK["MasterNode"], "deaths_allowed": 1}}
+    (marks := tmp_path / "marks").touch()
     with Cluster(on="slurm", **{**OPTIONS, "config": config}) as cluster:
-        future, numbers = cluster.application().submit(time.sleep, 600), set[str]()
-
-        def job() -> str:
-            """Give the number of the job where the task is, if it has not been there before."""
-            places = [slave["place"] for slave in cluster.status()["slaves"] if slave["in_flight"]]
-            found = re.match(r"Slurm job (\d+) on", places[0]) if places else None
-            return found[1] if found and found[1] not in numbers else ""
-
-        for _ in range(4):  # two, and those that are taken away before the task has begun
-            eventually(lambda: future.done() or job(), "the task is on a slave")
-            if number := job():
-                numbers.add(number)
-                commands("scancel", number)
+        future = cluster.application().submit(begin_and_sleep, marks)
+        for count in (1, 2):
+            eventually(lambda: marks.stat().st_size == count, "the task runs")  # noqa: B023
+            eventually(lambda: "Slurm job" in cluster.status()["slaves"][0]["place"], "its job is known")
+            commands("scancel", cluster.status()["slaves"][0]["place"].split()[2])
         with pytest.raises(
             PoisonTask, match=r"2\. slave .* was taken away .* whose time limit is 600 s(.|\n)*longer time"
         ):
