@@ -1,6 +1,9 @@
 """Slaves on hosts that SSH reaches: real servers in network namespaces, what can be wrong with them, tunnels."""
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ import pytest
 
 from concurrent_nb import Cluster
 from concurrent_nb.errors import LaunchFailed
+from concurrent_nb.nodes.launchers import ssh_balance
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
 from concurrent_nb.nodes.launchers.ssh_probe import (
     NO_PYTHON,
@@ -20,7 +24,7 @@ from concurrent_nb.nodes.launchers.ssh_probe import (
     remote_command,
 )
 from concurrent_nb.transport import connection_file
-from tests.clusters import eventually, running, status_of
+from tests.clusters import BRISK, eventually, running, status_of
 from tests.clusters import run as run_command
 from tests.demonstrations import check_demonstrations
 from tests.launcher_contract import check_launcher, slaves_of
@@ -47,6 +51,23 @@ def leaves_nothing_on_the_hosts(hosts: SshHosts) -> Iterator[None]:
 
 def test_the_contract_of_launchers(hosts: SshHosts) -> None:
     check_launcher(hosts.on, "SSH host host", ssh_config=str(hosts.config))
+
+
+def test_slaves_go_back_to_a_host_that_was_away(hosts: SshHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_balance, "TRY_S", 0.5)
+    with Cluster(on=hosts.on, slaves=2, workers=1, config=BRISK, ssh_config=str(hosts.config)) as cluster:
+
+        def places() -> list[str]:
+            return sorted(slave["place"] for slave in slaves_of(cluster).values())
+
+        eventually(lambda: places() == ["host hostA", "host hostB"], "there is one on each")
+        for pid in hosts.hosts[1].pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        eventually(lambda: places() == ["host hostA", "host hostA"], "another one has been started elsewhere")
+        eventually(lambda: places() == ["host hostA", "host hostB"], "there is one on each again")
+        eventually(lambda: not cluster.status()["launched"], "the one too many has left")
+        assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
 
 
 def test_through_a_tunnel(hosts: SshHosts) -> None:

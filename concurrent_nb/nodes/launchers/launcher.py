@@ -40,6 +40,7 @@ class LaunchedSlave:
     drained: bool = False  #: an ended one that has left because it was asked to
     initializer_failed: bool = False  #: an ended one whose workers could not be initialized
     ends_in_s: float | None = None  #: time until the place takes it away; None: never, or unknown
+    is_misplaced: bool = False  #: one that runs, but should be elsewhere: it leaves when another one has joined for it
     limit_s: float | None = None  #: for how long the place has it in all; None: no limit, or unknown
 
 

@@ -4,6 +4,7 @@ One `ssh` for each slave, whose standard input is the slave's lease: when it end
 that cannot reach the master gets a tunnel (`-R`) through the same connection.
 """
 
+import logging
 import platform
 import shutil
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from importlib import import_module, metadata
 from typing import Final
 
@@ -20,11 +22,14 @@ from concurrent_nb.components.core import Component, ComponentManager, implement
 from concurrent_nb.errors import LaunchFailed
 from concurrent_nb.nodes.launchers.launcher import ILauncher, LaunchedSlave, LaunchState, SlaveStart
 from concurrent_nb.nodes.launchers.place import SshHost, parse_hosts
+from concurrent_nb.nodes.launchers.ssh_balance import SshBalance
 from concurrent_nb.nodes.launchers.ssh_probe import HostVersions, remote_command
 from concurrent_nb.nodes.launchers.ssh_session import ANSWER_S, SessionState, SshCommand, SshSession
 from concurrent_nb.nodes.launchers.started_process import end_processes
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.addresses import is_loopback
+
+log = logging.getLogger(__name__)
 
 #: for every connection: no question is asked, and one that is dead is noticed within 15 s
 _OPTIONS: Final = (
@@ -70,6 +75,7 @@ class Ssh(Component):
         self._starts: dict[str, SlaveStart] = {}  # of slaves whose lines have not been sent, or that may need a tunnel
         self._needs_tunnel: set[SshHost] = set()
         self._avoided_until_s: dict[SshHost, float] = {}
+        self._balance = SshBalance()
 
     @property
     def slaves_default(self) -> int:
@@ -108,6 +114,7 @@ class Ssh(Component):
     def launch(self, start: SlaveStart) -> None:
         """Start a slave on the host with the fewest."""
         host = self._best_host()
+        self._balance.launched()
         session = self._spare.pop(host, None)
         if session is not None and (host in self._needs_tunnel or session.look() is not SessionState.READY):
             end_processes([session.started])
@@ -128,7 +135,9 @@ class Ssh(Component):
         for slave in described:
             if slave.state is LaunchState.ENDED and not slave.drained:
                 self._avoided_until_s[self._sessions[slave.name].host] = now + AVOID_S
-        return described
+        self._try_hosts(now)
+        misplaced = self._balance.misplaced(self._running())
+        return [replace(slave, is_misplaced=slave.name in misplaced) for slave in described]
 
     def end(self, names: Collection[str]) -> None:
         """End slaves."""
@@ -170,13 +179,33 @@ class Ssh(Component):
         elif state in (SessionState.FAILED, SessionState.ENDED) or session.has_reached:
             del self._starts[name]
 
+    def _running(self) -> dict[str, SshHost]:
+        """Return the hosts of the slaves that run or start, by name."""
+        return {
+            name: session.host
+            for name, session in self._sessions.items()
+            if session.state not in (SessionState.FAILED, SessionState.ENDED)
+        }
+
+    def _try_hosts(self, now: float) -> None:
+        """Connect to hosts that should have more slaves, and look whether those that were tried are back."""
+        for host in self._balance.hosts_to_try(self._all_hosts(), self._running(), now):
+            if host not in self._spare:
+                try:
+                    self._spare[host] = SshSession(host, self._make_command())
+                except LaunchFailed as error:
+                    log.info("host %s is not tried: %s", host.name, error)
+        for host, session in list(self._spare.items()):
+            state = session.look()
+            if state is SessionState.READY:
+                self._avoided_until_s.pop(host, None)
+                self._balance.is_back(host, self._running())
+            elif state is not SessionState.PROBING:
+                end_processes([self._spare.pop(host).started])
+
     def _best_host(self) -> SshHost:
         now = time.monotonic()
-        counts = Counter(
-            session.host
-            for session in self._sessions.values()
-            if session.state not in (SessionState.FAILED, SessionState.ENDED)
-        )
+        counts = Counter(self._running().values())
         return min(self._all_hosts(), key=lambda host: (self._avoided_until_s.get(host, 0.0) > now, counts[host]))
 
     def _tunnels_of(self, host: SshHost, start: SlaveStart) -> Sequence[str]:

@@ -176,6 +176,8 @@ class Supervisor:
             over, failure, refused = self._judge(now, name, record, state, member, has_asked=members is not None)
             if not over:
                 self._expire(record, state)
+                if state is not None and state.is_misplaced and record.joined_at is not None and not record.is_leaving:
+                    self._to_replace.add(name)
                 continue
             ended.append(name)
             del self._records[name]

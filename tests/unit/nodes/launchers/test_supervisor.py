@@ -1,6 +1,7 @@
 """Which slaves are started, replaced, drained and given up on: a launcher and a master played by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -403,3 +404,15 @@ def test_a_machine_that_is_short_of_something_from_the_beginning_is_a_failure() 
                 place.supervisor.launch_failed(each.name, "too many open files", refused=False, is_shortage=True)
     given_up = place.done[-1]
     assert isinstance(given_up, GiveUp) and "too many open files" in given_up.reason
+
+
+def test_a_misplaced_slave_leaves_when_another_one_has_joined_for_it() -> None:
+    place = Place(2)
+    place.turn()
+    place.turn()
+    place.launched["x-1"] = replace(place.launched["x-1"], is_misplaced=True)
+    assert place.turn() == [StartSlave("x-3")]
+    assert place.turn() == [DrainSlave("x-1")]
+    place.end("x-1", drained=True)
+    place.turn()
+    assert place.supervisor.wanted == place.supervisor.joined == 2
