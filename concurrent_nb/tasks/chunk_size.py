@@ -30,13 +30,20 @@ class AdaptiveSize:
         chunk_s: run time of a chunk, in seconds.
         chunks_left: chunks for each slot that should be left when one is cut.
         growth: as GROWTH.
+        last_chunk_s: as LAST_CHUNK_S.
     """
 
     def __init__(
-        self, slots: int, chunk_s: float = CHUNK_S, chunks_left: int = CHUNKS_LEFT, growth: int = GROWTH
+        self,
+        slots: int,
+        chunk_s: float = CHUNK_S,
+        chunks_left: int = CHUNKS_LEFT,
+        growth: int = GROWTH,
+        last_chunk_s: float = LAST_CHUNK_S,
     ) -> None:
         self.slots = max(1, slots)
-        self._chunk_s = chunk_s
+        self.chunk_s = chunk_s  #: may change
+        self._last_chunk_s = last_chunk_s
         self._chunks_left = chunks_left
         self._growth = growth
         self._items = 0.0  # recently measured, decaying
@@ -47,6 +54,11 @@ class AdaptiveSize:
     def in_flight(self) -> int:
         """The number of chunks that may be unanswered at the same time."""
         return IN_FLIGHT * self.slots
+
+    @property
+    def item_s(self) -> float:
+        """The run time of an item in recent chunks, in seconds; 0 if none was measured."""
+        return max(self._elapsed_s / self._items, 1e-9) if self._items else 0.0
 
     def measured(self, items: int, elapsed_s: float) -> None:
         """Note how long a chunk of `items` items took, in seconds. Negative and infinite times are ignored."""
@@ -60,7 +72,7 @@ class AdaptiveSize:
         """Return how many of `waiting` items the next chunk should have, at least one."""
         if not self._longest:
             return 1
-        item_s = max(self._elapsed_s / self._items, 1e-9)
+        item_s = self.item_s
         share = waiting / (self._chunks_left * self.slots)
-        wanted = min(self._chunk_s / item_s, max(share, LAST_CHUNK_S / item_s), self._longest * self._growth)
+        wanted = min(self.chunk_s / item_s, max(share, self._last_chunk_s / item_s), self._longest * self._growth)
         return max(1, min(int(wanted), waiting))

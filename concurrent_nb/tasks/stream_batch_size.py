@@ -1,15 +1,24 @@
 """How many calls of a stream travel as one task, when nobody knows how many will come. Pure.
 
 Measured run times and sizes in, sizes of the next batches out. The first batches are single calls, so that run times
-are known soon. Whoever cuts the batches makes them smaller towards the end, once that is known.
+are known soon; the longer a stream takes, the longer its batches. Whoever cuts the batches makes them smaller towards
+the end, once that is known.
 """
 
+import math
 from typing import Final
 
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
-#: run time of a batch, in seconds: its overhead is about a millisecond, and so much may be left to do at the very end
+#: run time of the first batches, in seconds
 BATCH_S: Final = 0.02
+#: run time of the last batches, if it is known that they are the last ones
+LAST_BATCH_S: Final = 0.005
+#: largest run time: so long an interrupt, a failure or the end of the stream may find a slot busy
+BATCH_MAX_S: Final = 0.2
+#: processor time that a batch takes in all processes beside its calls, in seconds, times 4. Larger batches save some of
+#: it, and leave slots idle at the end for a part of their run time: the sum is least with `sqrt(GROWTH_S * elapsed)`
+GROWTH_S: Final = 0.006
 #: limits of a batch: calls, and bytes of arguments if each call has its own
 CALLS_MAX: Final = 8192
 BYTES_MAX: Final = 16 * 1024 * 1024
@@ -27,14 +36,19 @@ class StreamBatchSize:
     """
 
     def __init__(self, slots: int) -> None:
-        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX)
+        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX, LAST_BATCH_S)
         self._many = CALLS_MAX * BATCHES_LEFT * max(1, slots)
+        self._elapsed_s = 0.0  # of all batches
         self._common_bytes = 0.0  # of arguments that calls share, as far as is known
         self._call_bytes = 0.0  # of those that each call has of its own
 
     def measured(self, calls: int, elapsed_s: float, size_bytes: int) -> None:
         """Note how long a batch took, in seconds, and the bytes of its arguments."""
-        self._by_time.measured(calls, elapsed_s)
+        by_time = self._by_time
+        by_time.measured(calls, elapsed_s)
+        if 0 <= elapsed_s < math.inf:
+            self._elapsed_s += elapsed_s
+            by_time.chunk_s = min(max(BATCH_S, math.sqrt(GROWTH_S * self._elapsed_s / by_time.slots)), BATCH_MAX_S)
         if calls == 1:
             self._common_bytes = size_bytes
             if not self._call_bytes:
@@ -52,3 +66,7 @@ class StreamBatchSize:
         if size * self._call_bytes > BYTES_MAX:
             size = max(int(BYTES_MAX / self._call_bytes), 2)
         return max(size, 1)
+
+    def expected_s(self, calls: int) -> float:
+        """Return how long so many calls will probably run, in seconds; 0 if none was measured."""
+        return calls * self._by_time.item_s

@@ -52,6 +52,10 @@ def pid_of(n: int) -> int:
     return os.getpid()
 
 
+def done(cluster: Cluster) -> int:
+    return int(sum(slave["done"] for slave in cluster.status()["slaves"]))
+
+
 def meet(folder: Path, count: int) -> int:
     """Return when `count` processes are here."""
     (folder / str(os.getpid())).touch()
@@ -135,13 +139,31 @@ def test_an_array_that_all_calls_get_does_not_travel_with_each(app: ApplicationN
 
 
 def test_short_calls_travel_together_to_the_very_end(cluster: Cluster) -> None:
-    def done() -> int:
-        return int(sum(slave["done"] for slave in cluster.status()["slaves"]))
-
-    before = done()
+    before = done(cluster)
     assert Parallel()(delayed(abs)(-n) for n in range(5000)) == list(range(5000))
-    assert done() - before < 100
+    assert done(cluster) - before < 100
     assert Parallel(batch_size=50)(delayed(abs)(-n) for n in range(500)) == list(range(500))
+
+
+def test_what_is_read_before_the_calls_begin_travels_together_too(cluster: Cluster) -> None:
+    before = done(cluster)
+    assert Parallel(pre_dispatch="all")(delayed(abs)(-n) for n in range(5000)) == list(range(5000))
+    assert Parallel(pre_dispatch=3000)(delayed(abs)(-n) for n in range(5000)) == list(range(5000))
+    assert done(cluster) - before < 500
+
+
+def test_short_calls_do_not_wait_for_a_slow_input() -> None:
+    parallel = Parallel(n_jobs=2)
+
+    def slow_input() -> Iterator[Any]:
+        for n in range(300):
+            time.sleep(0.005)
+            behind.append(n - parallel.n_completed_tasks)
+            yield delayed(abs)(-n)
+
+    behind: list[int] = []
+    assert parallel(slow_input()) == list(range(300))
+    assert sorted(behind)[150] < 64  # the input takes longer than all calls: most have ended
 
 
 def test_prints_of_calls_come_out_here(capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,10 @@ Imports joblib, so it is imported only where joblib is used.
 
 import concurrent.futures
 import copy
+import itertools
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +39,8 @@ from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_options import TaskOptions, options_of
 from concurrent_nb.shipping.runtime.joblib_calls import BackendInTask, Item, arranged
-from concurrent_nb.tasks.stream_batch_size import StreamBatchSize
+from concurrent_nb.tasks.chunk_size import CHUNKS_LEFT, AdaptiveSize
+from concurrent_nb.tasks.stream_batch_size import LAST_BATCH_S, StreamBatchSize
 from concurrent_nb.wire.codec import size_of
 from concurrent_nb.wire.messages import Needs
 
@@ -50,6 +53,10 @@ log = foreign.Log(__name__)
 _OF_JOBLIB: Final = frozenset({"context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder", "verbose"})
 #: seconds after which the thread that waits looks whether it was interrupted, where only that makes it notice
 LOOK_EVERY_S: Final = 1.0
+#: seconds for which the user's input is read at a time, as far as is known
+READ_S: Final = 0.002
+#: seconds after which calls that were read go to an idle slot, however few they are
+READ_MAX_S: Final = 0.01
 
 
 class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships no types
@@ -135,7 +142,7 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
 
     def compute_batch_size(self) -> int:
         """Return how many calls the next batch should have."""
-        return self._call.sizes.next_size() if self._call is not None else 1
+        return self._call.next_read() if self._call is not None else 1
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> "DispatchedBatch":
         """Run a batch of calls; `callback` is called with it when it has ended."""
@@ -226,10 +233,11 @@ class ParallelCall:
         merges: bool,
         nesting_level: int,
     ) -> None:
-        self.sizes = StreamBatchSize(n_jobs)
+        self._sizes = StreamBatchSize(n_jobs)
         self._parallel = parallel
         self._open_stream = open_stream
         self._stream: CallStream | None = None  # from the first batch on
+        self._n_jobs = n_jobs
         self._tasks_ahead = 2 * n_jobs  # one runs on each slot, one is there before it ends
         self._merges = merges
         self._nesting_level = nesting_level
@@ -238,6 +246,10 @@ class ParallelCall:
         self._unanswered = 0  # tasks
         self._gathers = False  # whether batches are gathered, and sent when all ends of tasks are handled
         self._gathered: deque[DispatchedBatch] = deque()
+        self._reads = AdaptiveSize(1, READ_S)
+        self._read_began_s: float | None = None  # the time, while joblib reads
+        self._read_s = 0.0  # since the last batch was sent
+        self._is_read = False  # whether the input has ended
         #: whether the thread that called the `Parallel` works here until all batches have ended
         self.has_reader = not parallel.return_generator and parallel.timeout is None
         if not self.has_reader:
@@ -247,10 +259,24 @@ class ParallelCall:
         """Run a batch. If it cannot be sent, that is its result: joblib would wait for ever for what raises here."""
         batch = DispatchedBatch(items, callback)
         if self._gathers:
+            self._note_read(len(items))
             self._gathered.append(batch)
+        elif self._merges and self.has_reader:  # joblib begins; nobody handles ends of tasks until it has read enough
+            self._gathered.append(batch)
+            while self._gathered and self._unanswered - self._ended.qsize() < self._tasks_ahead:
+                self._send(self._taken(self._sizes.next_size(), lambda calls: False))
         else:
             self._send([batch])
         return batch
+
+    def next_read(self) -> int:
+        """Return how many calls the next batch of joblib should have. It reads as many for each slot at once."""
+        size = self._sizes.next_size()
+        if not self._gathers:
+            return size
+        if self._parallel._ready_batches.empty():
+            self._read_began_s = time.perf_counter()
+        return min(size, max(self._reads.next_size(size * self._n_jobs * CHUNKS_LEFT) // self._n_jobs, 1))
 
     def cancel(self) -> None:
         """Cancel all batches, and stop running ones."""
@@ -267,6 +293,11 @@ class ParallelCall:
         """Call the callbacks of batches until all have ended or the `Parallel` aborts. For the thread that waits."""
         progress = Progress("map", "joblib", self._counts)
         self._gathers = self._merges
+        with self._parallel._lock:
+            unread = self._parallel._original_iterator
+            self._is_read = unread is None
+            if unread is not None:
+                self._parallel._original_iterator = itertools.chain(unread, self._end())
         try:
             while self._unanswered and not self._parallel._aborting:
                 try:
@@ -307,26 +338,54 @@ class ParallelCall:
         joblib divides what is left at the end of its input into ten batches for each slot. Of short calls these are so
         short that sending them takes longer than running them.
         """
-        gathered = self._gathered
-        while self._gathers and not self._parallel._aborting:
-            wanted = self.sizes.next_size(sum(len(batch.items) for batch in gathered) + self._count_ready())
-            taken: list[DispatchedBatch] = []
-            while wanted > 0 and (gathered or self._read_more()):
-                taken.append(gathered.popleft())
-                wanted -= len(taken[-1].items)
-            if not taken:
+        while self._gathers and self._unanswered < self._tasks_ahead and not self._parallel._aborting:
+            left = sum(len(batch.items) for batch in self._gathered) + self._count_ready() if self._is_read else None
+            if not (taken := self._taken(self._sizes.next_size(left), self._reads_for)):
                 return
             self._send(taken)
-            if not gathered and self._unanswered >= self._tasks_ahead:
-                return
+            self._read_s = 0.0
 
-    def _read_more(self) -> bool:
-        """Have joblib make one more batch; return whether there is one."""
+    def _taken(self, wanted: int, reads_for: Callable[[int], bool]) -> list[DispatchedBatch]:
+        """Take batches that were gathered, with at least so many calls together, if there are as many.
+
+        Args:
+            reads_for: gathers more for so many calls, if that is worth the time; returns whether there is more.
+        """
+        gathered, taken, calls = self._gathered, [], 0
+        while calls < wanted and (gathered or reads_for(calls)):
+            taken.append(gathered.popleft())
+            calls += len(taken[-1].items)
+            if calls < wanted and self._gathers and not gathered and not self._ended.empty():
+                gathered.extend(taken)  # what has ended in the meantime comes first
+                return []
+        return taken
+
+    def _reads_for(self, calls: int) -> bool:
+        """Have joblib make one more batch to go with so many calls, unless an idle slot should get these now.
+
+        Returns whether there is one more.
+        """
+        is_idle = calls and self._unanswered < self._n_jobs
+        if is_idle and (self._sizes.expected_s(calls) >= LAST_BATCH_S or self._read_s >= READ_MAX_S):
+            return False
         parallel = self._parallel
         with parallel._lock:
             if parallel._original_iterator is not None and not parallel._aborting:
                 parallel.dispatch_next()
         return bool(self._gathered)
+
+    def _note_read(self, calls: int) -> None:
+        """Note how long joblib has read, if it has, when it dispatches one of the batches that it has made."""
+        if self._read_began_s is None:
+            return
+        elapsed_s, self._read_began_s = time.perf_counter() - self._read_began_s, None
+        self._read_s += elapsed_s
+        self._reads.measured(calls + self._count_ready(), elapsed_s)
+
+    def _end(self) -> Iterator[Item]:
+        """Yield nothing, but note that all of the input has been read."""
+        self._is_read = True
+        yield from ()
 
     def _count_ready(self) -> int:
         """Return how many calls joblib has read and not dispatched."""
@@ -351,7 +410,7 @@ class ParallelCall:
         self, batches: Sequence[DispatchedBatch], calls: int, size_bytes: int, future: "TaskFuture[Any]"
     ) -> None:
         if future.status in TIMED_STATUSES:
-            self.sizes.measured(calls, future.elapsed_s, size_bytes)
+            self._sizes.measured(calls, future.elapsed_s, size_bytes)
         self._ended.put((batches, future))
 
     def _counts(self) -> tuple[int, int]:

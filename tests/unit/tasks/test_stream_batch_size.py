@@ -2,7 +2,7 @@
 
 import pytest
 
-from concurrent_nb.tasks.stream_batch_size import BATCH_S, BYTES_MAX, CALLS_MAX, StreamBatchSize
+from concurrent_nb.tasks.stream_batch_size import BATCH_MAX_S, BATCH_S, BYTES_MAX, CALLS_MAX, StreamBatchSize
 
 
 def after(*measured: tuple[int, float, int]) -> int:
@@ -27,6 +27,30 @@ def test_batches_of_short_calls_reach_the_wanted_time_within_a_few_rounds() -> N
         sizes.append(size.next_size())
         size.measured(sizes[-1], sizes[-1] * 20e-6, sizes[-1] * 10)
     assert sizes[0] == 1 and sizes[3:] == pytest.approx([BATCH_S / 20e-6] * 3, rel=0.01)
+
+
+def test_the_longer_a_stream_takes_the_longer_its_batches_up_to_a_limit() -> None:
+    size = StreamBatchSize(2)
+    size.measured(1, 1e-3, 10)
+    times = []
+    for _ in range(400):
+        calls = size.next_size()
+        times.append(calls * 1e-3)
+        size.measured(calls, times[-1], 10)
+    assert times[:3] == pytest.approx([BATCH_S] * 3)
+    assert times == sorted(times) and times[-1] == pytest.approx(BATCH_MAX_S)
+    assert 0.03 < times[sum(sum(times[:n]) < 1.0 for n in range(400))] < 0.08  # after 0.5 s on each of two slots
+
+
+def test_times_that_make_no_sense_change_nothing() -> None:
+    assert after((1, 1e-3, 10), (20, float("inf"), 10), (20, -1.0, 10)) == after((1, 1e-3, 10))
+
+
+def test_how_long_calls_will_probably_run() -> None:
+    size = StreamBatchSize(2)
+    assert size.expected_s(10) == 0
+    size.measured(1, 1e-3, 10)
+    assert size.expected_s(10) == pytest.approx(0.01)
 
 
 def test_no_batch_is_larger_than_the_limit() -> None:
