@@ -258,7 +258,7 @@ def _held_by_strangers(left: Sequence[tuple[object, ...]]) -> set[tuple[object, 
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True)), *_marked_pids()}
     found: set[str] = set()
     for path in paths:
-        maker = re.match(r"joblib_memmapping_folder_(\d+)_", Path(path).name)
+        maker = re.match(r"(?:joblib_memmapping_folder_|sem\.loky-)(\d+)[_-]", Path(path).name)
         if maker and int(maker[1]) not in ours and psutil.pid_exists(int(maker[1])):
             found.add(path)
     for process in psutil.process_iter():

@@ -120,15 +120,18 @@ def test_shared_memory_of_another_run_is_not_reported() -> None:
 
 def test_what_joblib_of_another_run_shares_is_not_reported() -> None:
     before = leaks.held()
-    folders = [leaks.SHARED_MEMORY / f"joblib_memmapping_folder_{pid}_left" for pid in (os.getppid(), os.getpid())]
-    for folder in folders:
-        folder.mkdir()
+    theirs, own = (
+        [leaks.SHARED_MEMORY / f"{name}{pid}-left" for name in ("joblib_memmapping_folder_", "sem.loky-")]
+        for pid in (os.getppid(), os.getpid())
+    )
+    for file in (*theirs, *own):
+        file.touch()
     try:
         reports = leaks.left_since(before, patience_s=IMPATIENT_S)
     finally:
-        for folder in folders:
-            folder.rmdir()
-    assert [folder for folder in folders if f"file {folder}" in reports] == folders[1:]
+        for file in (*theirs, *own):
+            file.unlink()
+    assert [file for file in (*theirs, *own) if f"file {file}" in reports] == own
 
 
 def test_a_file_in_a_watched_folder_is_reported(tmp_path: Path) -> None:
