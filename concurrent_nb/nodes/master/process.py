@@ -25,6 +25,7 @@ from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.common import descriptors
+from concurrent_nb.nodes.common.garbage import search_rarely
 from concurrent_nb.nodes.common.kernel_access import connection_info
 from concurrent_nb.nodes.common.memory_return import trim_periodically
 from concurrent_nb.nodes.common.process_identity import liveness_check
@@ -584,6 +585,7 @@ def run_master(
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
         manager.load_entry_points()  # only then, because it searches all installed packages
+    search_rarely()
     asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease, wishes))
 
 

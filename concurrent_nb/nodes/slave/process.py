@@ -20,6 +20,7 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
+from concurrent_nb.nodes.common.garbage import search_rarely
 from concurrent_nb.nodes.common.log_format import name_slave
 from concurrent_nb.nodes.common.sections import check_sections_of_files
 from concurrent_nb.nodes.common.session_loop import Verdict
@@ -409,5 +410,6 @@ def run_slave(
     slave = make_slave(overrides, where, name, lease)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: slave.stop())
+    search_rarely()
     slave.run(ready)
     return slave.is_drained
