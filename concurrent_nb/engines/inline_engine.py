@@ -70,7 +70,7 @@ class OwnEnvironment(Environments):
     def end(self) -> None:
         """Do nothing."""
 
-    def restore_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
+    def restore_for(self, job: bytes, function: bytes, always: bool = False) -> None:
         """Do nothing."""
 
     def task_variables(self) -> dict[str, str]:

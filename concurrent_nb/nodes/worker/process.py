@@ -13,6 +13,7 @@ import importlib
 import importlib.machinery
 import json
 import os
+import pickle
 import socket
 import sys
 import threading
@@ -156,7 +157,7 @@ class TaskRunner:
             loaded = self._functions.get(digest)
             # Changes of setups stay, and changes of another task must not become part of them.
             has_setups = loaded is not None and type(loaded.function) is FunctionWithSetups
-            self._environments.restore_for(task[0], digest, always=has_setups)
+            self._environments.restore_for(task[0], digest, has_setups)
 
     def run(
         self, task: TaskId, digest: bytes, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
@@ -167,7 +168,8 @@ class TaskRunner:
         environments = self._environments
         self._running = task
         try:
-            self.prepare(task, digest)
+            if task is not self._expected:
+                self.prepare(task, digest)
         except Exception as error:  # noqa: BLE001  (a setting of the user's; the result has the error)
             return not_loadable(error)
         try:
@@ -184,10 +186,10 @@ class TaskRunner:
                 if self._applications is not None:
                     self._applications.task_ended()
         finally:
-            if loaded.main is not None and (
-                task_main.CURRENT.argument_names or task_main.CURRENT.module is not loaded.main
-            ):
-                task_main.leave(loaded.main)
+            if (main := loaded.main) is not None:
+                current_main = task_main.CURRENT
+                if current_main.argument_names or current_main.module is not main:
+                    task_main.leave(main)
             try:
                 environments.end()
             except KeyboardInterrupt:
@@ -198,12 +200,12 @@ class TaskRunner:
         self, task: TaskId, loaded: _LoadedFunction, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
     ) -> TaskResult:
         try:
-            function = loaded.function or self._open(loaded)
-            if task_main.CURRENT.module is not loaded.main and loaded.main is not None:
-                task_main.enter(loaded.main)
+            function, main = loaded.function or self._open(loaded), loaded.main
+            if main is not None and task_main.CURRENT.module is not main:
+                task_main.enter(main)
             if sizes:
                 body, buffers = self._arguments_of(body, sizes, buffers)
-            args = pickles.loads(body, buffers)
+            args = pickles.loads(body, buffers) if buffers else pickle.loads(body)
             if kind != _CALL:
                 args, rest = args
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the result has the error)

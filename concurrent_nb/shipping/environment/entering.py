@@ -112,7 +112,10 @@ class Environments:
         Return False if it cannot be used any more, because files that it has imported have changed. Raises ImportError
         for compiled modules of another version, and whatever unpickling its settings raises.
         """
-        if loaded.modules.has_changed():
+        modules = loaded.modules
+        if modules.by_path and modules.has_changed():
+            return False
+        if modules.is_stale:
             return False
         if loaded is not self.current:
             self._switch_to(loaded)
@@ -133,7 +136,7 @@ class Environments:
         except OSError:
             self._change_folder(self._folder_path)
 
-    def restore_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
+    def restore_for(self, job: bytes, function: bytes, always: bool = False) -> None:
         """Undo all changes of tasks but the folder, if this task is of another job or function than the last one."""
         if always or job != self._job or function != self._function:
             self._restore_if_changed()

@@ -33,6 +33,7 @@ REPORT_S: Final = 0.05
 #: characters of a report's text
 TEXT_MAX: Final = 200
 
+_NEVER: Final = -math.inf
 _LENGTH: Final = struct.Struct("<I")
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 _Bin = Annotated[int, msgspec.Meta(ge=-100_000, le=100_000)]
@@ -198,17 +199,16 @@ class NoteSink:
         """Begin a task; `send` is called with the bytes of its stream."""
         self._send = send
         self._spent_bytes = 0
-        self._reported_at = -math.inf
-        self._held = None
-        self.statistics = None
+        self._reported_at = _NEVER
+        self._held = self.statistics = None
 
     def close(self) -> None:
         """End the task. Sends the report that was held, and the statistics that were gathered."""
         if self.statistics is not None:
             self.send_statistics()
             self.statistics = None
-        held, self._held = self._held, None
-        send, self._send = self._send, None
+        held, send = self._held, self._send
+        self._held = self._send = None
         if held is not None and send is not None:
             send(held)
 

@@ -59,9 +59,12 @@ NOTE_BYTES_MAX: Final = 64 * 1024
 #: how many results may be held
 UNSENT_RESULTS_MAX: Final = 256
 
-# A name in a module is found faster than a member of an enumeration.
+# A name in a module is found faster than a member of an enumeration, or than a name in another module.
+_ioctl: Final = fcntl.ioctl
+_monotonic: Final = time.monotonic
+_UNREAD: Final = termios.FIONREAD  #: asks how many bytes a pipe holds that nobody has read
 _HIT: Final = int(Status.HIT)
-_NOTHING_UNREAD: Final = (False, False)
+_NOTHING_UNREAD: Final = bytes(8)
 _CANCELLED: Final = int(Status.CANCELLED)
 
 #: an idle worker releases the memory for the next results after this many seconds
@@ -142,7 +145,8 @@ class TaskLoop:
         self._unsent_bytes = 0
         self._last_flush = 0.0
         self._seen_reads = (0, 0)
-        self._unread_bytes = bytearray(4)
+        self._unread_counts = bytearray(8)  # of both pipes, as the system writes them
+        self._unread_count = tuple(memoryview(self._unread_counts)[at : at + 4] for at in (0, 4))
         self._armed = 0  # ticket of the task that a signal may interrupt
         self._sending = threading.Lock()  # a task's threads may send notes
         self._defers_interrupts = False  # while a record is sent, an interrupt is deferred
@@ -270,9 +274,10 @@ class TaskLoop:
     ) -> None:
         page = self._page
         self._note_foreign_threads()
-        started_at = time.monotonic()
+        started_at = _monotonic()
         page.begin(ticket, started_at)
-        self._meter.begin()
+        if self._meter.reads:
+            self._meter.begin()
         if threads:
             status, body_out, buffers_out = self._run_with_threads(
                 threads, ticket, task, function, kind, body, sizes, buffers
@@ -281,19 +286,19 @@ class TaskLoop:
             status, body_out, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
         keeps_arguments = bool(sizes) and self._runner.keeps_arguments()
         wrote = self._write_markers(ticket)
-        now = time.monotonic()
+        now = _monotonic()
         if len(body_out) >= LARGE_BYTES:
             body_out, buffers_out = b"", [body_out, *buffers_out]
-        out = (
-            tuple([it if isinstance(it, Slice) else memoryview(it).nbytes for it in buffers_out]) if buffers_out else ()
-        )
-        elapsed_s = now - started_at
-        usage = self._meter.end(elapsed_s)
-        result = encode((ticket, status, elapsed_s, body_out, out, wrote, keeps_arguments, now, *usage))
-        self._unsent.append(result)
-        if out:
+        out: Sizes = ()
+        travels: list[Buffer] = []
+        if buffers_out:
+            out = tuple([it if isinstance(it, Slice) else memoryview(it).nbytes for it in buffers_out])
+            travels = [it for it in buffers_out if not isinstance(it, Slice)]
             self._memory_released = False  # our shared memory may have changed
-        travels = [it for it in buffers_out if not isinstance(it, Slice)]
+        elapsed_s = now - started_at
+        cpu_us, peak_kib = self._meter.end(elapsed_s)
+        result = encode((ticket, status, elapsed_s, body_out, out, wrote, keeps_arguments, now, cpu_us, peak_kib))
+        self._unsent.append(result)
         # The slave could not read results in the page that refer to a segment that it does not know.
         if travels or len(result) > UNSENT_RESULT_BYTES_MAX or (out and self._runner.has_new_segments()):
             page.sending(ticket)
@@ -355,16 +360,16 @@ class TaskLoop:
             if self._page.to_stop == ticket:
                 self._disarm()
                 return _CANCELLED, b"", ()
-            status, result, result_buffers = self._runner.run(task, function, kind, body, sizes, buffers)
+            result = self._runner.run(task, function, kind, body, sizes, buffers)
             self._disarm()
             if self._is_fork:
-                self._exit_fork(status)
+                self._exit_fork(result[0])
         except KeyboardInterrupt:  # raised just before or after the task itself
             self._disarm()
             return _CANCELLED, b"", ()
-        if self._interrupted == ticket and status > _HIT:
+        if self._interrupted == ticket and result[0] > _HIT:
             return _CANCELLED, b"", ()
-        return status, result, result_buffers
+        return result
 
     def _disarm(self) -> None:
         """Disable interrupts."""
@@ -442,31 +447,29 @@ class TaskLoop:
 
     def _write_markers(self, ticket: int) -> int:
         """Write the task's marker into each pipe that it has written to; return which, as bits."""
+        out, err = self._streams
         try:
-            if (sys.stdout, sys.stderr) != self._streams:
+            if sys.stdout is not out or sys.stderr is not err:
                 self._restore_streams()
-            self._streams[0].flush()
-            self._streams[1].flush()
+            out.flush()
+            err.flush()
         except (OSError, ValueError, AttributeError):  # the task has closed, redirected or deleted them
             self._reopen_streams()
         # In this order: bytes that are no longer in the pipe were taken by a read that is counted by now.
-        unread = self._has_unread(0), self._has_unread(1)
+        (out_pipe, err_pipe), (out_count, err_count) = self._pipes, self._unread_count
+        _ioctl(out_pipe, _UNREAD, out_count)
+        _ioctl(err_pipe, _UNREAD, err_count)
         reads = self._page.reads()
-        if unread == _NOTHING_UNREAD and reads == self._seen_reads:
+        if self._unread_counts == _NOTHING_UNREAD and reads == self._seen_reads:
             return 0
         wrote = 0
         for index in (0, 1):
-            if unread[index] or reads[index] != self._seen_reads[index]:
+            if any(self._unread_count[index]) or reads[index] != self._seen_reads[index]:
                 self._write_marker(self._pipes[index], ticket)
                 wrote |= index + 1
         # An odd number: the slave is reading now, and may take what the next task writes. So this read counts as new.
         self._seen_reads = (reads[0] & ~1, reads[1] & ~1)
         return wrote
-
-    def _has_unread(self, index: int) -> bool:
-        """Return whether a pipe holds bytes that the slave has not read."""
-        fcntl.ioctl(self._pipes[index], termios.FIONREAD, self._unread_bytes)
-        return self._unread_bytes != b"\0\0\0\0"
 
     def _write_marker(self, pipe: int, ticket: int) -> None:
         while True:

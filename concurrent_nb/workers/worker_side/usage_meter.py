@@ -34,16 +34,16 @@ class UsageMeter:
     def __init__(self, clock: CpuClock = time.process_time) -> None:
         self._clock = clock
         self._cpu_s = clock()
-        self._reads = True
+        self.reads = True  #: whether `begin` reads the clock; else it does nothing, and need not be called
 
     def begin(self) -> None:
         """Note that a task begins."""
-        if self._reads:
+        if self.reads:
             self._cpu_s = self._clock()
 
     def end(self, elapsed_s: float) -> tuple[int, int]:
         """Return CPU time in microseconds of a task that has taken so long, and peak memory of its process in KiB."""
-        was_read, self._reads = self._reads, elapsed_s >= _SHORT_S
+        was_read, self.reads = self.reads, elapsed_s >= _SHORT_S
         if elapsed_s < MEASURED_S:
             return 0, 0
         now_s = self._clock()
