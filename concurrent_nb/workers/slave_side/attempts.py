@@ -24,7 +24,7 @@ class Disposition(IntEnum):
     REFUSE = 4  #: it is blocked while too many others are, and is being stopped
 
 
-class Attempt(Struct, eq=False):
+class Attempt(Struct, eq=False, gc=False):
     """One attempt of one task, until it has an outcome."""
 
     ticket: int  #: its name between slave and worker; never 0, never used twice
@@ -149,19 +149,18 @@ class PoolReports(Struct):
     segments: list[AddSegment] = []  #: shared memory that workers have made for results, also for those in `outcomes`
     forgotten: list[bytes] = []  #: segments that their workers have closed
     orphaned: list[bytes] = []  #: segments whose workers have died
-    _places: dict[bytes, int] = {}  # job to its place in outcomes
+    _by_job: dict[bytes, JobOutcomes] = {}  # the members of outcomes
 
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.started or self.returned or self.output or self.stacks or self.degraded)
 
     def ended(self, job: bytes, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
         """Add an outcome."""
-        place = self._places.get(job)
-        if place is None:
-            self._places[job] = len(self.outcomes)
-            self.outcomes.append((job, [frame], [buffers] if buffers else []))
-            return
-        _, frames, all_buffers = self.outcomes[place]
+        known = self._by_job.get(job)
+        if known is None:
+            known = self._by_job[job] = (job, [], [])
+            self.outcomes.append(known)
+        _, frames, all_buffers = known
         if buffers or all_buffers:
             all_buffers.extend([()] * (len(frames) - len(all_buffers)))
             all_buffers.append(buffers)

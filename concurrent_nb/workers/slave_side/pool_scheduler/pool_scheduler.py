@@ -232,30 +232,35 @@ class PoolScheduler:
         worker = self._workers.get(number)
         if worker is None:
             return []
-        state, held = self._state, worker.held
+        state, held, finish = self._state, worker.held, self._state.finish
         at = ended = 0
         elapsed_s, function = 0.0, b""
+        own: Sequence[Buffer] = ()
         for result in results:
-            own = buffers[at : at + len(lengths(result.sizes))] if result.sizes else ()
-            at += len(own)
-            attempt = held.get(result.ticket)
+            ticket, status, sizes = result.ticket, result.status, result.sizes
+            if sizes or own:
+                own = buffers[at : at + len(lengths(sizes))]
+                at += len(own)
+            attempt = held.get(ticket)
             if attempt is None:  # the pool has read it from the page before
-                state.check_over(result.ticket)
+                state.check_over(ticket)
                 continue
-            if result.status not in _FROM_WORKERS or not (result.body or result.sizes or result.status == _CANCELLED):
-                raise ProtocolError(f"sent an invalid result, of status {result.status}")
-            del held[result.ticket]
-            worker.recalled = False
-            if attempt.function != function:
-                self._measured(function, elapsed_s, ended)
-                function, elapsed_s, ended = attempt.function, 0.0, 0
-            if result.status < _CANCELLED:
+            if status not in _FROM_WORKERS or not (result.body or sizes or status == _CANCELLED):
+                raise ProtocolError(f"sent an invalid result, of status {status}")
+            del held[ticket]
+            if attempt.function is not function:
+                if attempt.function != function:
+                    self._measured(function, elapsed_s, ended)
+                    elapsed_s, ended = 0.0, 0
+                function = attempt.function
+            if status < _CANCELLED:
                 elapsed_s += result.elapsed_s
                 ended += 1
-            if result.status == _CANCELLED or attempt.overran(result.elapsed_s):
-                state.finish(attempt, outcome_frames.stopped(attempt, worker, result.elapsed_s))
+            if status == _CANCELLED or (attempt.timeout_s is not None and attempt.overran(result.elapsed_s)):
+                finish(attempt, outcome_frames.stopped(attempt, worker, result.elapsed_s))
             else:
-                state.finish(attempt, attempt.outcome(result, worker.pid, now), own)
+                finish(attempt, attempt.outcome(result, worker.pid, now), own)
+            worker.recalled = False
         self._measured(function, elapsed_s, ended)
         if results:
             self._lifecycle.limit.worked()

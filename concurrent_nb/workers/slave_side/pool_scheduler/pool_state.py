@@ -42,6 +42,7 @@ class PoolState:
     def add(self, run: Assign, buffers: ItemBuffers) -> None:
         """Queue new attempts; ignore those that are here already."""
         attempts, tickets = self.attempts, self.tickets
+        single_slot = self.single_slot.append
         job, function, timeout_s, needs = run.job, run.function, run.timeout_s, run.needs
         for place, frame in enumerate(run.tasks):
             key = (job, frame.index, frame.attempt)
@@ -52,12 +53,14 @@ class PoolState:
             attempt = Attempt(
                 ticket, job, frame.index, frame.attempt, function, timeout_s, frame.body, frame.sizes, own, frame.kind
             )
-            if needs is not None:
-                attempt.needs = needs
-                attempt.suspect = (job, frame.index) in self._suspects
             attempts[ticket] = attempt
             tickets[key] = ticket
-            self.queue_of(attempt).append(attempt)
+            if needs is None:
+                single_slot(attempt)
+            else:
+                attempt.needs = needs
+                attempt.suspect = (job, frame.index) in self._suspects
+                self.queue_of(attempt).append(attempt)
 
     def check_over(self, ticket: int) -> None:
         """Raise ProtocolError unless this is the ticket of an attempt that has its outcome."""
