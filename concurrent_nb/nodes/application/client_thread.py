@@ -59,6 +59,7 @@ from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
+from concurrent_nb.shipping.runtime.call_chunks import FORKS
 from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan, TaskStatistics
 from concurrent_nb.telemetry.statistic_registry import NAMES_MAX, StatisticRegistry
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
@@ -86,6 +87,7 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 
 #: by number: a call of the enumeration takes longer than all other bookkeeping of an outcome
 _STATUSES: Final = {int(status): status for status in Status}
+_CANCELLED: Final = Status.CANCELLED  # a name in a module is found faster than a member of an enumeration
 
 Task = TaskEntry[TaskHandle]
 Callback = Callable[[], None]
@@ -153,7 +155,7 @@ class ClientThread:
         self._gone = gone
         self._at_end = at_end
         self._cluster = cluster
-        self._pid = os.getpid()
+        self._pid, self._forks = os.getpid(), len(FORKS)
         self.present: Presenter | None = None  #: called with each exception before its future ends; never raises
         self.setup_ran: Callable[[SetupRan], None] | None = None  #: called with the result of each setup; never raises
         #: called with the job of a task that neither this application nor the end of its job has cancelled
@@ -220,7 +222,7 @@ class ClientThread:
     def post(self, tasks: Sequence[Task]) -> None:
         """Queue tasks. Raises as `check_open`."""
         with self._lock:
-            if self._closed or self._broken is not None or os.getpid() != self._pid:
+            if self._closed or self._broken is not None or len(FORKS) != self._forks:
                 self.check_open()
             if self.kept is not None:
                 self.kept.add(tasks)
@@ -417,7 +419,10 @@ class ClientThread:
                 continue
             # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
             try:
-                self._learn(news)
+                if type(news) is TaskEnded and self.kept is None:  # by far the most frequent news
+                    self.end(news)
+                else:
+                    self._learn(news)
             except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
                 self._end_broken(news, error)
 
@@ -651,11 +656,12 @@ class ClientThread:
 
     def end(self, ended: TaskEnded[TaskHandle]) -> None:
         """End a task. In this thread, or in the one that has run the task."""
-        future, frame = ended.entry.handle, ended.frame
+        entry, frame = ended.entry, ended.frame
+        future = entry.handle
         self._loop.sessions_in_vain = 0
-        if ended.entry.payload.lease is not None:
+        if (lease := entry.payload.lease) is not None:
             # A lost worker that ran an earlier attempt may still use it.
-            ended.entry.payload.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
+            lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
@@ -666,13 +672,13 @@ class ClientThread:
         if self._decoders:
             for stream in (1, 2):
                 self._decoders.pop((future.job_id, future.index, stream), None)
-        if status is Status.CANCELLED:
+        if status is _CANCELLED:
             future.end_cancelled()
-            entry = ended.entry
             if self.cancelled_elsewhere is not None and not (entry.cancelled or entry.job.is_over):
                 self.cancelled_elsewhere(entry.job)
         else:
-            future.set_outcome(*answer_of(ended, self._take), self.present)
+            value, error = answer_of(ended, self._take)
+            future.set_outcome(value, error, self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._segments.map_until_unused(slice_, self._released.append)

@@ -212,7 +212,8 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Set the result, or the exception, with which `present` is called first. For the client thread."""
         if error is not None and present is not None:
             present(self, error)
-        self.end(value, error)
+        if self.set_end(value, error) and self.job is not None:
+            self.job._tasks_ended((self,))
 
     def end_cancelled(self) -> None:
         """End the task: the cluster has cancelled it, running or not. For the client thread."""

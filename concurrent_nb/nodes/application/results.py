@@ -34,6 +34,8 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
     frame = ended.frame
     body: Buffer = frame.body
     buffers: Sequence[Buffer] = ()
+    if not frame.sizes and frame.status in _SUCCESSES:
+        return _loaded(body, buffers, _origin, ended)
     if frame.sizes:
         try:
             body, buffers = unpack_body(frame.body, joined(frame.sizes, _writable(ended.buffers), take))

@@ -20,7 +20,7 @@ from concurrent_nb.shipping.serialization.pickles import Shared
 from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
 from concurrent_nb.shipping.serialization.references import is_importable
 from concurrent_nb.tasks.system import Task
-from concurrent_nb.wire.codec import Buffer, length, size_of
+from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, length, size_of
 from concurrent_nb.wire.messages import Slice, TaskKind
 
 # A name in a module is found faster than a member of an enumeration.
@@ -74,6 +74,8 @@ class TaskPacker:
     def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
+            if not kwargs and (body := pickles.dumps_small(args)) is not None and len(body) <= INLINE_BYTES:
+                return Payload(body, kind=_CALL)
             return store_call(self._store, *pickles.dumps_call(args, kwargs), _KEYWORD_CALL if kwargs else _CALL)
         except Exception as error:  # the argument's own pickling may raise anything
             raise _not_picklable(fn, args, kwargs, error) from error

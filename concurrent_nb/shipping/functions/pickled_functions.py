@@ -155,13 +155,10 @@ class Functions:
         """
         environment = self._environment_source.current()
         named = self._by_name.get(id(fn))
-        if (
-            named is not None
-            and named[3] is environment
-            and getattr(*named[2], None) is fn
-            and not is_by_value(fn.__module__)
-        ):
-            return named[1]
+        if named is not None:
+            _, pickled, (home, name), known_environment = named
+            if known_environment is environment and getattr(home, name, None) is fn and not is_by_value(fn.__module__):
+                return pickled
         valued = self._by_value.get(id(fn))
         if valued is not None and valued[0] is fn and valued[3] is environment and valued[2].holds():
             return valued[1]

@@ -27,8 +27,8 @@ Call = tuple[Any, ...] | bytes
 Snapshot = Callable[[memoryview], bytearray | memoryview]
 _ATOMS_ONLY: Final = {tuple}
 #: grows in each copy of this process; looking at it is several times as fast as asking for the pid
-_FORKS: Final[list[None]] = []
-os.register_at_fork(after_in_child=lambda: _FORKS.append(None))
+FORKS: Final[list[None]] = []
+os.register_at_fork(after_in_child=lambda: FORKS.append(None))
 
 
 class BatchTerms(NamedTuple):
@@ -123,7 +123,7 @@ def run(
     results = ChunkResults([], {}, {}) if results is None else results
     values, failures = results.values, results.failed
     add_value = values.append
-    forks = len(_FORKS)
+    forks = len(FORKS)
     if isinstance(calls, tuple):
         width, atoms = calls
         calls = zip(*[iter(atoms)] * width, strict=True)
@@ -153,7 +153,7 @@ def run(
                 _add_pickled(results, value, snapshot)
                 value = None
             add_value(value)
-        if len(_FORKS) != forks:  # the item has forked and returned in both processes: the copy may not go on
+        if len(FORKS) != forks:  # the item has forked and returned in both processes: the copy may not go on
             break
     return results
 

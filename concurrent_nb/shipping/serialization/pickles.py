@@ -160,16 +160,19 @@ def dumps_attributes(
 
 
 def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle the arguments of a call: `args`, or `(args, kwargs)` if there are keywords.
-
-    Called once for each task, so it has a shortcut.
-    """
+    """Pickle the arguments of a call: `args`, or `(args, kwargs)` if there are keywords."""
     if kwargs:
         return dumps((args, kwargs))
+    body = dumps_small(args)
+    return dumps(args) if body is None else (body, [])
+
+
+def dumps_small(args: tuple[Any, ...]) -> bytes | None:
+    """Pickle arguments if all of them are small atoms, as those of most tasks that are short; else return None."""
     for arg in args:
         if type(arg) not in SMALL_ATOMS:
-            return dumps(args)
-    return pickle.dumps(args, 5), []
+            return None
+    return pickle.dumps(args, 5)
 
 
 def dumps_item(args: tuple[Any, ...], number: int) -> tuple[bytes, list[memoryview]]:
@@ -198,7 +201,7 @@ def loads_result(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     Raises whatever unpickling raises.
     """
     if len(body) < _CLASS_BYTES:
-        return pickle.loads(body, buffers=buffers)
+        return pickle.loads(body, buffers=buffers) if buffers else pickle.loads(body)
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     if cloudpickle is None or _SETTER.search(body) is None:
         return pickle.loads(body, buffers=buffers)

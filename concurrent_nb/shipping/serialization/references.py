@@ -90,8 +90,7 @@ def location_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | No
 def is_by_value(module_name: str) -> bool:
     """Return whether a module, or a package that contains it, is registered to travel by value."""
     cloudpickle = sys.modules.get("cloudpickle")
-    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else None
-    if not registered:
+    if cloudpickle is None or not (registered := cloudpickle.list_registry_pickle_by_value()):
         return False
     return any(module_name == name or module_name.startswith(f"{name}.") for name in registered)
 
