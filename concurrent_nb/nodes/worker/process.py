@@ -232,7 +232,11 @@ class TaskRunner:
                 value = function(*args)
             elif kind == _CHUNK:
                 dumps = call_chunks.dumps_results
-                value = tuple(call_chunks.run(function, args, rest, streams.begin, snapshot=self._snapshot))
+                results = call_chunks.ChunkResults([], {}, {})
+                begin_item = streams.begin if streams.generators else None
+                if begin_item is None:
+                    streams.begin_items(rest, results.values)
+                value = tuple(call_chunks.run(function, args, rest, begin_item, results, snapshot=self._snapshot))
             else:
                 dumps = job_batches.dumps_results
                 numbers, *terms = rest

@@ -184,7 +184,7 @@ class HereRunner:
 
     def _attempt(self, function: Callable[..., Any], entry: Entry, is_captured: bool) -> RanHere:
         streams, sink = random_streams.current_streams(), notes.sink()
-        suspended = streams.job, streams.index, streams.generators, streams.rngs
+        suspended = streams.suspend()
         noted = bytearray()
         before = sink.suspend(noted.extend)
         written = (StringIO(), StringIO()) if is_captured else None
@@ -203,7 +203,7 @@ class HereRunner:
                 sys.stdout, sys.stderr = stdout, stderr
             if os.getpid() != pid:  # the task has forked, and its child returns from the task
                 os._exit(1)
-            streams.job, streams.index, streams.generators, streams.rngs = suspended
+            streams.resume(suspended)
             sink.resume(before)
             if _folder() != folder and folder:
                 os.chdir(folder)

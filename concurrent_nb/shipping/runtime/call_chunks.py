@@ -104,7 +104,7 @@ def run(
     function: Callable[..., Any],
     calls: Iterable[Call] | tuple[int, list[Any]],
     numbers: Iterable[int],
-    begin_item: Callable[[int], None],
+    begin_item: Callable[[int], None] | None,
     results: ChunkResults | None = None,
     may_continue: Callable[[], bool] | None = None,
     snapshot: Snapshot = bytearray,
@@ -113,7 +113,7 @@ def run(
 
     Args:
         numbers: of the items in their job.
-        begin_item: called with each before its call.
+        begin_item: called with each before its call, if it is not None.
         results: where results are added, so that they are not lost when this raises.
         may_continue: called before each call; False ends the chunk. None: all calls are made.
         snapshot: returns a copy of a large buffer of a result, which the next call may change.
@@ -128,7 +128,8 @@ def run(
         width, atoms = calls
         calls = zip(*[iter(atoms)] * width, strict=True)
     for args, number in zip(calls, numbers, strict=True):
-        begin_item(number)
+        if begin_item is not None:
+            begin_item(number)
         if may_continue is not None and not may_continue():
             break
         if type(args) is bytes:

@@ -15,7 +15,7 @@ import hashlib
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 #: how generators are pickled: captured ones of a job, of a submit, and those of arguments and results
@@ -27,30 +27,72 @@ _RANDOM_REDUCE: Final[Any] = random.Random.__reduce__
 
 #: a generator, and the entropy of its streams
 SeededGenerator = tuple[Any, int]
+#: of a task, while another one runs on top of it: its attributes
+SuspendedStreams = tuple[
+    bytes,
+    list[SeededGenerator],
+    int | None,
+    tuple[Sequence[int], Sequence[object]] | None,
+    dict[int | None, Any],
+    int | None,
+]
 
 
 class TaskStreams:
     """The random streams of the task, or item, that runs in a thread."""
 
-    __slots__ = ("generators", "index", "job", "rngs")
+    __slots__ = ("_index", "_items", "_rngs", "_rngs_index", "generators", "job")
 
     def __init__(self) -> None:
         self.job = b""
-        self.index: int | None = None  #: of the task or item in its job; None: no task runs
         self.generators: list[SeededGenerator] = []  #: those in its function, which exist already
-        self.rngs: dict[int | None, Any] | None = None  #: made by `rng`, by seed
+        self._index: int | None = None
+        self._items: tuple[Sequence[int], Sequence[object]] | None = None  # see `begin_items`
+        self._rngs: dict[int | None, Any] = {}  # made by `rng`, by seed
+        self._rngs_index: int | None = None  # whose they are
+
+    @property
+    def index(self) -> int | None:
+        """Return the number of the task or item in its job; None: no task runs."""
+        if self._items is None:
+            return self._index
+        numbers, done = self._items
+        return numbers[min(len(done), len(numbers) - 1)]
+
+    @property
+    def rngs(self) -> dict[int | None, Any]:
+        """Return the generators of the running task or item that `rng` has made, by seed; more may be added."""
+        if (index := self.index) != self._rngs_index:
+            self._rngs, self._rngs_index = {}, index
+        return self._rngs
 
     def begin(self, index: int) -> None:
-        """Begin a task or an item: seed the generators. Called for each item of a chunk, so it must be fast."""
-        self.index = index
-        self.rngs = None
+        """Begin a task or an item: seed the generators. Called for each task, so it must be fast."""
+        self._index, self._items, self._rngs_index = index, None, None
         if self.generators:
             for generator, entropy in self.generators:
                 _reseed(generator, entropy, index)
 
+    def begin_items(self, numbers: Sequence[int], done: Sequence[object]) -> None:
+        """Begin items that run one after another, without `begin` for each of them: there may be no generators.
+
+        Args:
+            numbers: of the items in their job, at least one.
+            done: gets a result when an item has ended, so that its length shows which one runs.
+        """
+        self._items, self._rngs_index = (numbers, done), None
+
     def end(self) -> None:
         """End the task."""
-        self.index = self.rngs = None
+        self._index = self._items = self._rngs_index = None
+
+    def suspend(self) -> "SuspendedStreams":
+        """Return what `resume` needs to continue with the present task after another one."""
+        return self.job, self.generators, self._index, self._items, self._rngs, self._rngs_index
+
+    def resume(self, before: "SuspendedStreams") -> None:
+        """Continue with a task after another one has run on top of it."""
+        self.job, self.generators, self._index, self._items, self._rngs, self._rngs_index = before
 
 
 class _ThreadState(threading.local):
@@ -96,14 +138,14 @@ def rng(seed: int | None = None) -> Any:
     import numpy as np  # here, because it is optional
 
     task = _STATE.streams
-    if task.index is None:
+    index = task.index
+    if index is None:
         return np.random.default_rng(seed)
-    if task.rngs is None:
-        task.rngs = {}
-    if seed not in task.rngs:
+    rngs = task.rngs
+    if seed not in rngs:
         entropy = int.from_bytes(task.job) if seed is None else seed
-        task.rngs[seed] = np.random.default_rng(_seeds(entropy, task.index))
-    return task.rngs[seed]
+        rngs[seed] = np.random.default_rng(_seeds(entropy, index))
+    return rngs[seed]
 
 
 # --------------------------------------------------------------------------------------------------- pickling
