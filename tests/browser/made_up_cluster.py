@@ -21,6 +21,7 @@ import tornado.httpserver
 import tornado.web
 import tornado.websocket
 
+from concurrent_nb.transport.web_files import WebFile, read_files
 from tests.browser.made_up_views import EVIL, errors_of, view_of
 
 STATIC: Final = Path(__file__).parents[2] / "concurrent_nb/web/static"
@@ -247,7 +248,7 @@ class MadeUpCluster:
             is_known = params.get("since") == job.view_version
             return {"version": job.view_version, "view": None if is_known else view_of(job.id, job.done, job.tasks)}
         if method == "stats":
-            spent = [job.run_s for job in self.jobs if job.id == params["job"]]
+            spent = [job.run_s for job in self.jobs if job.id == params.get("job")]
             times = {"waiting_s": 0.4, "shipping_s": 0.03, "running_s": 1.0, "fetching_s": 0.02, "cpu_s": 0.9}
             names = ("total", "average", "minimum", "maximum", "p50", "p90", "p99")
             values = {"<b>rows</b>": {"count": 40, **dict.fromkeys(names, 12.5)}}
@@ -406,12 +407,20 @@ class FeedSocket(tornado.websocket.WebSocketHandler):
         self.feeds.discard(self)
 
 
-class PageFile(tornado.web.StaticFileHandler):
-    """The page and its files, under the policy of a master."""
+class PageFile(tornado.web.RequestHandler):
+    """The page and its files, as a master serves them, under its policy."""
 
-    def set_extra_headers(self, path: str) -> None:
+    def initialize(self, files: dict[str, WebFile]) -> None:
+        self.files = files
+
+    def get(self, name: str) -> None:
+        """Answer with a file."""
+        if (file := self.files.get(name or "page.html")) is None:
+            raise tornado.web.HTTPError(404)
         self.set_header("Content-Security-Policy", POLICY)
         self.set_header("Cache-Control", "no-cache")
+        self.set_header("Content-Type", file.mime_type)
+        self.write(file.data)
 
 
 class Api(tornado.web.RequestHandler):
@@ -436,12 +445,12 @@ class MadeUpMaster:
 
     def start(self, port: int) -> None:
         """Bind to 127.0.0.1 and let time pass."""
-        files = {"path": str(STATIC)}
+        files = {"files": read_files(STATIC)}
         application = tornado.web.Application(
             [
                 ("/feed", FeedSocket, {"cluster": self.cluster, "feeds": self.feeds}),
                 ("/api/1", Api, {"cluster": self.cluster}),
-                ("/()", PageFile, {**files, "default_filename": "page.html"}),
+                ("/()", PageFile, files),
                 ("/static/(.+)", PageFile, files),
             ],
             log_function=lambda handler: None,

@@ -54,7 +54,8 @@ test("where the prints of a job are that shares no view", () => {
     printsLine(/** @type {any} */ ({ ...job, view_version: 0, notebook: "", client: "", ...more }), now_s, plain);
   assert.equal(line({ view_version: 3 }), "");
   assert.equal(line({}, 1), "");
-  assert.match(line({ notebook: "work/fit.ipynb" }), /below the cell that started it, in fit\.ipynb\.$/);
-  assert.match(line({ client: "fit.py (pid 7)" }), /by the program that started it: fit\.py \(pid 7\)\.$/);
-  assert.match(line({}), /by the program that started it\.$/);
+  assert.notEqual(line({ ended_s: 1 }), "");
+  assert.match(line({ notebook: "work/fit.ipynb" }), /is in fit\.ipynb: below the cell that started it/);
+  assert.match(line({ client: "fit.py (pid 7)" }), /in the program that started it, fit\.py \(pid 7\):/);
+  assert.match(line({}), /in the program that started it\.$/);
 });

@@ -24,10 +24,14 @@ export default () => ({
     model.on("change:tiles", paint); // before the heartbeat, because the first tiles may arrive with it
     model.on("change:beat", beat);
     model.on("change:last", beat);
+    // The front end has lost or restarted the kernel; a beat says that it was not so.
+    const lost = () => jobs.get(name)?.leave(model);
+    model.on("comm_live_update", lost);
     return () => {
       model.off("change:tiles", paint);
       model.off("change:beat", beat);
       model.off("change:last", beat);
+      model.off("comm_live_update", lost);
       jobs.get(name)?.leave(model);
     };
   },
@@ -72,7 +76,7 @@ class Job {
   leave(model) {
     if (this.model !== model) return;
     this.model = null;
-    this.lastBeat = Math.min(this.lastBeat, Date.now() - 1000 * (SILENT_S - 3)); // wait 3 s for a newer one
+    this.lastBeat = Math.min(this.lastBeat, Date.now() - 1000 * (SILENT_S - 3)); // wait 3 s for a newer one, or a beat
   }
 
   end(last) {

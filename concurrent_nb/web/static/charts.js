@@ -98,6 +98,8 @@ const MINUTES = [1, 5, 10];
 /** Steps of an axis of bytes: powers of two, as their units. */
 const BYTE_STEPS = Array.from({ length: 51 }, (_, at) => 2 ** at);
 const STEPS = Array.from({ length: 15 }, (_, at) => [1, 2, 5].map((digit) => Number(`${digit}e${at - 2}`))).flat();
+/** Those of tasks and slots, of which there are no halves. */
+const WHOLE_STEPS = STEPS.filter((step) => step >= 1);
 
 export class Charts {
   /**
@@ -222,7 +224,7 @@ export class Charts {
           height: HEIGHT,
           legend: { show: false },
           cursor: { show: false },
-          padding: [6, 20, 0, 0],
+          padding: [6, 28, 0, 0],
           scales: {
             x: { time: true },
             y: {
@@ -245,7 +247,7 @@ export class Charts {
               ...axis,
               space: 30,
               size: chart.isBytes ? 66 : 46,
-              incrs: chart.isBytes ? BYTE_STEPS : STEPS,
+              incrs: chart.isBytes ? BYTE_STEPS : chart.format === count ? WHOLE_STEPS : STEPS,
               values: (/** @type {any} */ _plot, /** @type {number[]} */ splits) => splits.map(chart.format),
             },
           ],

@@ -106,11 +106,7 @@ function main() {
   const charts = new Charts(model);
   const stream = new TaskStream(model);
   const jobs = new JobsPanel(model, { actions });
-  const slaves = new SlavesPanel(model, {
-    actions,
-    row_px: matchMedia("(width < 760px)").matches ? 72 : 52,
-    most_px: 260,
-  });
+  const slaves = new SlavesPanel(model, { actions, most_px: 360 });
   const events = new EventsPanel(model, { most_px: 168 });
   const detail = new JobDetail(model, {
     actions: { cancelJob: actions.cancelJob },
@@ -169,7 +165,11 @@ function main() {
       jobCount,
       [count(model.jobs.size), others ? t("%1 of others", count(others)) : ""].filter(Boolean).join(" · "),
     );
-    setText(slaveCount, count(model.joined));
+    const absent = model.slaves.size - model.joined;
+    setText(
+      slaveCount,
+      [count(model.joined), absent ? t("%1 not joined yet", count(absent)) : ""].filter(Boolean).join(" · "),
+    );
   }, 240);
   const refreshCharts = throttled(() => charts.update(), 480);
 

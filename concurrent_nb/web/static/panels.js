@@ -197,13 +197,18 @@ export function jobLine(job, now_s, t) {
  * @returns {string} '' while the view may still come, or is there
  */
 export function printsLine(job, now_s, t) {
-  if (job.view_version || elapsed_s(job, now_s) < VIEW_COMES_S) return "";
+  if (job.view_version || now_s - job.opened_s < VIEW_COMES_S) return "";
   if (job.notebook) {
-    return t("What its tasks print is below the cell that started it, in %1.", visible(fileName(job.notebook), 80));
+    const where = visible(fileName(job.notebook), 80);
+    return t("What its tasks print is in %1: below the cell that started it, or in the job's take_output().", where);
   }
-  return job.client
-    ? t("What its tasks print is written by the program that started it: %1.", visible(job.client, 80))
-    : t("What its tasks print is written by the program that started it.");
+  const where = visible(job.client, 80);
+  return where
+    ? t(
+        "What its tasks print is in the program that started it, %1: in its output, or in the job's take_output().",
+        where,
+      )
+    : t("What its tasks print is in the program that started it.");
 }
 
 export class JobsPanel {
@@ -303,8 +308,8 @@ export class SlavesPanel {
     this.actions = options.actions ?? {};
     this.list = new RowList({
       label: this.t("Slaves"),
-      row_px: options.row_px ?? 52,
-      most_px: options.most_px ?? 364,
+      row_px: options.row_px ?? 72,
+      most_px: options.most_px ?? 360,
       key: (/** @type {Slave} */ slave) => slave.name,
       make: (slave) => this.#make(slave),
       fill: (row, slave) => this.#fill(row, slave),
@@ -613,7 +618,7 @@ export class JobDetail {
       ["arguments", bytes(job.in_bytes)],
       ["results", bytes(job.out_bytes)],
       ["client", job.client],
-      ["notebook", job.notebook],
+      ["notebook", fileName(job.notebook)],
       ["job", job.id],
     ];
     this.#fillFacts(facts.filter(([, value]) => value));

@@ -68,13 +68,14 @@ class ClusterView {
   showLink() {
     const { session, t } = this.context;
     const words = {
-      idle: session.chosen ? t("not watched") : t("no cluster"),
+      idle: t("not watched"),
       connecting: t("connecting"),
       live: t("live"),
       lost: t("connection lost, trying again"),
       refused: t("refused"),
     };
     this.link.dataset.state = session.state;
+    this.link.hidden = !session.chosen;
     setText(this.link, words[session.state]);
     this.link.title = visible(session.reason, 300);
     this.node.classList.toggle("is-lost", session.state === "lost");
@@ -134,7 +135,7 @@ class Sidebar extends ClusterView {
         name: this.name.value.trim() || freeName(session.list.map((one) => one.name)),
         workers: Number(this.workers.value) || context.settings.startWorkers,
       });
-      this.name.value = "";
+      this.name.value = this.workers.value = "";
     });
     this.problem = element("p", "cnb-notice is-mild");
     this.clusters = element("ul", "cnb-clusters", "", { "aria-label": t("Clusters") });
@@ -151,7 +152,7 @@ class Sidebar extends ClusterView {
     if (!session.chosen) return;
     const options = { translate: t, actions: jobActions(context) };
     const overview = new Overview(session.model, options);
-    const jobs = new JobsPanel(session.model, { ...options, row_px: 80, most_px: 400 });
+    const jobs = new JobsPanel(session.model, { ...options, row_px: 100, most_px: 500 });
     const slaves = new SlavesPanel(session.model, {
       translate: t,
       actions: {
@@ -162,7 +163,7 @@ class Sidebar extends ClusterView {
       most_px: 336,
     });
     const scale = new ScaleForm(session.model, (workers) => session.call("scale", { workers }), t);
-    const events = new EventsPanel(session.model, { translate: t, row_px: 48, most_px: 240 });
+    const events = new EventsPanel(session.model, { translate: t, row_px: 62, most_px: 310 });
     const open = (/** @type {PanelKind} */ panel) =>
       button(t(PANELS[panel]), () => run("concurrent-nb:open-panel", { panel }), "cnb-small");
     const section = (/** @type {string} */ title, /** @type {Node} */ content, /** @type {Node[]} */ aside = []) =>
