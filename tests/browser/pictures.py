@@ -1,19 +1,54 @@
-"""Takes the pictures of JupyterLab in the README: `python -m tests.browser.pictures [FOLDER]`; look at them afterwards.
+"""Takes pictures of JupyterLab and the web page: `python -m tests.browser.pictures [FOLDER]`; look at them afterwards.
 
-Writes lab-cluster.png, and lab-cluster-dark.png, into the folder, docs/pictures by default.
+Writes lab-cluster.png and dashboard.png, each also with -dark in its name, into the folder, docs/pictures by default.
+The README shows lab-cluster.png and dashboard-dark.png.
 """
 
 import argparse
+import contextlib
 import json
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import BrowserContext, Error, sync_playwright
 
-from tests.browser.conftest import BROWSER_OPTIONS, PATIENCE_S, ROOT, Lab, browser_path, lab_server
+from tests.browser.conftest import BROWSER_OPTIONS, PATIENCE_S, ROOT, Lab, browser_path, free_port, lab_server
 
 #: so many iterations take long enough for a picture of the running cell
 LIMIT = 250
+
+
+#: seconds in which the charts of the web page fill
+CHARTS_S = 75
+
+
+def picture_page(folder: Path, browser: BrowserContext) -> None:
+    """Take the pictures of the web page, with a made-up cluster."""
+    port = free_port()
+    made_up = [sys.executable, "-m", "tests.browser.made_up_cluster", f"--port={port}", "--slaves=6", "--jobs=12"]
+    with subprocess.Popen(made_up, cwd=ROOT) as master:
+        try:
+            page = browser.new_page()
+            page.set_viewport_size({"width": 1280, "height": 900})
+            for _ in range(int(PATIENCE_S)):
+                with contextlib.suppress(Error):
+                    page.goto(f"http://127.0.0.1:{port}/")
+                    break
+                time.sleep(1)
+            page.locator(".cnb-row").first.wait_for()
+            page.wait_for_timeout(1000 * CHARTS_S)
+            names: dict[Literal["light", "dark"], str] = {"light": "dashboard.png", "dark": "dashboard-dark.png"}
+            for theme, name in names.items():
+                page.emulate_media(color_scheme=theme)
+                page.wait_for_timeout(3000)
+                page.screenshot(path=folder / name, full_page=True)
+            page.close()
+        finally:
+            master.terminate()
 
 
 def main() -> None:
@@ -59,6 +94,7 @@ def main() -> None:
         page.wait_for_timeout(3000)
         page.screenshot(path=folder / "lab-cluster-dark.png")
         lab.shut_down()
+        picture_page(folder, browser)
 
 
 if __name__ == "__main__":
