@@ -368,17 +368,23 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_handler, "SEND_BUFFER_BYTES", 4096)
 
 
+@contextlib.contextmanager
+def slow_and_good(serving: ServingFeed) -> Iterator[RawSocket]:
+    """Watch jobs with a reader that never reads, and with one that has read the snapshot; yield that one."""
+    open_jobs(serving)
+    with serving.reader(buffer_bytes=4096) as slow, serving.reader() as good:
+        slow.call("watch")
+        good.call("watch")
+        assert "result" in good.answer() and good.message()["method"] == "snapshot"
+        yield good
+
+
 @pytest.mark.usefixtures("small_buffers")
 def test_a_reader_that_never_reads_is_cut_and_others_are_served(
     serving: ServingFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_feed, "DRAINED_WITHIN_S", 1.0)
-    open_jobs(serving)
-    with serving.reader(buffer_bytes=4096) as slow, serving.reader() as good:
-        for reader in (slow, good):
-            reader.call("watch")
-        assert "result" in good.answer()
-        assert good.message()["method"] == "snapshot"
+    with slow_and_good(serving) as good:
         began = time.monotonic()
         eventually(lambda: len(serving.server._context.readers) == 1, "the slow one is cut", 10.0)
         assert time.monotonic() - began > 0.5
@@ -407,11 +413,7 @@ def test_slow_readers_are_cut_early_when_they_hold_too_much(
     serving: ServingFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_feed, "HELD_BYTES_MAX", 100_000)
-    open_jobs(serving)
-    with serving.reader(buffer_bytes=4096) as slow, serving.reader() as good:
-        slow.call("watch")
-        good.call("watch")
-        assert "result" in good.answer() and good.message()["method"] == "snapshot"
+    with slow_and_good(serving):
         eventually(lambda: len(serving.server._context.readers) == 1, "the slow one is cut", 10.0)
 
 

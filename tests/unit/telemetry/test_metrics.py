@@ -37,25 +37,28 @@ def test_a_parser_reads_what_the_status_has() -> None:
     totals = TaskTotals()
     totals.add(0, [Used(Status.OK, 0.5, 0.25, 10, 20), Used(Status.ERROR, 0.002, 0.0, 1, 2)])
     found = parsed(metrics_text(status(slave("east"), slave("west", load=None)), totals))
-    assert found["concurrent_nb_info", (("cluster", "lab"),)] == 1
-    assert found["concurrent_nb_uptime_seconds", ()] == 12.5
-    assert found["concurrent_nb_slaves", ()] == 2
-    assert found["concurrent_nb_applications", ()] == 5
-    assert found["concurrent_nb_jobs", ()] == 9
-    assert found["concurrent_nb_tasks", (("state", "waiting"),)] == 4
-    assert found["concurrent_nb_tasks_ended_total", (("status", "ok"),)] == 1
-    assert found["concurrent_nb_tasks_ended_total", (("status", "error"),)] == 1
-    assert found["concurrent_nb_tasks_ended_total", (("status", "timeout"),)] == 0
-    assert found["concurrent_nb_task_run_seconds_sum", ()] == 0.502
-    assert found["concurrent_nb_task_run_seconds_bucket", (("le", "0.01"),)] == 1
-    assert found["concurrent_nb_task_run_seconds_bucket", (("le", "+Inf"),)] == 2
-    assert found["concurrent_nb_task_run_seconds_count", ()] == 2
-    assert found["concurrent_nb_task_cpu_seconds_total", ()] == 0.25
-    assert found["concurrent_nb_task_argument_bytes_total", ()] == 11
-    assert found["concurrent_nb_task_result_bytes_total", ()] == 22
-    assert found["concurrent_nb_slave_slots_busy", (("slave", "east"),)] == 3
-    assert found["concurrent_nb_slave_outcomes_total", (("slave", "west"),)] == 70
-    assert found["concurrent_nb_slave_load1", (("slave", "east"),)] == 1.5
+    expected: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {
+        ("concurrent_nb_info", (("cluster", "lab"),)): 1,
+        ("concurrent_nb_uptime_seconds", ()): 12.5,
+        ("concurrent_nb_slaves", ()): 2,
+        ("concurrent_nb_applications", ()): 5,
+        ("concurrent_nb_jobs", ()): 9,
+        ("concurrent_nb_tasks", (("state", "waiting"),)): 4,
+        ("concurrent_nb_tasks_ended_total", (("status", "ok"),)): 1,
+        ("concurrent_nb_tasks_ended_total", (("status", "error"),)): 1,
+        ("concurrent_nb_tasks_ended_total", (("status", "timeout"),)): 0,
+        ("concurrent_nb_task_run_seconds_sum", ()): 0.502,
+        ("concurrent_nb_task_run_seconds_bucket", (("le", "0.01"),)): 1,
+        ("concurrent_nb_task_run_seconds_bucket", (("le", "+Inf"),)): 2,
+        ("concurrent_nb_task_run_seconds_count", ()): 2,
+        ("concurrent_nb_task_cpu_seconds_total", ()): 0.25,
+        ("concurrent_nb_task_argument_bytes_total", ()): 11,
+        ("concurrent_nb_task_result_bytes_total", ()): 22,
+        ("concurrent_nb_slave_slots_busy", (("slave", "east"),)): 3,
+        ("concurrent_nb_slave_outcomes_total", (("slave", "west"),)): 70,
+        ("concurrent_nb_slave_load1", (("slave", "east"),)): 1.5,
+    }
+    assert {key: found.get(key) for key in expected} == expected
     assert ("concurrent_nb_slave_load1", (("slave", "west"),)) not in found
     assert found["process_cpu_seconds_total", ()] > 0
 

@@ -170,6 +170,14 @@ def job_of(name: bytes, *, until: bool = False, stop_on_error: bool = False) -> 
     return ClientJob(JobId(name * 16), name.decode(), until, stop_on_error)
 
 
+def assert_limited(master: Master, count: int, total: int) -> None:
+    """Check that so many tasks are at the master at first, and that all end."""
+    master.receive()
+    assert len(master.open) == count
+    master.answer_all(1)
+    assert len(master.ends) == total
+
+
 def test_tasks_above_the_limit_wait_and_are_sent_in_order() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
@@ -193,10 +201,7 @@ def test_tasks_above_the_limit_wait_and_are_sent_in_order() -> None:
 def test_tasks_above_the_limit_of_bytes_wait() -> None:
     master = Master(SMALL)
     master.core.add(tasks(20, body=b"x" * 300))
-    master.receive()
-    assert len(master.open) == 2
-    master.answer_all(1)
-    assert len(master.ends) == 20
+    assert_limited(master, 2, 20)
 
 
 def test_a_small_job_does_not_wait_for_a_large_one() -> None:
@@ -429,10 +434,7 @@ def test_segments_are_limited_where_the_master_can_open_them() -> None:
     for index in range(40):
         slice_ = m.Slice(b"%016d" % (index // 2), 10**9 * (index % 2), 10**9, index)
         master.core.add(tasks(1, job, sizes=(slice_,), first=index))
-    master.receive()
-    assert len(master.open) == 8
-    master.answer_all(1)
-    assert len(master.ends) == 40
+    assert_limited(master, 8, 40)
 
 
 def test_outcomes_are_acknowledged_before_the_next_tasks_are_sent() -> None:

@@ -22,6 +22,16 @@ def opened() -> m.OpenJob:
     return m.OpenJob(JOB, "job", False, False)
 
 
+def bench_with_task() -> Bench:
+    """Return a master with a client whose task is with a slave."""
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.all_sent()
+    return bench
+
+
 def test_a_task_travels_with_its_function_and_its_function_only_once() -> None:
     bench = Bench()
     bench.client(ALICE)
@@ -258,11 +268,7 @@ def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes
 
 
 def test_a_client_that_is_silent_keeps_its_session_and_gets_heartbeats_only() -> None:
-    bench = Bench()
-    bench.client(ALICE)
-    bench.slave(EAST)
-    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    bench.all_sent()
+    bench = bench_with_task()
     for second in range(600):
         bench.now += 1.0
         bench.send(EAST)
@@ -277,11 +283,7 @@ def test_a_client_that_is_silent_keeps_its_session_and_gets_heartbeats_only() ->
 
 
 def test_what_tasks_write_for_a_silent_client_is_bounded_and_the_rest_is_counted() -> None:
-    bench = Bench()
-    bench.client(ALICE)
-    bench.slave(EAST)
-    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    bench.all_sent()
+    bench = bench_with_task()
     bench.now += 3.0
     bench.send(EAST)
     bench.all_sent()
@@ -395,11 +397,7 @@ def test_a_client_without_a_connection_may_come_back_for_an_hour() -> None:
 
 
 def test_a_session_that_another_replaces_ends_when_that_joins_and_its_jobs_are_the_other_s() -> None:
-    bench = Bench()
-    bench.client(ALICE)
-    bench.slave(EAST)
-    bench.send(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    bench.all_sent()
+    bench = bench_with_task()
     same_key = KEYS[ALICE]
     bench.core.add_client(BOB, same_key, "alice", bench.now, replaces=ALICE)
     assert ALICE in bench.core.peers
