@@ -19,7 +19,6 @@ import subprocess
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -35,7 +34,7 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.ids import DRAIN
 from concurrent_nb.nodes.cluster_log import ClusterLog
-from concurrent_nb.nodes.common.child_processes import close_input, end_children, write_line
+from concurrent_nb.nodes.common.child_processes import close_input, write_line
 from concurrent_nb.nodes.common.exit_codes import DRAINED, NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.log_format import LOG_FORMATS, LogFormat
 from concurrent_nb.nodes.common.owner_wishes import REFUSED_MAX, Adapt, Scale, Wish, WishAnswer, line_of
@@ -43,7 +42,7 @@ from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.nodes.common.sections import check_sections
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED
 from concurrent_nb.nodes.common.wish_reader import WishReader
-from concurrent_nb.nodes.node_starter import NodeStarter, SlaveProcess
+from concurrent_nb.nodes.node_processes import KILL_AFTER_S, NodeStarter, SlaveProcess, end_nodes
 from concurrent_nb.shipping.environment.envelope import always_in_envelope
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import pickled_call
@@ -62,16 +61,10 @@ TRACKER.install()  # before the user imports modules that tasks will need
 _APPLICATION_MODULE: Final = "concurrent_nb.nodes.application.node"
 #: a node that is not ready after this time has failed
 START_TIMEOUT_S: Final = 30.0
-#: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
-TERMINATE_AFTER_S: Final = 1.0
-KILL_AFTER_S: Final = 3.0
 #: seconds in which a master ends after its slaves when the cluster is stopped
 MASTER_ENDS_S: Final = 1.0
 #: seconds between two looks at whether the master lives, while a slave is awaited
 JOIN_POLL_S: Final = 0.1
-#: a slave that dies this often within RESTART_WINDOW_S is not started again
-RESTARTS: Final = 5
-RESTART_WINDOW_S: Final = 30.0
 
 
 class Cluster:
@@ -240,7 +233,7 @@ class Cluster:
         with self._scaling_lock:
             slaves = list(self._slaves)
         nodes = [*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])]
-        end_children(nodes, TERMINATE_AFTER_S, KILL_AFTER_S)
+        end_nodes(nodes)
         if self._launched is not None:
             self._launched.close()
         if self.connection_file is not None:
@@ -555,7 +548,6 @@ class Cluster:
 
     def _supervise(self, slave: SlaveProcess) -> None:
         """Start a slave again when it dies, unless it dies too often."""
-        deaths: deque[float] = deque(maxlen=RESTARTS)
         while True:
             assert self._master is not None
             slave.process.wait()
@@ -570,8 +562,7 @@ class Cluster:
                     self._master.wait(MASTER_ENDS_S)
             if self._closing.is_set() or self._master.poll() is not None:
                 return
-            deaths.append(time.monotonic())
-            if (failure := self._failure_of(slave, deaths)) is not None:
+            if (failure := self._failure_of(slave, dies_too_often=slave.deaths.died(time.monotonic()))) is not None:
                 self._fail(failure)
                 return
             with self._scaling_lock:
@@ -586,7 +577,7 @@ class Cluster:
                 slave.process, slave.report = self._starter.slave(slave.workers)
                 write_line(slave.process, str(self.connection_file))
 
-    def _failure_of(self, slave: SlaveProcess, deaths: "deque[float]") -> ClusterStartFailed | None:
+    def _failure_of(self, slave: SlaveProcess, *, dies_too_often: bool) -> ClusterStartFailed | None:
         """Return why a slave that has ended is not started again; None if it is."""
         code = slave.process.returncode
         log = self._log.end_of("slave")
@@ -594,8 +585,8 @@ class Cluster:
             return InitializerFailed(f"the workers of cluster {self.name!r} cannot be initialized; {log}")
         if code == REFUSED:
             return ClusterStartFailed(f"the slave of cluster {self.name!r} does not start; {log}")
-        if len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S:
-            why = f"has died {RESTARTS} times in a row and is not started again"
+        if dies_too_often:
+            why = f"has died {slave.deaths.deaths + 1} times in a row and is not started again"
             return ClusterStartFailed(f"the slave of cluster {self.name!r} {why}; {log}")
         return None
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.codec import ItemBuffers
 from concurrent_nb.wire.messages import Assign, TaskRef
 from concurrent_nb.workers.protocol.records import Result, lengths
@@ -15,7 +16,7 @@ from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PoolState
 from concurrent_nb.workers.slave_side.pool_scheduler.reserve import RESERVE_S, Reserve
 from concurrent_nb.workers.slave_side.pool_scheduler.thread_process import ThreadProcess
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, WorkerLifecycle
-from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit, WorkerState
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import WorkerState
 
 # A name in a module is found faster than a member of an enumeration.
 _CANCELLED: Final = int(Status.CANCELLED)

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from typing import Final
 
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.messages import StartedTask
 from concurrent_nb.workers.slave_side.attempts import (
     Attempt,
@@ -20,7 +21,7 @@ from concurrent_nb.workers.slave_side.attempts import (
 )
 from concurrent_nb.workers.slave_side.pool_scheduler import outcome_frames
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S, PoolState
-from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit, WorkerState
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import WorkerState
 
 #: nothing waits behind a task that has run this long
 SLOW_S: Final = 0.02

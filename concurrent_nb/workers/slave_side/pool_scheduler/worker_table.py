@@ -222,23 +222,3 @@ class WorkerTable:
         """Return how many tasks of a function make up `ahead_s` of work; 1 if its run time is not known."""
         expected_s = self.estimates.get(function)
         return 1 if expected_s is None else max(1, min(PACK_MAX, int(self._ahead_s / max(expected_s, 1e-6))))
-
-
-class RestartLimit:
-    """Decides when to give up: after more than `deaths` workers within `within_s` seconds without a task to blame."""
-
-    def __init__(self, deaths: int = 5, within_s: float = 10.0) -> None:
-        self.deaths = deaths
-        self.within_s = within_s
-        self._times: deque[float] = deque()
-
-    def died(self, now: float) -> bool:
-        """Count a death without a task to blame; return whether that was one too many."""
-        self._times.append(now)
-        while self._times[0] <= now - self.within_s:
-            self._times.popleft()
-        return len(self._times) > self.deaths
-
-    def worked(self) -> None:
-        """Forget all deaths: a worker has finished a task, so the environment is not broken."""
-        self._times.clear()

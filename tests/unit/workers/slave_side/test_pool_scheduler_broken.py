@@ -6,12 +6,12 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import Command
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, STUCK_S
-from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model, ready_model
 from tests.unit.workers.slave_side.test_pool_scheduler import report, teach
 

@@ -7,10 +7,11 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs, TaskRef
 from concurrent_nb.workers.slave_side.pool_scheduler.attempt_queue import PACK_MAX
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
-from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit, WorkerState
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import WorkerState
 from tests.unit.workers.slave_side.model import JOB, F, G, Model, Worker
 
 SYSTEM_HOST = Needs(kind="system_host")

@@ -3,11 +3,11 @@
 import pytest
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S
-from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import G, Model, ready_model, who_has
 
 HOST, ALL = Needs(kind="system_host"), Needs(cores=0)

@@ -1,12 +1,12 @@
 """The pool scheduler with tasks in threads. Each test is one promise."""
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.slave_side.attempts import Kill, Start
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.thread_process import THREADS_STARTING_MAX
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S, STUCK_S
-from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model, ready_model, who_has
 
 THREAD = Needs(kind="thread")

@@ -1,4 +1,4 @@
-"""Starts the processes of a cluster's nodes, as children of this process."""
+"""Starts and ends the processes of a cluster's nodes, as children of this process."""
 
 import json
 import multiprocessing
@@ -7,16 +7,25 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
 
 from concurrent_nb.ids import AUTHKEY_VARIABLE, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.nodes.common.child_processes import end_children
 from concurrent_nb.nodes.common.log_format import LogFormat
 from concurrent_nb.nodes.common.sections import OF_LAUNCHERS
 from concurrent_nb.nodes.common.start_report import StartReport
 from concurrent_nb.nodes.common.wish_reader import WishReader
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.shipping.environment.tracker import TRACKER
+
+#: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
+TERMINATE_AFTER_S: Final = 1.0
+KILL_AFTER_S: Final = 3.0
+#: a slave that dies more often than this, within RESTART_WINDOW_S, is not started again
+DEATHS_ALLOWED: Final = 4
+RESTART_WINDOW_S: Final = 30.0
 
 
 @dataclass(eq=False, slots=True)
@@ -28,6 +37,7 @@ class SlaveProcess:
     report: StartReport  #: of the process
     is_leaving: bool = False  #: because fewer workers were requested: it ends when its running tasks have ended
     supervisor: threading.Thread | None = None
+    deaths: RestartLimit = field(default_factory=lambda: RestartLimit(DEATHS_ALLOWED, RESTART_WINDOW_S))
 
 
 class NodeStarter:
@@ -115,3 +125,8 @@ class NodeStarter:
             pass_fds=inherited,
             start_new_session=True,  # an interrupt of the notebook must not reach the nodes
         )
+
+
+def end_nodes(nodes: "Sequence[subprocess.Popen[str]]") -> None:
+    """End nodes, and wait until they have ended."""
+    end_children(nodes, TERMINATE_AFTER_S, KILL_AFTER_S)
