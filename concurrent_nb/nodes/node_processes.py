@@ -23,9 +23,6 @@ from concurrent_nb.shipping.environment.tracker import TRACKER
 #: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
 TERMINATE_AFTER_S: Final = 1.0
 KILL_AFTER_S: Final = 3.0
-#: a slave that dies more often than this, within RESTART_WINDOW_S, is not started again
-DEATHS_ALLOWED: Final = 4
-RESTART_WINDOW_S: Final = 30.0
 
 
 @dataclass(eq=False, slots=True)
@@ -37,7 +34,8 @@ class SlaveProcess:
     report: StartReport  #: of the process
     is_leaving: bool = False  #: because fewer workers were requested: it ends when its running tasks have ended
     supervisor: threading.Thread | None = None
-    deaths: RestartLimit = field(default_factory=lambda: RestartLimit(DEATHS_ALLOWED, RESTART_WINDOW_S))
+    #: a slave that dies more often is not started again
+    deaths: RestartLimit = field(default_factory=lambda: RestartLimit(4, within_s=30.0))
 
 
 class NodeStarter:

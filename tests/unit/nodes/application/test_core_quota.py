@@ -43,6 +43,12 @@ class Master:
         self.ends: Counter[str] = Counter()
         self.connect()
 
+    def begin_session(self, quota: Quota) -> None:
+        """Begin another session, with another quota, and receive what is sent in it."""
+        self.quota = quota
+        self.connect()
+        self.receive()
+
     def connect(self) -> None:
         """Begin a session with a master that knows nothing."""
         self.session = Session(7, "from_client")
@@ -369,9 +375,7 @@ def test_a_new_master_gets_everything_again_within_its_limits() -> None:
     master.core.close(job)
     master.receive()
     master.answer(job.id, [0, 1])
-    master.quota = Quota(tasks=5, bytes=500)
-    master.connect()
-    master.receive()
+    master.begin_session(Quota(tasks=5, bytes=500))
     assert list(master.open) == [(job.id, index) for index in range(2, 6)]
     master.answer_all()
     assert set(master.ends.values()) == {1}
@@ -384,9 +388,7 @@ def test_the_answer_of_a_former_session_ends_a_task_that_waits() -> None:
     job = job_of(b"j")
     master.core.add(tasks(50, job))
     master.receive()
-    master.quota = Quota(tasks=1)
-    master.connect()
-    master.receive()
+    master.begin_session(Quota(tasks=1))
     master.open = {(job.id, index): 1 for index in range(8)}  # the master is the old one
     master.answer(job.id, range(8))
     assert sorted(master.ends) == [f"j{index}" for index in range(8)]
@@ -400,9 +402,7 @@ def test_what_a_former_session_may_have_sent_is_cancelled_there_too() -> None:
     job = job_of(b"j")
     master.core.add(tasks(8, job))
     master.receive()
-    master.quota = Quota(tasks=2)
-    master.connect()
-    master.receive()
+    master.begin_session(Quota(tasks=2))
     master.core.cancel(job.id, [7])
     assert m.Cancel(job.id, [7]) in master.receive()
 

@@ -13,9 +13,12 @@ from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import STA
 from tests.unit.workers.slave_side.model import JOB, F, G, Model, ready_model
 
 
-def make(slots: int) -> Model:
-    """Make a pool of so many workers that are ready."""
-    return ready_model(slots, ahead_s=0.002)
+def make(slots: int, taught_s: float | None = None) -> Model:
+    """Make a pool of so many workers that are ready. With `taught_s`, it knows that its function takes so long."""
+    model = ready_model(slots, ahead_s=0.002)
+    if taught_s is not None:
+        teach(model, taught_s)
+    return model
 
 
 def teach(model: Model, seconds: float, function: bytes = F) -> None:
@@ -71,22 +74,19 @@ def test_tasks_of_an_unknown_function_go_out_singly() -> None:
 
 
 def test_short_tasks_go_out_in_packs_of_about_2_ms() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(100))
     assert model.workers[1].packs == [20, 20]
 
 
 def test_a_pack_has_at_most_64_tasks() -> None:
-    model = make(1)
-    teach(model, 0.000001)
+    model = make(1, taught_s=0.000001)
     model.assign(range(1000))
     assert model.workers[1].packs == [64, 64]
 
 
 def test_few_short_tasks_are_shared_out() -> None:
-    model = make(4)
-    teach(model, 0.00001)
+    model = make(4, taught_s=0.00001)
     model.assign(range(40))
     assert sorted(worker.packs[0] for worker in model.workers.values()) == [4, 6, 8, 10]
 
@@ -104,23 +104,20 @@ def test_a_pack_has_one_function() -> None:
 
 
 def test_a_pack_of_large_arguments_is_small() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     frames = [TaskFrame(index, 1, b"", (600_000,)) for index in range(4)]
     model.execute(model.scheduler.assigned(Assign(JOB, F, None, frames), [(b"x" * 600_000,)] * 4, 0.0))
     assert model.workers[1].packs == [1, 1]
 
 
 def test_nothing_is_given_ahead_of_a_task_known_to_be_slow() -> None:
-    model = make(2)
-    teach(model, 0.5)
+    model = make(2, taught_s=0.5)
     model.assign(range(10))
     assert [worker.packs for worker in model.workers.values()] == [[1], [1]]
 
 
 def test_a_worker_has_at_most_two_packs() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(1000))
     for _ in range(20):
         model.begin(1)
@@ -131,8 +128,7 @@ def test_a_worker_has_at_most_two_packs() -> None:
 
 
 def test_the_oldest_task_goes_first() -> None:
-    model = make(1)
-    teach(model, 0.5)
+    model = make(1, taught_s=0.5)
     model.assign(range(5))
     order = []
     for _ in range(5):
@@ -169,8 +165,7 @@ def test_what_stands_behind_a_slow_task_goes_to_an_idle_worker() -> None:
 
 
 def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(30))
     model.begin(1)
     assert len(model.workers[1].unstarted) == 29
@@ -186,8 +181,7 @@ def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon() -> N
 
 
 def test_results_that_stand_before_a_slow_task_are_not_late() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(5))
     model.begin(1)
     model.end(1)
@@ -202,8 +196,7 @@ def test_results_that_stand_before_a_slow_task_are_not_late() -> None:
 
 
 def test_moving_next_to_nothing_is_not_worth_it() -> None:
-    model = make(2)
-    teach(model, 0.00001)
+    model = make(2, taught_s=0.00001)
     model.assign(range(20))
     while model.workers[1].unstarted:
         model.run(1, 0.00001)
@@ -240,8 +233,7 @@ def test_withdrawn_tasks_that_a_worker_has_not_started_are_returned() -> None:
 
 
 def test_a_withdrawal_does_not_take_what_was_not_named() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(10))
     model.begin(1)
     model.withdraw([5], stop=False)
@@ -304,8 +296,7 @@ def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second() -> None:
 
 def test_what_runs_when_the_wrong_worker_is_killed_is_not_to_blame() -> None:
     # given: task 0 ignored its interrupt, and ended between the last look at it and the kill
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(2))
     model.begin(1)
     model.withdraw([0], stop=True)
@@ -406,8 +397,7 @@ def test_cancelling_what_times_out_changes_nothing() -> None:
 
 
 def test_a_death_is_blamed_on_the_task_that_ran() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(3))
     model.begin(1)
     model.end(1)  # task 0 is done, and its result stands in the page
@@ -429,8 +419,7 @@ def test_a_death_between_tasks_is_blamed_on_nobody() -> None:
 
 
 def test_what_a_dead_worker_had_keeps_its_place() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(60))
     model.die(1)
     model.all_ready()
@@ -596,8 +585,7 @@ def test_a_pool_that_is_drained_takes_nothing_any_more() -> None:
 
 
 def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drained() -> None:
-    model = make(1)
-    teach(model, 0.0001)
+    model = make(1, taught_s=0.0001)
     model.assign(range(10))
     model.begin(1)
     model.execute(model.scheduler.drained())
