@@ -11,6 +11,13 @@ from concurrent_nb.scheduling.liveness import Liveness, NodeChange, NodeState
 A, B = SessionId(b"a"), SessionId(b"b")
 
 
+def watching(**settings: float) -> Liveness:
+    """Watch node A from time 0 on."""
+    liveness = Liveness(**settings)
+    liveness.watch(A, 0.0)
+    return liveness
+
+
 def test_no_node_is_watched_at_first() -> None:
     liveness = Liveness()
     assert liveness.next_deadline() is None
@@ -18,8 +25,7 @@ def test_no_node_is_watched_at_first() -> None:
 
 
 def test_a_silent_node_is_suspected_and_then_lost() -> None:
-    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
     assert liveness.next_deadline() == 3.0
     assert liveness.tick(2.9) == []
     assert liveness.tick(3.0) == [NodeChange(A, NodeState.SUSPECTED)]
@@ -33,8 +39,7 @@ def test_a_silent_node_is_suspected_and_then_lost() -> None:
 
 
 def test_a_node_that_sends_something_is_trusted() -> None:
-    liveness = Liveness()
-    liveness.watch(A, 0.0)
+    liveness = watching()
     for second in range(1, 100):
         liveness.seen(A, float(second))
         assert liveness.tick(float(second)) == []
@@ -42,8 +47,7 @@ def test_a_node_that_sends_something_is_trusted() -> None:
 
 
 def test_a_suspected_node_that_sends_something_is_trusted_again() -> None:
-    liveness = Liveness()
-    liveness.watch(A, 0.0)
+    liveness = watching()
     liveness.tick(3.0)
     liveness.seen(A, 4.0)
     assert liveness.next_deadline() == 4.0
@@ -53,8 +57,7 @@ def test_a_suspected_node_that_sends_something_is_trusted_again() -> None:
 
 
 def test_a_node_whose_connection_is_gone_is_suspected_at_once_and_lost_soon() -> None:
-    liveness = Liveness(unreachable_after_s=1.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(unreachable_after_s=1.0)
     liveness.seen(A, 0.9)
     liveness.unreachable(A, 1.0)
     assert liveness.tick(1.0) == [NodeChange(A, NodeState.SUSPECTED)]
@@ -64,8 +67,7 @@ def test_a_node_whose_connection_is_gone_is_suspected_at_once_and_lost_soon() ->
 
 
 def test_a_node_that_connects_again_in_time_is_trusted_again() -> None:
-    liveness = Liveness(unreachable_after_s=1.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(unreachable_after_s=1.0)
     liveness.unreachable(A, 1.0)
     liveness.tick(1.0)
     liveness.seen(A, 1.5)
@@ -74,16 +76,14 @@ def test_a_node_that_connects_again_in_time_is_trusted_again() -> None:
 
 
 def test_a_connection_that_is_gone_does_not_lengthen_the_silence() -> None:
-    liveness = Liveness(unreachable_after_s=10.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(unreachable_after_s=10.0)
     liveness.tick(3.0)
     liveness.unreachable(A, 4.5)
     assert liveness.tick(5.0) == [NodeChange(A, NodeState.LOST)]
 
 
 def test_a_forgotten_node_is_not_judged() -> None:
-    liveness = Liveness()
-    liveness.watch(A, 0.0)
+    liveness = watching()
     liveness.watch(B, 0.0)
     liveness.forget(A)
     liveness.forget(A)
@@ -91,8 +91,7 @@ def test_a_forgotten_node_is_not_judged() -> None:
 
 
 def test_silence_while_this_process_slept_proves_nothing() -> None:
-    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
     liveness.watch(B, 0.0)
     # Given that this process was stopped for a minute
     assert liveness.tick(60.0) == []
@@ -119,8 +118,7 @@ def test_senseless_settings_are_refused_with_both_values(settings: dict[str, flo
 
 @given(st.lists(st.tuples(st.sampled_from(["seen", "unreachable", "quiet"]), st.floats(0.01, 0.9)), max_size=80))
 def test_whatever_happens_changes_are_in_order_and_in_time(steps: list[tuple[str, float]]) -> None:
-    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
     now, heard_s, state = 0.0, 0.0, NodeState.TRUSTED
     for step, pause_s in steps:
         now += pause_s
@@ -140,8 +138,7 @@ def test_whatever_happens_changes_are_in_order_and_in_time(steps: list[tuple[str
 
 
 def test_silence_of_a_node_that_is_kept_is_no_loss_and_only_a_long_broken_connection_is() -> None:
-    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
     liveness.keep(A, 3600.0)
     assert liveness.tick(3.0) == [NodeChange(A, NodeState.SUSPECTED)]
     assert liveness.next_deadline() is None
@@ -159,8 +156,7 @@ def test_silence_of_a_node_that_is_kept_is_no_loss_and_only_a_long_broken_connec
 
 
 def test_a_node_that_does_not_come_back_is_lost_a_moment_after_its_connection() -> None:
-    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
-    liveness.watch(A, 0.0)
+    liveness = watching(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
     liveness.keep(A)
     assert liveness.tick(3.0) == [NodeChange(A, NodeState.SUSPECTED)] and liveness.tick(60.0) == []
     liveness.unreachable(A, 60.0)

@@ -27,6 +27,11 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue  # closed by the test
 
 
+@pytest.fixture
+def owner(pipe: tuple[int, int]) -> Owner:
+    return Owner(pipe[1], NEVER_S)
+
+
 def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a test in a loop of its own."""
 
@@ -57,8 +62,7 @@ def read(descriptor: int) -> list[object]:
 
 
 @in_loop
-async def test_an_owner_answers(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_an_owner_answers(owner: Owner, pipe: tuple[int, int]) -> None:
     task = await asked(owner, 4)
     assert read(pipe[0]) == [Scale(1, 4)]
     line = line_of(WishAnswer(1, 2))
@@ -68,8 +72,7 @@ async def test_an_owner_answers(pipe: tuple[int, int]) -> None:
 
 
 @in_loop
-async def test_a_refusal_is_raised_with_its_words(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_a_refusal_is_raised_with_its_words(owner: Owner) -> None:
     task = await asked(owner, 4)
     owner.received(line_of(WishAnswer(1, refused="it is closing")))
     with pytest.raises(ClusterError, match="it is closing"):
@@ -77,8 +80,7 @@ async def test_a_refusal_is_raised_with_its_words(pipe: tuple[int, int]) -> None
 
 
 @in_loop
-async def test_wishes_go_out_one_by_one(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_wishes_go_out_one_by_one(owner: Owner, pipe: tuple[int, int]) -> None:
     first, second = await asked(owner, 4), await asked(owner, 5)
     assert read(pipe[0]) == [Scale(1, 4)]
     owner.received(line_of(WishAnswer(1, 2)))
@@ -107,8 +109,7 @@ async def test_an_owner_that_is_stopped_finds_one_wish_when_it_goes_on(pipe: tup
 
 
 @in_loop
-async def test_a_caller_that_hangs_up_does_not_block_the_next_one(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_a_caller_that_hangs_up_does_not_block_the_next_one(owner: Owner) -> None:
     task = await asked(owner, 4)
     owner.received(line_of(WishAnswer(1, 2)))
     task.cancel()
@@ -120,8 +121,7 @@ async def test_a_caller_that_hangs_up_does_not_block_the_next_one(pipe: tuple[in
 
 
 @in_loop
-async def test_what_an_owner_should_not_send_changes_nothing(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_what_an_owner_should_not_send_changes_nothing(owner: Owner) -> None:
     owner.received(line_of(WishAnswer(1, 9)))  # not asked
     task = await asked(owner, 4)
     owner.received(b"nonsense\n" + line_of(WishAnswer(7, 9)) + b"x" * 10_000 + b"\n")
@@ -131,8 +131,7 @@ async def test_what_an_owner_should_not_send_changes_nothing(pipe: tuple[int, in
 
 
 @in_loop
-async def test_an_owner_that_has_ended_is_named(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_an_owner_that_has_ended_is_named(owner: Owner, pipe: tuple[int, int]) -> None:
     os.close(pipe[0])
     for _ in range(2):
         with pytest.raises(ClusterError, match=f"process {os.getppid()}.*has ended: no slave can be"):
@@ -140,8 +139,7 @@ async def test_an_owner_that_has_ended_is_named(pipe: tuple[int, int]) -> None:
 
 
 @in_loop
-async def test_nobody_waits_for_an_owner_that_ends(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_nobody_waits_for_an_owner_that_ends(owner: Owner) -> None:
     owner.ended()
     task = await asked(owner, 4)
     owner.ended()
@@ -150,8 +148,7 @@ async def test_nobody_waits_for_an_owner_that_ends(pipe: tuple[int, int]) -> Non
 
 
 @in_loop
-async def test_an_owner_that_does_not_read_makes_nobody_wait(pipe: tuple[int, int]) -> None:
-    owner = Owner(pipe[1], NEVER_S)
+async def test_an_owner_that_does_not_read_makes_nobody_wait(owner: Owner, pipe: tuple[int, int]) -> None:
     try:
         while True:
             os.write(pipe[1], b"x" * 4096)
