@@ -67,8 +67,8 @@ def connect(
         where: the cluster's name on this machine, the path of a copy of its connection file, or an engine.
         key_file: CURVE key pair of the user. None: the user's default pair, which is made at the first use. Not for
             engines.
-        workers: how many tasks run at the same time: in an executor that does not say itself, and in `"inline"`, where
-            None means 1. Not for others.
+        workers: number of tasks that run at the same time, for an executor that does not report it, and for `"inline"`,
+            where None means 1. Not allowed for others.
 
     Raises:
         ClusterNotFound: there is no connection file of that name.

@@ -25,7 +25,7 @@ def backend_in_task(nesting_level: int) -> ClusterBackend | None:
     """Return the backend for a `Parallel` in a task; None if the task has no application. For tasks."""
     try:
         task_functions.application()
-    except ConfigurationError:  # it says that a task has none
+    except ConfigurationError:  # the task has no application
         return None
     backend = ClusterBackend(task_functions.application, nesting_level=nesting_level)
     backend.default_n_jobs = 1

@@ -221,9 +221,9 @@ def application() -> ApplicationNode:
     >>> app.submit(total, [-1, 2, -3]).result()
     6
 
-    So a library that submits tasks needs to know nothing of clusters, and may be called in a task. A task that waits
-    for tasks of its own keeps no worker from them. Those that nobody has begun run in the waiting process itself. What
-    a task has submitted ends with it: a task that has not been waited for is cancelled.
+    So a library that submits tasks needs no code for clusters, and may be called in a task. A task that waits for its
+    subtasks occupies no worker: subtasks that have not started run in the waiting process itself. Subtasks end with
+    the task that has submitted them: one that the task has not waited for is cancelled.
 
     In a notebook, the first call starts or connects to its cluster, as the first cell does. In another program it is
     that of the embedded cluster that task functions have started.

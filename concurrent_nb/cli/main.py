@@ -146,7 +146,7 @@ def command_line() -> argparse.ArgumentParser:
         help="start slaves elsewhere: ssh:hostA,hostB:8, command:..., or local; options of the launcher follow it",
     )
     start.add_argument(
-        "--slaves", type=whole_number(1, 1000), metavar="N", help="number of slaves (default: as the launcher says)"
+        "--slaves", type=whole_number(1, 1000), metavar="N", help="number of slaves (default: the launcher's)"
     )
     start.add_argument("--adapt", metavar="MIN:MAX", help="have the number of slaves follow the queue, from MIN to MAX")
     slave = command("slave", _slave, "Start a slave that joins a cluster, and wait until the cluster is stopped.")
@@ -372,7 +372,7 @@ def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
         if options.daemon:
             raise ConfigurationError("--connect - reads standard input, which --daemon does not have: give a file")
         if (launch := read_launch(sys.stdin.fileno())) is None:
-            return 0  # whoever has started it does not want it any more
+            return 0  # its starter has closed the other end: no slave is wanted
         info, configuration = launch
         source = info
     else:
@@ -394,7 +394,7 @@ def _run_slave(
     source: "Source",
     configuration: "SlaveConfiguration | None",
 ) -> int:
-    """Run a slave until it ends; return the exit code, which tells a launcher why (it gives a `configuration`)."""
+    """Run a slave until it ends; return the exit code, the reason for a launcher (which gives a `configuration`)."""
     from concurrent_nb.nodes.common.launch_lines import provide_initializer  # here: only a slave needs it
     from concurrent_nb.nodes.slave.process import run_slave  # here: only a slave needs it
 

@@ -1,15 +1,15 @@
-"""Engines: tasks of an application run on workers that are not our slaves', and everything else stays as it is.
+"""Engines: tasks of an application run on workers of Dask, Ray or an executor instead of our slaves' workers.
 
     ApplicationNode --> master (a process of its own) --> EngineSlave, a thread of this process
                                                             EnginePool -- groups of tasks --> the engine
                                                               |                                  |
                                                               local pool: system hosts           EngineHost in each slot
 
-An engine (Dask, Ray, an executor of the standard library's kind) decides where work runs. Whatever else a user has is
-ours: futures, jobs, retries, timeouts, output, statistics and the live view need a master and an application node, so
-an engine gets exactly these, on the user's machine, and stands where a slave's workers stand. The master's slave is a
-thread of the user's process, because the user's `distributed.Client` or `Executor` is there; instead of workers it has
-an `EnginePool`.
+An engine (Dask, Ray, an executor of the standard library's kind) decides where work runs. Everything else is ours:
+futures, jobs, retries, timeouts, output, statistics and the live view. They need a master and an application node, so
+both run on the user's machine, and the engine takes the place of a slave's workers. The master's slave is a thread of
+the user's process, because the user's `distributed.Client` or `Executor` is there; instead of workers it has an
+`EnginePool`.
 
 **Groups.** An engine takes 0.3 to 7 ms for each of its tasks, so several of ours travel as one of its: a group.
 `group_scheduler` (pure) decides how many: as much work as takes `GROUP_S`, at least a share for every slot, one task
@@ -18,18 +18,18 @@ slot waits for the engine. A group whose task turns out to be slow returns the t
 
 **Hosts.** On the engine's side, a group is run by an `EngineHost`: a worker process of ours with its pool
 (`workers/slave_side/pool.py`), started once per slot inside of the engine's worker process. It loads functions once,
-runs tasks, captures their output, ends them at their timeout, stops them by SIGINT and then SIGKILL, and survives what
-they do. So a task that is stopped or crashes costs the engine nothing, and an engine that cannot stop a task, as Dask,
-need not.
+runs tasks, captures their output, ends them at their timeout, stops them by SIGINT and then SIGKILL, and survives their
+crashes. So a task that is stopped or crashes costs the engine no worker, and an engine that cannot stop a task, such as
+Dask, need not.
 
-**Reports.** What a host has to say while a group runs (output, notes, stacks, the beginning of a slow task, results
-behind which a slow one runs) goes to the pool over the engine's own messages: events (Dask), a stream of results
-(Ray), or a connection that the host opens (executors). They are numbered, and the result of the group says how many
-there were. Orders (withdraw, stop, show the stack) take the way back.
+**Reports.** While a group runs, its host sends reports to the pool: output, notes, stacks, the start of a slow task,
+and results of tasks before it. They travel over the engine's own messages: events (Dask), a stream of results
+(Ray), or a connection that the host opens (executors). They are numbered, and the result of the group has their number.
+Orders (withdraw, stop, show the stack) travel in the other direction.
 
 **Objects.** Functions, and buffers that lie in shared memory here (large arguments, `app.put`), are named by digest or
-place, and put into the engine's object store once, where it has one. A host keeps what it was given. A group names
-what it needs; a host that lacks something of it says so, and gets the group again, with it.
+place, and put into the engine's object store once, where it has one. A host keeps the objects that it has received. A
+group names the objects that it needs; a host that lacks one reports it, and gets the group again, with the object.
 
 **Task systems** live in a worker process beside this one, because their master is here; their tasks run on the engine.
 

@@ -1,4 +1,4 @@
-"""From what a user names to an application: an engine's address, a client of it, or an executor."""
+"""Makes an application of what a user names: an engine's address, a client of it, or an executor."""
 
 import concurrent.futures
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def connect_engine(where: Any, workers: int | None = None) -> "EngineApplication
 
     Args:
         where: "inline", "dask://HOST:PORT", "ray", "ray://HOST:PORT", a `distributed.Client` or an executor.
-        workers: of an executor that does not say how many it has, and threads of "inline", 1 if not given.
+        workers: number of workers of an executor that does not report it, or of threads of "inline" (default: 1).
 
     Raises:
         ConfigurationError: this names no engine.

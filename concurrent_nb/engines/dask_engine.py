@@ -4,9 +4,9 @@
                                <-- events of a topic, by worker.log_event -- reports
                                -- client.run(give_orders, ...) --> orders
 
-All of it goes over the connections that Dask has. Dask cannot stop a running task, and says True to `cancel`; a host
-can, because the task runs in a process of its own. When a Dask worker dies, Dask runs its groups again elsewhere, three
-times at most.
+All messages go over the connections that Dask has. Dask cannot stop a running task, although `cancel` returns True; a
+host can, because the task runs in a process of its own. When a Dask worker dies, Dask runs its groups again elsewhere,
+three times at most.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: a scheduler must answer within this time, in seconds, and have a worker within WORKERS_S
 CONNECT_S: Final = 10.0
 WORKERS_S: Final = 5.0
-#: all workers must have told their versions after this time, in seconds, and got an order
+#: all workers must have reported their versions within FACTS_S seconds, and received an order within ORDER_S
 FACTS_S: Final = 30.0
 ORDER_S: Final = 30.0
 #: seconds between two looks at the workers
@@ -153,7 +153,7 @@ class DaskEngine:
             self._events.reported(future.result())
         except distributed.KilledWorker as error:
             self._events.lost(number, f"its Dask worker died ({describe(error)})")
-        except BaseException as error:  # whatever Dask says of it
+        except BaseException as error:  # any error of Dask
             if not self._closing.is_set():
                 if self._client.status == "running":
                     self._events.lost(number, f"Dask has lost its task ({describe(error)})")
@@ -195,7 +195,7 @@ class DaskEngine:
                 if self._client.status != "running":
                     raise OSError(f"its connection is {self._client.status}")
                 found = sum(self._client.nthreads().values())
-            except Exception as error:  # noqa: BLE001  (whatever Dask raises when its scheduler is gone)
+            except Exception as error:  # noqa: BLE001  (Dask raises various errors when its scheduler is gone)
                 if self._closing.is_set():
                     return
                 if self._client.status == "closed" or now - fine_at > SILENT_S:
@@ -266,7 +266,7 @@ def _client_of(address: str) -> Any:
 
 
 def _close_begun(error: BaseException) -> None:
-    """End the thread of the client whose making has raised this, and that nobody else has."""
+    """End the thread of a client whose constructor has raised this, so that no variable refers to the client."""
     traceback = error.__traceback__
     while traceback is not None:
         client = traceback.tb_frame.f_locals.get("self")

@@ -37,7 +37,7 @@ class EngineSlave(Slave):
         engine: its name, which begins the slave's.
         path: of the connection file.
         pool: stands for the workers.
-        lost: called with the reason when the slave has ended and nobody has asked it to.
+        lost: called with the reason when the slave has ended by itself.
     """
 
     def __init__(self, engine: str, path: Path, pool: "SlavePool", lost: Callable[[EngineLost], None]) -> None:
@@ -102,7 +102,7 @@ class EngineCluster:
     Args:
         engine: its name.
         pool: stands for the workers; this object closes it.
-        describe: returns what to tell people about the engine.
+        describe: returns a description of the engine for people.
     """
 
     def __init__(self, engine: str, pool: "SlavePool", describe: Callable[[], str]) -> None:

@@ -38,7 +38,7 @@ WANTED_S: Final = 1.0
 #: bytes of objects that a host keeps, while groups do not need them
 KEPT_BYTES: Final = 512 << 20
 
-#: says whether anybody still wants the results of a group
+#: returns whether the engine still wants the results of a group
 IsWanted = Callable[[], bool]
 
 
@@ -85,7 +85,7 @@ class EngineHost:
     def run(
         self, parcel: Sequence[Buffer], run: bytes, report: Report | None, is_wanted: IsWanted | None = None
     ) -> Parcel:
-        """Run a group; return its last report. All that it needs must be here. It is stopped when nobody wants it.
+        """Run a group; return its last report. All objects that it needs must be here. It is stopped when not wanted.
 
         Raises EngineUnavailable if no worker of ours can be started here.
         """

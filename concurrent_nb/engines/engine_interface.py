@@ -1,4 +1,4 @@
-"""What an engine is to us: something that runs groups on its workers, and carries bytes to them and back."""
+"""The interface of engines: they run groups on their workers, and carry bytes to them and back."""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from concurrent_nb.wire.codec import Buffer
 
 
 class EngineEvents(Protocol):
-    """What an engine tells its pool. Every method may be called in any thread."""
+    """Events that an engine reports to its pool. Every method may be called in any thread."""
 
     def reported(self, parcel: Sequence[Buffer]) -> None:
         """Take a report of a host, the last one of a group included."""

@@ -1,7 +1,7 @@
-"""The pool of an engine: stands where a slave's workers stand, and hands groups of tasks to an engine.
+"""The pool of an engine: takes the place of a slave's workers, and hands groups of tasks to an engine.
 
-It has no thread: the slave's loop calls it. What the engine's threads tell it waits in a queue, with a descriptor that
-wakes the loop. What is to be done is decided by `group_scheduler`.
+It has no thread: the slave's loop calls it. Events of the engine's threads wait in a queue, with a descriptor that
+wakes the loop. `group_scheduler` decides which groups are sent.
 """
 
 import logging

@@ -51,7 +51,7 @@ _END: Final = b""
 
 
 def slots_of(executor: concurrent.futures.Executor) -> int:
-    """Return how many calls an executor runs at the same time; the cores of this machine if it does not say."""
+    """Return how many calls an executor runs at the same time; the cores of this machine if it does not report it."""
     for name in _SIZES:
         count = getattr(executor, name, None)
         if type(count) is int and count > 0:
@@ -64,7 +64,7 @@ class ExecutorEngine:
 
     Args:
         executor: the executor.
-        workers: calls that it runs at the same time; None: what it says of itself.
+        workers: calls that it runs at the same time; None: the number that it reports.
     """
 
     name = "executor"

@@ -1,4 +1,4 @@
-"""What a pool makes of hosts that cannot begin: pauses, and the end of the engine if no host can. Pure."""
+"""Decides how a pool handles hosts that cannot start: it pauses, and gives the engine up if no host can. Pure."""
 
 from typing import Final
 

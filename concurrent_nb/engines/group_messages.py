@@ -1,4 +1,4 @@
-"""What travels between an engine pool and its hosts: groups, orders and reports, as a header and buffers.
+"""Messages between an engine pool and its hosts: groups, orders and reports, as a header and buffers.
 
     EnginePool --- pack(Group, ...), objects, orders ---> EngineHost
     EnginePool <-- reports, then the last one ----------- EngineHost

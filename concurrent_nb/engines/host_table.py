@@ -52,7 +52,7 @@ class HostTable:
     ) -> Parcel:
         """Run a group on a free host, or a new one; return its last report.
 
-        The report says what is missing, if anything is, or why there can be no host.
+        The report names missing objects, if there are any, or the reason why no host could be started.
         """
         group, _ = read_group(parcel)
         run = os.urandom(8)
@@ -122,7 +122,7 @@ class HostTable:
             host.close()
 
     def _reap(self) -> None:
-        """Close hosts that nobody has needed for a while, as those of an application that was killed."""
+        """Close hosts that have been idle for `IDLE_S`, such as those of an application that was killed."""
         while True:
             time.sleep(IDLE_S / 4)
             now = time.monotonic()

@@ -60,7 +60,7 @@ class OwnEnvironment(Environments):
         self._present = LoadedEnvironment(None, ModuleSet())
 
     def load(self, environment: Environment | None) -> LoadedEnvironment:
-        """Return the environment of this process, whatever was sent."""
+        """Return the environment of this process, and ignore the one that was sent."""
         return self._present
 
     def begin(self, loaded: LoadedEnvironment) -> bool:

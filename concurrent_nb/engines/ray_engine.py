@@ -193,7 +193,7 @@ class RayEngine:
         self._give()
 
     def _note_slots(self) -> None:
-        """Tell how many actors have a CPU. With the lock, so that the last number is the last one told."""
+        """Report how many actors have a CPU. With the lock, so that the last report has the last number."""
         self._events.resized(sum(actor.is_placed for actor in self._actors))
 
     def put(self, parcel: Parcel) -> Any:
@@ -252,7 +252,7 @@ class RayEngine:
             try:
                 self._actors[self._actors.index(actor)] = self._make_actor()
                 self._note_slots()
-            except Exception as error:  # noqa: BLE001  (whatever Ray raises when it is gone)
+            except Exception as error:  # noqa: BLE001  (Ray raises various errors when it is gone)
                 self._events.gone(f"{self.describe()} is gone: {_first_line(error)}")
 
     def _poll(self, actor: _RayActor) -> None:
@@ -285,7 +285,7 @@ class RayEngine:
             try:
                 is_there = ray.is_initialized() and bool(ray.nodes())
                 why = "it was shut down"
-            except Exception as error:  # noqa: BLE001  (whatever Ray raises when it is gone)
+            except Exception as error:  # noqa: BLE001  (Ray raises various errors when it is gone)
                 is_there, why = False, _first_line(error)
             if not is_there and not self._closing.is_set():
                 self._events.gone(f"{self.describe()} is gone: {why}")

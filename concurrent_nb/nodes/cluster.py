@@ -98,7 +98,7 @@ class Cluster:
         log: file to which the nodes' logs are appended; None: a temporary file.
         log_format: "text", or "json" for one JSON object per line.
         on: the launcher that starts slaves, and where: "ssh:hostA,hostB:8", "slurm", "command:...", "local".
-        slaves: how many; None: as many as the launcher says, for "ssh" one on each host. Without `on` they are local.
+        slaves: how many; None: the launcher's default, for "ssh" one on each host. Without `on` they are local.
         adapt: least and most slaves, whose number then follows the queue.
         options: configuration items of the launcher, such as `partition="short"`.
 
@@ -489,7 +489,7 @@ class Cluster:
         return LaunchedSlaves(self.name, on, items, slaves, adapt, self._fail)
 
     def _listen_for(self, launched: "LaunchedSlaves") -> None:
-        """Have the master listen where the slaves of a launcher reach it, unless the user has said where."""
+        """Have the master listen where the slaves of a launcher reach it, unless the user has configured addresses."""
         from concurrent_nb.settings import files as settings  # here: without a launcher only the nodes read them
 
         addresses = launched.addresses()

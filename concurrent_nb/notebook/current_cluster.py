@@ -364,7 +364,7 @@ class CurrentCluster:
         return f"from {least} to {most} slaves from now on, as the queue needs"
 
     def _ask_master(self, method: str, **params: object) -> None:
-        """Call a method of the cluster that this notebook is connected to: whoever has started it starts its slaves."""
+        """Call a method of the cluster that this notebook is connected to; its owner starts and ends the slaves."""
         if self._app is None:
             raise ConfigurationError(f"%concurrent {method}: {NO_CLUSTER}")
         info = connection_file.read(self._connected_to)

@@ -1,8 +1,8 @@
-"""How many calls of a stream travel as one task, when nobody knows how many will come. Pure.
+"""How many calls of a stream travel as one task, when their total is unknown. Pure.
 
 Measured run times and sizes in, sizes of the next batches out. The first batches are single calls, so that run times
-are known soon; the longer a stream takes, the longer its batches. Whoever cuts the batches makes them smaller towards
-the end, once that is known.
+are known soon; the longer a stream takes, the longer its batches. The caller makes batches smaller towards the end,
+once the total is known.
 """
 
 import math

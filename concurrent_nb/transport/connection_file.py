@@ -116,7 +116,7 @@ def read(name_or_path: Path | str | ConnectionFile) -> ConnectionFile:
 
 
 def parse(data: bytes, where: str) -> ConnectionFile:
-    """Read the content of a connection file; `where` says in errors what it is. Raises as `read` does."""
+    """Read the content of a connection file; `where` names it in errors. Raises as `read` does."""
     try:
         version = msgspec.json.decode(data, type=_Version).version
         if version != FILE_VERSION:

@@ -186,7 +186,7 @@ class ClientThread:
         self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._ran: deque[tuple[Task, OutcomeFrame, float]] = deque()  # tasks that ran here, and when they ended
-        self._has_run = False  # whether there were any, which the master may not have heard of yet
+        self._has_run = False  # whether there were any that may not have been reported to the master
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
@@ -501,7 +501,7 @@ class ClientThread:
         return False
 
     def _send_unsent(self) -> None:
-        """Send the tasks that nobody has claimed, as many as the cluster is likely to begin with."""
+        """Send tasks that no thread has claimed, as many as the cluster is likely to start soon."""
         kept, unsent = self.kept, self._unsent
         assert kept is not None
         tasks: list[Task] = []
@@ -619,7 +619,7 @@ class ClientThread:
         if entry.cancelled or entry.job.is_over or entry.handle.cancelled():
             self.kept.begun(entry)
             entry.handle.end_cancelled()
-        elif not self.kept.taken_back(entry):  # whoever has asked for it does not wait any more
+        elif not self.kept.taken_back(entry):  # the thread that has asked for it does not wait any more
             self._inbox.append(entry)
         return True
 

@@ -1,4 +1,4 @@
-"""What is special about the application of a task: whose its jobs are, and what its tasks run in."""
+"""The differences of an application in a task: the owner of its jobs, and the environment of its tasks."""
 
 from dataclasses import dataclass
 from typing import Any

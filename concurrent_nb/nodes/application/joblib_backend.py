@@ -6,8 +6,8 @@
 One `Parallel` has a backend of its own (`configure` makes it), and each of its calls a job (`ParallelCall`).
 
 joblib calls the user's iterable when a batch has ended. That may take long, so it never happens in the client thread:
-the thread that waits for the list of results does it, which is also the one that wants to know at once that all are
-there. joblib itself looks every 10 ms. A `Parallel` that returns a generator, or has a timeout, needs another thread.
+the thread that waits for the list of results makes these calls, so it also knows immediately when all results are
+there. joblib itself checks every 10 ms. A `Parallel` that returns a generator, or has a timeout, needs another thread.
 
 The size of batches follows the run times that workers measure. joblib's own follows the time from dispatch to end, and
 doubles from one, until batches take 0.2 s.
@@ -186,7 +186,7 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
         needs = given.needs
         if self.inner_max_num_threads is not None:
             if needs is not None:
-                raise ConfigurationError("inner_max_num_threads and needs both say how many cores a task gets")
+                raise ConfigurationError("inner_max_num_threads and needs both set the number of cores of a task")
             needs = Needs(cores=self.inner_max_num_threads)
         limits = given.limits
         return options_of(limits.timeout_s, limits.retries, needs, given.name or name, given.strategy)
@@ -319,7 +319,7 @@ class ParallelCall:
             del ended  # it holds results
 
     def _hand_over(self, batches: Sequence[DispatchedBatch], future: "concurrent.futures.Future[Any]") -> None:
-        """Tell joblib that batches have ended. It may submit more."""
+        """Report to joblib that batches have ended. It may submit more."""
         self._unanswered -= 1
         error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
         if error is not None:  # of one of the calls; joblib drops the values of all others

@@ -86,7 +86,7 @@ class KeptTasks:
             return True
 
     def is_unsent(self, entry: Entry) -> bool:
-        """Return whether nobody has claimed, cancelled or sent a task."""
+        """Return whether a task has been neither claimed nor cancelled nor sent."""
         return self._unsent.get(entry.job.id, {}).get(entry.index) is entry and not entry.handle.cancelled()
 
     def has_room(self, entry: Entry) -> bool:

@@ -817,10 +817,10 @@ class ApplicationNode(concurrent.futures.Executor):
         [1, 2, 4, 8]
 
         `joblib.parallel_config(backend="concurrent_nb")` does the same with the default application, after
-        `%load_ext concurrent_nb` or `import concurrent_nb.joblib`. docs/libraries.md says what to expect.
+        `%load_ext concurrent_nb` or `import concurrent_nb.joblib`. See docs/libraries.md.
 
         Args:
-            n_jobs: calls that run at the same time, of each `Parallel` that says nothing else. -1: as many as the
+            n_jobs: calls that run at the same time, for each `Parallel` without an own `n_jobs`. -1: as many as the
                 cluster has room for.
             timeout_s: run time in seconds allowed per attempt of a batch of calls, which then ends with TaskTimeout.
             retries: how often a batch may run again after an error or a timeout.

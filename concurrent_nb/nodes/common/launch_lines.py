@@ -1,4 +1,4 @@
-"""What a launcher gives to a slave that it starts: two lines of JSON on its standard input, or two files.
+"""The input of a slave that a launcher starts: two lines of JSON on its standard input, or two files.
 
     connection      content of the connection file, in one line
     configuration   {"SlaveNode": {"workers": 8}, "initializer": "..."}; the initializer, in Base64, may be missing
@@ -39,7 +39,7 @@ def write_configuration(sections: dict[str, dict[str, Any]], initializer: bytes 
 
 
 def read_configuration(data: bytes, where: str) -> SlaveConfiguration:
-    """Read a configuration; `where` says in errors what it is. Raises ConfigurationError."""
+    """Read a configuration; `where` names it in errors. Raises ConfigurationError."""
     try:
         found = msgspec.json.decode(data or b"{}", type=dict[str, Any])
         initializer = base64.b64decode(found.pop(INITIALIZER, ""), validate=True)

@@ -2,8 +2,8 @@
 
 A task may submit tasks to its own cluster and wait for them, and they may need the slot of their own task. So the
 applications of a worker report with every turn of their loops whether they have unanswered tasks: the slave then lets
-another worker use the slot (workers/slave_side/pool_scheduler/). And a thread that waits for such tasks runs those here
-that nobody has begun (nodes/worker/waiting_here.py).
+another worker use the slot (workers/slave_side/pool_scheduler/). A thread that waits for such tasks also runs those
+that have not started (nodes/worker/waiting_here.py).
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""Runs a task of a task in the process of that task, on top of it: as a worker would, but for what the two share.
+"""Runs a subtask in the process of its parent task, on top of it, as a worker would.
 
-They share the environment (variables, settings; the folder is restored), and standard output. The result is pickled and
-unpickled like one that travels, unless it is immutable. Some tasks do not run here, see `HereRunner.run`.
+The two tasks share the environment (variables, settings; the folder is restored), and standard output. The result is
+pickled and unpickled like one that travels, unless it is immutable. Some tasks do not run here, see `HereRunner.run`.
 """
 
 import os
@@ -173,7 +173,7 @@ class HereRunner:
         return found
 
     def _parts_of(self, payload: Payload) -> tuple[Buffer, Sequence[Buffer]]:
-        """Return a pickle and its buffers, which whoever unpickles them may change."""
+        """Return a pickle and its buffers; unpickled objects may be changed."""
         if not payload.sizes:
             return payload.body, ()
         parts = joined(payload.sizes, [bytearray(buffer) for buffer in payload.buffers], self._copy)

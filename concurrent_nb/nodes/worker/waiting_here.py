@@ -1,10 +1,10 @@
-"""A thread that waits for tasks of its own task runs those that nobody has begun: no task waits for a worker, then.
+"""A thread that waits for subtasks of its task runs the unstarted ones itself, so they need no other worker.
 
     result(), wait, as_completed, a job --> WaitingHere --> KeptTasks: claim, or have the master give back
                                                         --> HereRunner --> the future ends
 
-What has begun elsewhere is waited for, and the slave lends the slot meanwhile. Each task runs on top of the one that
-waits, so there are at most `nesting_max` of them; deeper ones are left to other workers.
+It waits for subtasks that have started elsewhere, and the slave lends its slot meanwhile. Each subtask runs on top of
+the waiting task, at most `nesting_max` of them; deeper ones are left to other workers.
 """
 
 import os
@@ -243,7 +243,7 @@ class WaitingThreads:
 
 
 class _TasksEvent(threading.Event):
-    """An event that tasks set when they end. Who waits for it runs them, if nobody has begun."""
+    """An event that tasks set when they end. A thread that waits for it runs those that have not started."""
 
     def __init__(self, threads: WaitingThreads) -> None:
         super().__init__()

@@ -96,7 +96,7 @@ def is_by_value(module_name: str) -> bool:
 
 
 def registered_reduction(kind: type) -> Callable[[Any], Any] | None:
-    """Return the function that somebody has registered with `copyreg` to pickle objects of a class.
+    """Return the function that is registered with `copyreg` to pickle objects of a class.
 
     tblib's for exceptions are left out. dask has it register them for all classes of exceptions that there are. They
     rebuild an exception by its `__init__`, which may not accept its `args`, only where tblib is installed, and with a
