@@ -12,7 +12,7 @@ WAIT_BEFORE_DOWN_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ClusterLoad:
-    """What the master says about its tasks."""
+    """The master's numbers of tasks."""
 
     waiting: int  #: tasks that no slave has
     assigned: int  #: tasks that slaves have, running or next

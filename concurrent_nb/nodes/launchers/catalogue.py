@@ -1,4 +1,4 @@
-"""Which launchers there are, by the words that users write in `on=`. Each is imported when it is chosen."""
+"""The launchers, by the names that users write in `on=`. Each is imported when it is chosen."""
 
 from collections.abc import Mapping
 from importlib import import_module

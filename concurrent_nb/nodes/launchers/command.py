@@ -81,7 +81,7 @@ class Command(Component):
         self._folder: Path | None = None  # with the connection files; made when it is needed
 
     def addresses(self) -> Sequence[str]:
-        """Return what the item `listen` says."""
+        """Return the addresses of the item `listen`."""
         return () if self.listen == ["127.0.0.1"] else tuple(self.listen)
 
     def check(self) -> None:
@@ -223,7 +223,7 @@ _SLAVE_WORDS: Final = (
 def _run_end_commands(commands: Sequence[Sequence[str]]) -> list[str]:
     """Run commands side by side; return why some have not begun or not ended.
 
-    One that ends with an error is logged only: the slave's job may have ended before, which is what `qdel` then says.
+    A command that fails is only logged: the slave's job may have ended before, in which case `qdel` fails, too.
     """
     failures, running = [], []
     for words in commands:
@@ -242,7 +242,7 @@ def _run_end_commands(commands: Sequence[Sequence[str]]) -> list[str]:
                 continue
             if code:
                 said = started.log_tail().strip()
-                log.warning("%s has ended with exit code %d: %s", shlex.join(words), code, said or "it says nothing")
+                log.warning("%s has ended with exit code %d: %s", shlex.join(words), code, said or "without output")
     finally:
         end_processes([started for _, started in running])
     return failures

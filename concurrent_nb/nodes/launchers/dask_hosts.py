@@ -29,7 +29,8 @@ from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 #: seconds for which the facts of workers are awaited: of those that are there at first, and of later ones
 FACTS_S: Final = 10.0
 LATER_FACTS_S: Final = 1.0
-#: seconds in which workers are told that a slave ends; others see within a second that its task is cancelled
+#: seconds in which orders to end a slave must be delivered; its other workers notice within a second that their tasks
+#: are cancelled
 TELL_S: Final = 2.0
 #: seconds in which slaves end when the pilot is closed
 CLOSE_S: Final = 5.0
@@ -71,7 +72,7 @@ class DaskHosts:
         self._topic = f"concurrent_nb-{secrets.token_hex(8)}"
         self._begun: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._client.subscribe_topic(self._topic, lambda event: self._begun.put(str(event[1])))
-        self._fit: dict[str, bool] = {}  # by the address of a worker that has told its facts
+        self._fit: dict[str, bool] = {}  # by the address of a worker that has reported its facts
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}  # by that of a worker that has not yet
         self._has_looked = False
         self._there: dict[str, dict[str, Any]] = {}  # the workers at the last look
@@ -189,7 +190,7 @@ class DaskHosts:
     def _why_unfit(self, answer: concurrent.futures.Future[Any]) -> str:
         try:
             there = answer.result()
-        except Exception as error:  # noqa: BLE001  (whatever Dask raises is the reason)
+        except Exception as error:  # noqa: BLE001  (any error of Dask is the reason)
             return f"it does not tell its versions: {describe(error)}"
         if not isinstance(there, dict):
             return f"it does not tell its versions: {there!r}"
@@ -262,7 +263,7 @@ def _hold_core(name: str) -> None:
 
 
 def _is_wanted() -> Any:
-    """Return a function that says whether Dask still wants this task: its client may have gone."""
+    """Return a function that returns whether Dask still wants this task: its client may have gone."""
     worker = get_worker()
     key = worker.get_current_task()
 

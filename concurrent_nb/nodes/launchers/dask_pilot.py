@@ -14,7 +14,7 @@ from concurrent_nb.nodes.launchers.launcher import ILauncher
 from concurrent_nb.nodes.launchers.own_address import address_towards
 from concurrent_nb.nodes.launchers.pilot import Pilot
 
-#: where a scheduler listens if nobody says another port
+#: where a scheduler listens by default
 DASK_PORT: Final = 8786
 
 

@@ -61,7 +61,7 @@ class LaunchedSlaves:
         cluster: its name.
         on: the launcher and its place, as users write them.
         items: configuration items of the launcher.
-        count: how many slaves; None: as many as the launcher says.
+        count: how many slaves; None: the launcher's default.
         adapt: least and most slaves, if their number is to follow the queue.
         on_failure: called in the thread when no slave runs and none is started any more.
 
@@ -209,8 +209,8 @@ class LaunchedSlaves:
             slots = self._slots_per_slave()
         if not slots:
             raise ConfigurationError(
-                "how many workers a slave will have is not known before one has joined: say how many slaves there"
-                " should be, with scale(slaves=N) or `concurrent-nb scale NAME --slaves N`"
+                "how many workers a slave will have is not known before one has joined: give a number of slaves,"
+                " with scale(slaves=N) or `concurrent-nb scale NAME --slaves N`"
             )
         return -(-workers // slots)
 
@@ -293,7 +293,7 @@ class LaunchedSlaves:
             self._queued_since = now
 
     def _report(self, launched: Sequence[LaunchedSlave]) -> Any:
-        """Tell the master where slaves are, if that has changed; return its members and the length of its queue."""
+        """Report changed places of slaves to the master; return its members and the length of its queue."""
         assert self._control is not None
         rows = [_row(each) for each in launched]
         answer = self._control.call("supervise", launched=None if rows == self._reported else rows)
@@ -343,7 +343,7 @@ class LaunchedSlaves:
 
     def _fail(self, failure: ClusterStartFailed) -> None:
         self._on_failure(failure)
-        self._has_joined.set()  # whoever waits sees the failure
+        self._has_joined.set()  # waiting threads raise the failure
 
     def _slots_per_slave(self) -> int:
         """Return the workers of a slave: as configured, or else as those that have joined have; 0: not known."""

@@ -65,7 +65,7 @@ class ILauncher(Interface):
 
     #: the part of `on=` behind the launcher's short name and a colon; set before any method is called
     place: str
-    #: how many slaves there are if the user says no number; read after `check`
+    #: the number of slaves if the user gives none; read after `check`
     slaves_default: int
     #: seconds from RUNNING in which a slave must have joined, else it has failed
     start_bound_s: float
@@ -73,7 +73,7 @@ class ILauncher(Interface):
     def addresses(self) -> Sequence[str]:
         """Return the IP addresses of this machine at which its slaves reach the master; () for loopback alone.
 
-        Called first, while nothing runs: it may contact nobody. Raises LaunchFailed.
+        Called first, while nothing runs: it may not contact other machines. Raises LaunchFailed.
         """
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class ILauncher(Interface):
     def slaves(self) -> Sequence[LaunchedSlave]:
         """Return all slaves that were launched and not forgotten.
 
-        Called twice a second, more often while slaves start: a launcher that has to ask somebody remembers the answer.
+        Called twice a second, more often while slaves start: a launcher that asks another program keeps the answer.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Which address of this machine others reach it by. Sends nothing."""
+"""Finds the address of this machine at which other machines reach it. Sends nothing."""
 
 import ipaddress
 import socket

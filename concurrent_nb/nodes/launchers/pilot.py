@@ -4,7 +4,8 @@
     Pilot  --two pipes-->    PilotProcess  --engine-->     held_slaves.py  --pipe-->    concurrent-nb slave
 
 The engine decides on which machines there are workers. One slave runs on each host and has as many workers as the
-engine counts cores there, which the engine gives to nothing else meanwhile. What is lost upstream ends what is below.
+engine counts cores there, which the engine gives to nothing else meanwhile. When a process or connection in this chain
+ends, everything to its right ends.
 """
 
 import logging
@@ -38,7 +39,7 @@ CLOSE_S: Final = 8.0
 
 
 class Pilot(Component):
-    """Starts slaves inside the workers of another engine. Subclasses say of which."""
+    """Starts slaves inside the workers of another engine. Subclasses name the engine."""
 
     interface = TextItem("", help="Interface or address of this machine that the engine's workers reach. Empty: found.")
     connect_s = FloatItem(20.0, min=0.1, help="Seconds in which the engine must answer.")
@@ -60,7 +61,7 @@ class Pilot(Component):
         self._failed = ""  # why the helper has ended
         self._slaves: dict[str, LaunchedSlave] = {}
 
-    # ------------------------------------------------------------------------------------------- what subclasses say
+    # ------------------------------------------------------------------------------------------- what subclasses have
 
     def engine_address(self) -> str:
         """Return the address of the engine. Raises LaunchFailed or ConfigurationError."""
@@ -107,11 +108,11 @@ class Pilot(Component):
         assert self._helper is not None
         self._helper.write_lines([pilot_line(LaunchThere(start))])
         with self._condition:
-            if self._failed:  # the helper has ended before it could be told
+            if self._failed:  # the helper has ended before the order could be sent
                 self._slaves[start.name] = LaunchedSlave(start.name, LaunchState.ENDED, self.engine, self._failed)
 
     def slaves(self) -> Sequence[LaunchedSlave]:
-        """Return what the helper has last said of each slave."""
+        """Return the last report of the helper about each slave."""
         if self._helper is not None:
             self._helper.shorten_log()
         with self._condition:
@@ -159,13 +160,13 @@ class Pilot(Component):
             self._helper = self._reader = None
 
     def _read(self, helper: StartedProcess) -> None:
-        """Read what the helper says until it ends."""
+        """Read the messages of the helper until it ends."""
         assert helper.process.stdout is not None
         for line in helper.process.stdout:
             message = FROM_PILOT.decode(line)
             with self._condition:
                 if isinstance(message, PilotSlavesNow):
-                    # Those that it has not heard of yet stay as they are, those that were ended stay away.
+                    # Slaves that the helper does not know yet stay as they are; those that were ended are left out.
                     self._slaves.update({each.name: each for each in message.slaves if each.name in self._slaves})
                 elif isinstance(message, PilotConnected):
                     self._connected = message

@@ -1,4 +1,4 @@
-"""What a pilot and its helper process send each other: a line of JSON for each message, over pipes.
+"""Messages between a pilot and its helper process: a line of JSON each, over pipes.
 
 The helper is the client of the other engine: importing and connecting it changes nothing in the owner's process, where
 users may have connected the same library to another cluster.

@@ -150,7 +150,7 @@ def _serve(engine: IEngineHosts, incoming: "queue.SimpleQueue[ToPilot | None]", 
 def _start(engine: IEngineHosts, slaves: PilotSlaves, start: SlaveStart, host: PilotHost) -> None:
     try:
         engine.start(start, host)
-    except Exception as error:  # noqa: BLE001  (whatever the engine's library raises is the reason)
+    except Exception as error:  # noqa: BLE001  (any error of the engine's library is the reason)
         reason = f"{engine.engine} has not started it: {describe(error)}"
         slaves.ended(LaunchedSlave(start.name, LaunchState.ENDED, "", reason))
 

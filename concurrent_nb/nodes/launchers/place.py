@@ -1,4 +1,4 @@
-"""Read what users write behind `on=`: which launcher, where, and for SSH which hosts with how many workers. Pure."""
+"""Parses the value of `on=`: the launcher, its place, and for SSH the hosts with their numbers of workers. Pure."""
 
 import re
 from typing import Final, NamedTuple
@@ -15,10 +15,10 @@ SLOTS_MAX: Final = 1000
 
 
 class On(NamedTuple):
-    """What stands behind `on=`."""
+    """The parsed value of `on=`."""
 
     launcher: str  #: its short name
-    place: str  #: where it starts slaves, in its own words; "" if nothing was said
+    place: str  #: where it starts slaves, in the launcher's own syntax; "" if nothing was given
 
 
 class SshHost(NamedTuple):

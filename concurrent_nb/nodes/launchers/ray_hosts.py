@@ -21,7 +21,7 @@ from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, S
 from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, differences
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 
-#: seconds in which a node tells its facts: Ray may have to start a process for that
+#: seconds in which a node must report its facts: Ray may have to start a process for that
 FACTS_S: Final = 30.0
 #: seconds in which slaves end when the pilot is closed; then their actors are killed
 CLOSE_S: Final = 4.0

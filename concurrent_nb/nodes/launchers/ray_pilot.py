@@ -18,9 +18,9 @@ from concurrent_nb.nodes.launchers.launcher import EVERY_ADDRESS, ILauncher
 from concurrent_nb.nodes.launchers.own_address import address_towards
 from concurrent_nb.nodes.launchers.pilot import Pilot
 
-#: where Ray listens for clients elsewhere if nobody says another port
+#: where Ray listens for clients on other machines by default
 RAY_PORT: Final = 10001
-#: in which Ray says where the cluster of this machine is
+#: the variable with the address of the Ray cluster of this machine
 RAY_ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 #: in which Ray has its files, if it is not the folder for temporary files
 RAY_FOLDER_VARIABLE: Final = "RAY_TMPDIR"

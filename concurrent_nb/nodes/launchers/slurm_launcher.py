@@ -140,7 +140,7 @@ class Slurm(Component):
         self._do(lambda: self._submit(start.name, script))
 
     def slaves(self) -> Sequence[LaunchedSlave]:
-        """Return what is known of the slaves. Asks nobody."""
+        """Return what is known of the slaves, without a call of Slurm."""
         if self._failed:
             raise LaunchFailed(self._failed)
         with self._condition:
@@ -360,7 +360,7 @@ class Slurm(Component):
             log.error("jobs %s of Slurm have not ended %g s after they were killed", ", ".join(left), CANCEL_S)
 
     def _run(self, *words: str, text: str = "") -> str:
-        """Run a command of Slurm; return its output. Raises LaunchFailed with what it says."""
+        """Run a command of Slurm; return its output. Raises LaunchFailed with its error output."""
         try:
             ended = subprocess.run(
                 words,

@@ -42,19 +42,19 @@ _NEVER_STARTS: Final = {
     "PartitionNodeLimit", "PartitionTimeLimit", "QOSMaxCpuPerJobLimit", "QOSMaxNodePerJobLimit",
     "QOSMaxWallDurationPerJobLimit", "QOSNotAllowed",
 }  # fmt: skip
-#: what sbatch says if it is the request itself that is wrong, so that it would say so again
+#: errors of sbatch about the request itself, which would be refused again
 _WRONG_REQUEST: Final = re.compile(
     r"\binvalid\b|unrecognized|ambiguous|\bspecifi(?:cation|ed)\b|not permitted|permission denied|than permitted"
     r"|node configuration is not available|can ?not be satisfied|" + "|".join(_NEVER_STARTS),
     re.IGNORECASE,
 )
-#: what it says if the next try may succeed, also in words of the first kind: "Invalid authentication credential"
+#: errors after which the next try may succeed, also if they match the first kind: "Invalid authentication credential"
 _MAY_PASS: Final = re.compile(
     r"contact slurm|timed? ?out|temporarily|connect|credential|authentication|SubmitJob|zero bytes", re.IGNORECASE
 )
 #: and if it does not know whether the controller has accepted the job
 _UNANSWERED: Final = re.compile(r"timed out|zero bytes", re.IGNORECASE)
-#: what a slave's log says that will be the same in the next job
+#: errors in a slave's log that would be the same in the next job
 _HOPELESS_LOG: Final = re.compile(r"No module named '?concurrent_nb|command not found|No such file or directory$", re.M)
 #: exit codes of a shell that has found no command, or one that it may not run
 _NO_COMMAND: Final = (126, 127)
@@ -97,7 +97,7 @@ class SlurmQueue:
         self._jobs: dict[str, _SlurmJob] = {}
         self._gap_s = poll_s
         self._look_at: float | None = None
-        self._numbers: set[str] = set()  # of all jobs that Slurm has told us
+        self._numbers: set[str] = set()  # of all jobs that Slurm has reported
         self._strays_until = 0.0  # there may be others
 
     def submitting(self, name: str) -> None:
@@ -118,7 +118,7 @@ class SlurmQueue:
             job.launched = replace(job.launched, state=LaunchState.ENDED, reason=reason, refused=refused)
 
     def unanswered(self, name: str, reason: str, now: float) -> None:
-        """Record that nobody knows whether Slurm has accepted the job of a slave, which counts as ended."""
+        """Record that it is unknown whether Slurm has accepted the job of a slave, which counts as ended."""
         self.not_submitted(name, reason, refused=False)
         self._strays_until = now + STRAYS_S
         self._look_soon(now)
@@ -243,7 +243,7 @@ def is_hopeless(exit_code: int | None, log: str) -> bool:
 
 
 def _launched(before: LaunchedSlave, number: str, row: SqueueRow) -> LaunchedSlave:
-    """Return what a row of `squeue` says about a slave."""
+    """Return the state of a slave in a row of `squeue`."""
     where = f"Slurm job {number}" + (f" on {row.nodes}" if row.nodes else "")
     place = where if row.nodes else before.place.partition(":")[0]
     is_new = before.state is not LaunchState.RUNNING and row.state in (_RUNNING | _WAITING)

@@ -263,7 +263,7 @@ class Ssh(Component):
         try:
             found = socket.getaddrinfo(settings.get("hostname", host.name), 22, type=socket.SOCK_DGRAM)
         except OSError:
-            return ""  # `check` says it better
+            return ""  # `check` has a better message
         for family, kind, protocol, _, address in found:
             with socket.socket(family, kind, protocol) as probe:
                 try:

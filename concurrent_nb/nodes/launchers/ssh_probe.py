@@ -1,7 +1,7 @@
 """What runs on a host before a slave does, and what its answers and the errors of `ssh` mean. Pure.
 
 The command tries Pythons until one has concurrent_nb and our minor version. That one answers with a line that begins
-with MARK and tells its versions, loads what a slave needs, and waits for a line of standard input: the arguments of the
+with MARK and has its versions, loads what a slave needs, and waits for a line of standard input: the arguments of the
 slave, and the addresses of the master, which it tries to reach. Then it becomes the slave, which reads the connection
 file and the configuration from the lines that follow. Nothing is written on the host, and no argument is secret.
 """

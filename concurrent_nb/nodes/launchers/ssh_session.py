@@ -1,4 +1,4 @@
-"""One connection of `ssh` to a host: finds a Python there, then is a slave. Never waits; `look` says how far it is."""
+"""A connection of `ssh` to a host: finds a Python there, then becomes a slave. Never waits; see `look`."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from concurrent_nb.nodes.launchers.started_process import StartedProcess
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.addresses import is_loopback
 
-#: how `ssh` says which port it has got for a tunnel
+#: the line in which `ssh` reports the port of a tunnel
 _ALLOCATED: Final = re.compile(r"Allocated port (\d+) for remote forward to (\S+):(\d+)")
 _READ_BYTES: Final = 65536
 #: seconds that a host may take from the connection to its answer
@@ -43,7 +43,7 @@ class SessionState(Enum):
     READY = "ready"  #: a Python waits for a slave's lines
     BEGUN = "begun"  #: the slave has its lines
     UNREACHABLE = "unreachable"  #: the host cannot reach the master
-    FAILED = "failed"  #: no slave can run there; `fault` says why
+    FAILED = "failed"  #: no slave can run there; `fault` has the reason
     ENDED = "ended"  #: the slave has ended
 
 
@@ -125,7 +125,7 @@ class SshSession:
         if self._tunnels:
             ports = self._tunnel_ports()
             if len(ports) < len(self._tunnels):
-                self.fail(self._with_log("its SSH server has not said which ports lead to the master"))
+                self.fail(self._with_log("its SSH server has not reported which ports lead to the master"))
                 return
             control, compute = ports
             scheme = info.endpoints[0].partition("://")[0]

@@ -60,7 +60,7 @@ class StartedProcess:
             raise _not_started(what, words, error) from None
 
     def write_lines(self, lines: Iterable[str]) -> None:
-        """Write lines to its standard input; if it has ended, which `exit_code` says, they are lost."""
+        """Write lines to its standard input; if it has ended, they are lost; see `exit_code`."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write("".join(f"{line}\n" for line in lines).encode())

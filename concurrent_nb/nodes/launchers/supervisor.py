@@ -1,6 +1,6 @@
 """Decide which slaves of a launcher to start, to drain, to end, and when to give up. Pure: time is an argument.
 
-Each turn it is told what the launcher knows of its slaves and what the master knows of them, and returns instructions:
+Each turn gets the states of the slaves, as the launcher and the master know them, and returns instructions:
 
     launcher  --LaunchedSlave-->  Supervisor  --StartSlave, EndSlaves-->  launcher
     master    --MemberSlave---->              --DrainSlave------------->  master
@@ -162,7 +162,7 @@ class Supervisor:
 
         Args:
             now: the time, in seconds.
-            launched: what the launcher says.
+            launched: the slaves as the launcher knows them.
             members: the master's slaves by name; None if it has not answered.
         """
         if self.has_given_up:
@@ -241,7 +241,7 @@ class Supervisor:
         return False, "", False
 
     def _drained_by_others(self, name: str, record: _LaunchRecord) -> None:
-        """Record that a slave leaves that was not told to: one less is wanted, unless another one comes for it."""
+        """Record that a slave leaves without an instruction: one less is wanted, unless another one replaces it."""
         record.is_leaving = True
         if not record.is_expiring and name not in self._to_replace:
             self.wanted = max(0, self.wanted - 1)
