@@ -111,8 +111,8 @@ class DaskEngine:
             )
         except TimeoutError:
             raise EngineUnavailable(
-                f"not all workers of {self.describe()} have told their versions within {FACTS_S:g} s: end those that"
-                " hang, or that cannot be reached from the scheduler"
+                f"not all workers of {self.describe()} have reported their versions within {FACTS_S:g} s: end those"
+                " that hang, or that cannot be reached from the scheduler"
             ) from None
         return found
 

@@ -403,7 +403,7 @@ class EnginePool:
                 objects.append(self._object(name, slices))
                 continue
             count = self._sent_count[name] = self._sent_count.get(name, 0) + 1
-            if count > self._scheduler.slots:  # most hosts have it by now, and others will say so
+            if count > self._scheduler.slots:  # most hosts have it by now; others report that they lack it
                 continue
             found = self._object(name, slices)
             handle = self._engine.put(found)

@@ -266,7 +266,7 @@ class RayEngine:
     def _polled(self, actor: _RayActor, future: Any) -> None:
         """Take reports. Called in a thread of Ray's."""
         actor.is_polled = False
-        if future.exception() is None:  # else the actor is dead, as its groups will say
+        if future.exception() is None:  # else the actor is dead, which its groups report
             for parcel in future.result():
                 self._events.reported(parcel)
             self._poll(actor)
