@@ -227,7 +227,7 @@ class OwnerMethods:
 
 
 def _check_launched(row: dict[str, str | float | None]) -> tuple[dict[str, str], float | None]:
-    """Return an owner's row about a slave, with shortened texts, and its time limit in seconds. Raises ConfigurationError."""
+    """Return an owner's row about a slave with shortened texts, and its limit in s. Raises ConfigurationError."""
     texts = {key: text[:LAUNCHED_TEXT_MAX] for key, text in row.items() if isinstance(text, str)}
     limit_s = row.get("limit_s")
     if texts.keys() != {"name", "state", "place", "reason"} or row.keys() - texts.keys() != {"limit_s"}:
