@@ -167,13 +167,15 @@ class TaskRunner:
             self._release_snapshots()
         environments = self._environments
         self._running = task
-        try:
-            if task is not self._expected:
+        loaded = self._functions.get(digest)
+        is_next = task[0] is environments.job and digest is environments.function  # in a pack
+        if task is not self._expected and not (is_next and loaded and type(loaded.function) is not FunctionWithSetups):
+            try:
                 self.prepare(task, digest)
-        except Exception as error:  # noqa: BLE001  (a setting of the user's; the result has the error)
-            return not_loadable(error)
+            except Exception as error:  # noqa: BLE001  (a setting of the user's; the result has the error)
+                return not_loadable(error)
         try:
-            loaded = self._functions.get(digest) or self._unwrap(digest)
+            loaded = loaded or self._unwrap(digest)
             if not environments.begin(loaded.environment):
                 loaded = self._unwrap(digest)
                 environments.begin(loaded.environment)

@@ -50,6 +50,10 @@ class LoadedEnvironment:
 class Environments:
     """The environments of a process that runs one task at a time, and the one that it is in."""
 
+    # A task with these very objects needs no `restore_for`.
+    job = b""  #: of the last task
+    function = b""  #: of the last task
+
     def __init__(self) -> None:
         self._modules = ModuleFinder()
         self._local = threading.local()
@@ -68,7 +72,6 @@ class Environments:
         self._variables: Any = {}
         self._path: list[str] = []
         self._settings_snapshot = SettingsSnapshot()
-        self._job = self._function = b""  # of the last task
         self._last_module = ""
         self._module_count = 0
         self._snapshot()
@@ -138,9 +141,9 @@ class Environments:
 
     def restore_for(self, job: bytes, function: bytes, always: bool = False) -> None:
         """Undo all changes of tasks but the folder, if this task is of another job or function than the last one."""
-        if always or job != self._job or function != self._function:
+        if always or job != self.job or function != self.function:
             self._restore_if_changed()
-            self._job, self._function = job, function  # last, because an interrupt may be raised before
+        self.job, self.function = job, function  # last, because an interrupt may be raised before
 
     def _restore_if_changed(self) -> None:
         if not self._is_unchanged():
