@@ -26,7 +26,7 @@ from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_gro
 from concurrent_nb.engines.host_table import HOSTS
 from concurrent_nb.errors import ConfigurationError, EngineUnavailable
 from concurrent_nb.foreign import describe
-from concurrent_nb.nodes.launchers.dask_pilot import DASK_PORT, dask_address
+from concurrent_nb.nodes.launchers.dask_pilot import DASK_PORT, dask_address, tls_remedy
 from concurrent_nb.transport.addresses import is_loopback
 from concurrent_nb.wire.codec import Buffer
 
@@ -257,11 +257,12 @@ def _client_of(address: str) -> Any:
     try:
         socket.create_connection((place.hostname, place.port), CONNECT_S).close()  # a client takes longer to fail
         return distributed.Client(address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb")
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, TypeError, TimeoutError) as error:  # TypeError: there are no files for TLS
         _close_begun(error)
+        remedy = tls_remedy(address, "distributed.comm.tls in Dask's configuration, or give a distributed.Client")
         raise EngineUnavailable(
             f"no Dask scheduler answers at {address}: {describe(error)}. Start one (`dask scheduler`), or check the"
-            " address"
+            f" address; {remedy}"
         ) from error
 
 
@@ -272,6 +273,7 @@ def _close_begun(error: BaseException) -> None:
         client = traceback.tb_frame.f_locals.get("self")
         if isinstance(client, distributed.Client):
             client._loop_runner.stop()  # `close` does not, as it has not come so far
+            client.status = "closed"  # else it closes itself on that loop when it is collected
             return
         traceback = traceback.tb_next
 

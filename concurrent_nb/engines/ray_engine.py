@@ -9,9 +9,11 @@ are made once and get groups.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -25,13 +27,17 @@ import ray.exceptions
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel
 from concurrent_nb.engines.host_table import HOSTS
-from concurrent_nb.errors import EngineUnavailable, VersionMismatch
+from concurrent_nb.errors import ConfigurationError, EngineUnavailable, LaunchFailed, VersionMismatch
 from concurrent_nb.foreign import describe
+from concurrent_nb.nodes.launchers.engine_port import check_listens
+from concurrent_nb.nodes.launchers.ray_pilot import RAY_PORT, ray_address
 from concurrent_nb.transport.addresses import is_loopback
 from concurrent_nb.wire.codec import Buffer
 
 log = logging.getLogger(__name__)
 
+#: a server for Ray's clients must answer within this time, in seconds
+CONNECT_S: Final = 10.0
 #: Ray must have started a process of ours within this time, in seconds
 START_S: Final = 60.0
 #: an actor answers a question for reports after this time at the latest, in seconds
@@ -159,7 +165,10 @@ class RayEngine:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = "auto" if self._where == "ray" else self._where
+        address = "auto"
+        if self._where != "ray":
+            address = _client_address(self._where)
+            _check_client(address)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:
@@ -323,3 +332,32 @@ class RayEngine:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _client_address(where: str) -> str:
+    """Return the address of Ray's client server. Raises ConfigurationError.
+
+    >>> _client_address("ray://host")
+    'ray://host:10001'
+    """
+    try:
+        return ray_address(where.removeprefix("ray:"))
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"{where!r} is no address of Ray: give ray://HOST:{RAY_PORT}, or 'ray' for the Ray that runs here"
+        ) from None
+
+
+def _check_client(address: str) -> None:
+    """Raise EngineUnavailable at once if Ray's client cannot reach an address; itself it tries that for a minute."""
+    if importlib.util.find_spec("grpc") is None:
+        raise EngineUnavailable(
+            f"{address} needs Ray's client: run `{sys.executable} -m pip install 'ray[client]'`, or connect from a"
+            " machine of that cluster with connect('ray')"
+        )
+    try:
+        check_listens("Ray client server", address, CONNECT_S)
+    except LaunchFailed as error:
+        raise EngineUnavailable(
+            f"{error}. Start one on the head node (`ray start --head --ray-client-server-port=10001`)"
+        ) from None

@@ -582,6 +582,19 @@ def test_a_dask_without_workers_is_refused_and_one_that_ends_ends_the_futures(mo
         app.close()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+@pytest.mark.parametrize("has_client", [True, False])
+def test_a_ray_elsewhere_that_does_not_answer_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, has_client: bool
+) -> None:
+    monkeypatch.setattr("concurrent_nb.engines.ray_engine.importlib.util.find_spec", lambda name: has_client or None)
+    words = r"no Ray client server answers at ray://127\.0\.0\.1:1:" if has_client else r"pip install 'ray\[client\]'"
+    with pytest.raises(EngineUnavailable, match=words):
+        concurrent_nb.connect("ray://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="no address of Ray"):
+        concurrent_nb.connect("ray://host:port")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("concurrent_nb.engines.dask_engine.CONNECT_S", 0.3)

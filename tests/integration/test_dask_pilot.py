@@ -89,7 +89,7 @@ import os, signal, sys, time
 from concurrent_nb.nodes.launchers import dask_hosts
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 dask_hosts.FACTS_S = 2.0
-hosts = dask_hosts.DaskHosts(ConnectPilot("dask", sys.argv[1], 20.0, {}))
+hosts = dask_hosts.DaskHosts(ConnectPilot("dask", sys.argv[1], True, 20.0, {}))
 print(len(hosts.hosts()), hosts.unfit, flush=True)
 os.kill(int(sys.argv[2]), signal.SIGCONT)
 while len(hosts.hosts()) < 3:

@@ -1,5 +1,6 @@
 """A slave on the node of a real Ray on this machine."""
 
+import importlib.util
 import os
 import time
 from collections.abc import Iterator
@@ -79,6 +80,15 @@ def test_a_job_survives_the_death_of_its_actor(cluster: Cluster) -> None:
 
 def test_the_demonstrations_run(cluster: Cluster, ray: str, tmp_path: Path) -> None:
     check_demonstrations(f"%concurrent start --on ray:{ray} --cores 1", tmp_path)
+
+
+def test_a_client_server_that_does_not_answer_is_refused() -> None:
+    (port,) = slurm_cluster.free_ports(1)
+    words = f"no Ray cluster answers at ray://127.0.0.1:{port}"
+    if importlib.util.find_spec("grpc") is None:
+        words = r"pip install 'ray\[client\]'"
+    with pytest.raises(LaunchFailed, match=words), Cluster(on=f"ray://127.0.0.1:{port}"):
+        pass
 
 
 def test_an_address_without_ray_is_refused(ray: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import sleep
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from distributed import Client, Future, get_worker
 from distributed.security import Security
@@ -20,9 +21,11 @@ from distributed.security import Security
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import LaunchFailed
 from concurrent_nb.foreign import describe
+from concurrent_nb.nodes.launchers.dask_pilot import tls_remedy
 from concurrent_nb.nodes.launchers.engine_port import check_listens
 from concurrent_nb.nodes.launchers.held_slaves import SealedStart, end_held, hold_cores, hold_slave
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart, ended_slave
+from concurrent_nb.nodes.launchers.own_address import why_out_of_reach
 from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, differences
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 
@@ -57,6 +60,7 @@ class DaskHosts:
     def __init__(self, connect: ConnectPilot) -> None:
         self.unfit = ""
         self._address = connect.address
+        self._is_local = connect.is_local
         check_listens("Dask scheduler", connect.address, connect.connect_s)
         try:
             self._client = Client(
@@ -67,7 +71,10 @@ class DaskHosts:
                 name="concurrent_nb",
             )
         except (OSError, ValueError, TypeError, ImportError) as error:  # a timeout is an OSError
-            raise LaunchFailed(f"no Dask scheduler answers at {connect.address}: {describe(error)}") from None
+            remedy = tls_remedy(connect.address, "--ca-file, --cert-file and --key-file, or Dask's configuration")
+            raise LaunchFailed(
+                f"no Dask scheduler answers at {connect.address}: {describe(error)}. Is there one? If so, {remedy}"
+            ) from None
         self._here = eval(FACTS)
         self._topic = f"concurrent_nb-{secrets.token_hex(8)}"
         self._begun: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -183,6 +190,8 @@ class DaskHosts:
                     self.unfit = f"Dask worker {address}: it has not told its versions within {bound_s:g} s"
                 continue
             why = self._why_unfit(self._asked.pop(address))
+            if self._is_local and not why:
+                why = why_out_of_reach(urlsplit(address).hostname or "")
             self._fit[address] = not why
             if why:
                 self.unfit = f"Dask worker {address}: {why}"

@@ -69,3 +69,15 @@ def dask_address(place: str) -> str:
             f" dask://tls://host:{DASK_PORT}"
         )
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def tls_remedy(address: str, files: str) -> str:
+    """Return what to do about TLS if no connection to a scheduler has come.
+
+    Args:
+        address: of the scheduler, as Dask writes it.
+        files: where the files for tls:// are given.
+    """
+    if address.startswith("tls://"):
+        return f"tls:// needs the certificates of the scheduler's authority and of a client: check {files}"
+    return f"TLS needs dask://{address.replace('tcp://', 'tls://', 1)}"

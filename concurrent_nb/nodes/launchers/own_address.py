@@ -1,5 +1,6 @@
 """Finds the address of this machine at which other machines reach it. Sends nothing."""
 
+import contextlib
 import ipaddress
 import socket
 
@@ -47,3 +48,20 @@ def address_of_interface(interface: str) -> str:
 def beyond_loopback(address: str) -> tuple[str, ...]:
     """Return the addresses on which a master must listen, besides loopback, so that it is reached by this one."""
     return () if ipaddress.ip_address(address.partition("%")[0]).is_loopback else (address,)
+
+
+def why_out_of_reach(host: str) -> str:
+    """Return why a slave on a host cannot reach a master that listens on loopback; "" if it is on this machine.
+
+    Args:
+        host: an IP address; a name counts as this machine's.
+    """
+    with contextlib.suppress(ValueError):
+        there = ipaddress.ip_address(host.partition("%")[0])
+        ours = {each.address.partition("%")[0] for all_of in psutil.net_if_addrs().values() for each in all_of}
+        if not there.is_loopback and str(there) not in ours:
+            return (
+                "it is on another machine, and slaves reach this one by loopback only: name the engine's address in the"
+                " network instead of a local one, or give --interface"
+            )
+    return ""

@@ -136,7 +136,8 @@ class Pilot(Component):
     def _start_helper(self) -> None:
         self._end_helper()
         words = [sys.executable, "-P", "-m", "concurrent_nb.nodes.launchers.pilot_process"]
-        connect = ConnectPilot(self.engine_key, self.engine_address(), self.connect_s, self.engine_options())
+        is_local = not self.addresses()
+        connect = ConnectPilot(self.engine_key, self.engine_address(), is_local, self.connect_s, self.engine_options())
         helper = StartedProcess(words, f"the process that connects to {self.engine}", keeps_output=False)
         with self._condition:
             self._connected, self._failed = None, ""

@@ -16,6 +16,7 @@ class ConnectPilot(msgspec.Struct, tag="connect"):
 
     engine: str  #: "dask" or "ray"
     address: str
+    is_local: bool  #: slaves reach the master from this machine only
     connect_s: float  #: how long the engine may take to answer
     options: dict[str, str | int]  #: further ones, of the engine
 

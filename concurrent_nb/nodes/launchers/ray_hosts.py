@@ -4,8 +4,10 @@ A slave on a node is the child of an actor that holds cores of that node, so Ray
 end with this process, as they are not detached.
 """
 
+import importlib.util
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import ray
@@ -18,6 +20,7 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.engine_port import check_listens
 from concurrent_nb.nodes.launchers.held_slaves import SealedStart, end_held, hold_slave
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart, ended_slave
+from concurrent_nb.nodes.launchers.own_address import why_out_of_reach
 from concurrent_nb.nodes.launchers.pilot_hosts import FACTS, PilotHost, differences
 from concurrent_nb.nodes.launchers.pilot_messages import ConnectPilot
 
@@ -57,7 +60,13 @@ class RayHosts:
     def __init__(self, connect: ConnectPilot) -> None:
         self.unfit = ""
         self._address = connect.address
+        self._is_local = connect.is_local
         self._cores = int(connect.options["cores"])
+        if connect.address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+            raise LaunchFailed(
+                f"{connect.address} needs Ray's client: run `{sys.executable} -m pip install 'ray[client]'`, or start"
+                " the cluster on a machine of Ray's with on=ray"
+            )
         if connect.address != "auto":
             check_listens("Ray cluster", connect.address, connect.connect_s)
         try:
@@ -73,7 +82,7 @@ class RayHosts:
     def hosts(self) -> Sequence[PilotHost]:
         """Return the nodes that are alive and have enough cores."""
         nodes = {each["NodeID"]: each for each in self._nodes() if each["Alive"]}
-        self._compare([key for key in nodes if key not in self._fit])
+        self._compare({key: str(node["NodeManagerAddress"]) for key, node in nodes.items() if key not in self._fit})
         hosts = []
         for key, node in nodes.items():
             cores = int(node["Resources"].get("CPU", 0))
@@ -153,15 +162,21 @@ class RayHosts:
         assert isinstance(nodes, list)
         return nodes
 
-    def _compare(self, keys: Sequence[str]) -> None:
-        """Find out on which of these nodes slaves can run."""
-        answers = {key: self._facts.options(scheduling_strategy=_on(key)).remote(FACTS) for key in keys}
+    def _compare(self, addresses: Mapping[str, str]) -> None:
+        """Find out on which of these nodes slaves can run.
+
+        Args:
+            addresses: of the nodes, by id.
+        """
+        answers = {key: self._facts.options(scheduling_strategy=_on(key)).remote(FACTS) for key in addresses}
         deadline = monotonic() + FACTS_S
         for key, answer in answers.items():
             try:
                 why = differences(self._here, ray.get(answer, timeout=max(0.0, deadline - monotonic())))
             except RayError as error:
                 why = f"it does not tell its versions: {describe(error)}"
+            if self._is_local and not why:
+                why = why_out_of_reach(addresses[key])
             self._fit[key] = not why
             if why:
                 self.unfit = f"Ray node {key[:8]}: {why}"
