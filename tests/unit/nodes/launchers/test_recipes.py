@@ -1,0 +1,42 @@
+"""The recipes for batch systems in docs/clusters.md: they are accepted, and no two slaves of a user have one name."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
+
+PAGE = (Path(__file__).parents[4] / "docs" / "clusters.md").read_text()
+#: rows of the table of recipes: system, what stands behind --on, and other options
+RECIPES = re.findall(r"^\| (MPI|PBS|LSF|HTCondor|Kubernetes) \| `(command:[^`]+)`(.*) \|.*\|$", PAGE, re.MULTILINE)
+SCRIPT = re.search(r"^```\n(executable = (?:.|\n)*?queue\n)```", PAGE, re.MULTILINE)
+#: options by which a system names a job, and the word behind them
+NAMED = re.compile(r"(?:-J|-N|--name|-batch-name|kubectl run) (\S+)|JobBatchName==\"([^\"]+)\"")
+
+
+def test_each_system_has_a_recipe() -> None:
+    assert [system for system, _, _ in RECIPES] == ["MPI", "PBS", "LSF", "HTCondor", "Kubernetes"]
+    assert SCRIPT is not None
+
+
+@pytest.mark.parametrize(("system", "on", "others"), RECIPES)
+def test_a_recipe_is_accepted(monkeypatch: pytest.MonkeyPatch, system: str, on: str, others: str) -> None:
+    items: dict[str, object] = {}
+    words = [word for text in re.findall(r"`(--[^`]*)`", others) for word in shlex.split(text)]
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        items[option.removeprefix("--").replace("-", "_")] = value == "True" if option == "--submits" else value
+    if "{script}" in on:
+        assert SCRIPT is not None
+        items["script"] = SCRIPT[1]
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    make_launcher(choose_launcher(on), items).check()
+
+
+@pytest.mark.parametrize(("system", "on", "others"), RECIPES)
+def test_the_jobs_of_a_recipe_are_named_as_their_slaves(system: str, on: str, others: str) -> None:
+    """A name that two clusters of a user shared would end the slaves of both."""
+    names = [(first or second).strip('"`') for first, second in NAMED.findall(on + others.replace("\\", ""))]
+    assert set(names) <= {"{name}"}
+    assert names or system in ("MPI", "PBS")
