@@ -98,5 +98,14 @@ def test_a_cluster_is_started_and_stopped(lab: Lab, sidebar: Locator) -> None:
     sidebar.locator(".cnb-cluster.is-chosen").wait_for()
 
 
+def test_a_restarted_kernel_is_told_below_the_cell(lab: Lab, sidebar: Locator) -> None:
+    execute(lab.page, "docmanager:open", path=lab.name)
+    lab.start("more")
+    output = lab.output("more")
+    output.locator(".cnb-pace").filter(has_text="left").wait_for()
+    lab.page.evaluate("() => void window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    output.locator(".cnb-pace").filter(has_text="the kernel was restarted, or is gone").wait_for()
+
+
 def test_nothing_failed_in_the_page(lab: Lab) -> None:
     assert not lab.errors

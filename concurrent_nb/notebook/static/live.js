@@ -25,7 +25,7 @@ export default () => ({
     model.on("change:beat", beat);
     model.on("change:last", beat);
     // The front end has lost or restarted the kernel; a beat says that it was not so.
-    const lost = () => jobs.get(name)?.leave(model);
+    const lost = () => jobs.get(name)?.leave(model, true);
     model.on("comm_live_update", lost);
     return () => {
       model.off("change:tiles", paint);
@@ -53,6 +53,7 @@ class Job {
     this.shown = new WeakMap(); // page -> the HTML of its parts
     this.lastBeat = 0;
     this.isSilent = false;
+    this.isLost = false; // the front end says that the kernel is gone
     this.pages = document.getElementsByClassName(name); // a live collection
     this.observer = new MutationObserver(() => this.update());
     this.observer.observe(document.body, { childList: true, subtree: true });
@@ -67,15 +68,16 @@ class Job {
       if (model.get("tiles") !== first) this.take(model);
     }
     this.lastBeat = Date.now();
-    this.isSilent = false;
+    this.isSilent = this.isLost = false;
     if (model.get("last")) this.end(model.get("last"));
     else this.update();
   }
 
   // The model is closed; a newer one may have replaced it.
-  leave(model) {
+  leave(model, isLost = false) {
     if (this.model !== model) return;
     this.model = null;
+    this.isLost = isLost;
     this.lastBeat = Math.min(this.lastBeat, Date.now() - 1000 * (SILENT_S - 3)); // wait 3 s for a newer one, or a beat
   }
 
@@ -133,7 +135,8 @@ class Job {
     for (const page of this.pages) {
       const pace = page.querySelector(".cnb-pace");
       if (!pace || silent < SILENT_S) continue;
-      pace.textContent = `no message from the kernel for ${Math.round(silent)} s`;
+      const words = this.isLost ? "the kernel was restarted, or is gone" : `no message from the kernel for ${Math.round(silent)} s`;
+      if (pace.textContent !== words) pace.textContent = words;
       page.style.opacity = 0.6;
       this.shown.set(page, {});
     }
