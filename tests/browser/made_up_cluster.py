@@ -261,7 +261,8 @@ class MadeUpCluster:
                     "minimum": 0.25,
                     "maximum": 96.0,
                 }
-                return {"values": {"<b>rows</b>": whole, "reading (s)": {**whole, "jobs": 1}}}
+                is_evil = any(job.name == EVIL for job in self.jobs)
+                return {"values": {"<b>rows</b>" if is_evil else "rows": whole, "reading (s)": {**whole, "jobs": 1}}}
             return {
                 "slot_s": 100.0,
                 "idle_slot_s": 7.0,

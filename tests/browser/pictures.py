@@ -33,8 +33,9 @@ def picture_page(folder: Path, browser: BrowserContext) -> None:
     with subprocess.Popen(made_up, cwd=ROOT) as master:
         try:
             page = browser.new_page()
-            page.set_viewport_size({"width": 1280, "height": 900})
-            for _ in range(int(PATIENCE_S)):
+            # All of it in view, because what is not seen is not drawn.
+            page.set_viewport_size({"width": 1280, "height": 2000})
+            for _ in range(int(4 * PATIENCE_S)):
                 with contextlib.suppress(Error):
                     page.goto(f"http://127.0.0.1:{port}/")
                     break

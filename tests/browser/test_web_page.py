@@ -89,6 +89,9 @@ def test_it_shows_the_cluster(page: Page) -> None:
     assert page.locator(".cnb-slave").count() == 4
     assert page.locator(".cnb-chart canvas").count() == 6
     assert page.locator(".cnb-event").count() > 0
+    page.get_by_text("Slurm job 1702 on node03").wait_for()
+    values = page.get_by_role("group", name="Measured by the tasks of the last jobs")
+    assert "<b>rows</b>" in values.inner_text() and "4,720" in values.inner_text()
 
 
 def test_hostile_texts_are_texts(page: Page) -> None:
@@ -123,6 +126,17 @@ def test_a_job_is_cancelled_and_its_detail_shown(page: Page) -> None:
     assert not cancel.is_visible()
     page.get_by_role("region", name="Job", exact=True).get_by_role("button", name="Close").click()
     assert not detail.is_visible()
+
+
+def test_a_job_without_a_view_has_its_errors_and_says_where_its_prints_are(views: Page) -> None:
+    detail = open_job(views, "resample")
+    detail.get_by_text("What its tasks print is in 02_mandelbrot.ipynb: below the cell that started it").wait_for()
+    detail.locator(".cnb-error").first.wait_for()
+    error = detail.locator(".cnb-error").first
+    assert "12 times: tasks 1, 4, 9 and 9 more" in error.inner_text()
+    error.locator("summary").click()
+    assert "Traceback" in error.locator("pre").inner_text()
+    assert views.evaluate("window.caught") is None
 
 
 def test_the_cluster_is_scaled_and_a_slave_replaced(page: Page) -> None:

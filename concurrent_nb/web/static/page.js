@@ -105,7 +105,7 @@ function main() {
   const values = new ClusterValues(model, () => connection.call("stats", {}));
   const charts = new Charts(model);
   const stream = new TaskStream(model);
-  const jobs = new JobsPanel(model, { actions });
+  const jobs = new JobsPanel(model, { actions, most_px: 576 });
   const slaves = new SlavesPanel(model, { actions, most_px: 360 });
   const events = new EventsPanel(model, { most_px: 168 });
   const detail = new JobDetail(model, {
