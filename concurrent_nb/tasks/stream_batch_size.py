@@ -12,8 +12,6 @@ from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
 #: run time of the first batches, in seconds
 BATCH_S: Final = 0.02
-#: run time of the last batches, if it is known that they are the last ones
-LAST_BATCH_S: Final = 0.005
 #: largest run time: so long an interrupt, a failure or the end of the stream may find a slot busy
 BATCH_MAX_S: Final = 0.2
 #: processor time that a batch takes in all processes beside its calls, in seconds, times 4. Larger batches save some of
@@ -36,7 +34,7 @@ class StreamBatchSize:
     """
 
     def __init__(self, slots: int) -> None:
-        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX, LAST_BATCH_S)
+        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX)
         self._many = CALLS_MAX * BATCHES_LEFT * max(1, slots)
         self._elapsed_s = 0.0  # of all batches
         self._common_bytes = 0.0  # of arguments that calls share, as far as is known

@@ -40,7 +40,7 @@ from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_options import TaskOptions, options_of
 from concurrent_nb.shipping.runtime.joblib_calls import BackendInTask, Item, arranged
 from concurrent_nb.tasks.chunk_size import CHUNKS_LEFT, AdaptiveSize
-from concurrent_nb.tasks.stream_batch_size import LAST_BATCH_S, StreamBatchSize
+from concurrent_nb.tasks.stream_batch_size import StreamBatchSize
 from concurrent_nb.wire.codec import size_of
 from concurrent_nb.wire.messages import Needs
 
@@ -55,7 +55,9 @@ _OF_JOBLIB: Final = frozenset({"context", "max_nbytes", "mmap_mode", "prefer", "
 LOOK_EVERY_S: Final = 1.0
 #: seconds for which the user's input is read at a time, as far as is known
 READ_S: Final = 0.002
-#: seconds after which calls that were read go to an idle slot, however few they are
+#: calls that were read go to an idle slot, without reading more, if they take so many seconds, or reading has taken
+#: READ_MAX_S seconds
+WORTH_S: Final = 0.005
 READ_MAX_S: Final = 0.01
 
 
@@ -258,8 +260,8 @@ class ParallelCall:
     def submit(self, items: Sequence[Item], callback: Callable[[Any], object]) -> DispatchedBatch:
         """Run a batch. If it cannot be sent, that is its result: joblib would wait for ever for what raises here."""
         batch = DispatchedBatch(items, callback)
+        self._note_read(len(items))
         if self._gathers:
-            self._note_read(len(items))
             self._gathered.append(batch)
         elif self._merges and self.has_reader:  # joblib begins; nobody handles ends of tasks until it has read enough
             self._gathered.append(batch)
@@ -272,7 +274,7 @@ class ParallelCall:
     def next_read(self) -> int:
         """Return how many calls the next batch of joblib should have. It reads as many for each slot at once."""
         size = self._sizes.next_size()
-        if not self._gathers:
+        if not (self._merges and self.has_reader):
             return size
         if self._parallel._ready_batches.empty():
             self._read_began_s = time.perf_counter()
@@ -342,6 +344,9 @@ class ParallelCall:
             left = sum(len(batch.items) for batch in self._gathered) + self._count_ready() if self._is_read else None
             if not (taken := self._taken(self._sizes.next_size(left), self._reads_for)):
                 return
+            if self._is_read and left is None:  # now it is known how much is left for all slots
+                self._gathered.extendleft(reversed(taken))
+                continue
             self._send(taken)
             self._read_s = 0.0
 
@@ -366,7 +371,7 @@ class ParallelCall:
         Returns whether there is one more.
         """
         is_idle = calls and self._unanswered < self._n_jobs
-        if is_idle and (self._sizes.expected_s(calls) >= LAST_BATCH_S or self._read_s >= READ_MAX_S):
+        if is_idle and (self._sizes.expected_s(calls) >= WORTH_S or self._read_s >= READ_MAX_S):
             return False
         parallel = self._parallel
         with parallel._lock:
