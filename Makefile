@@ -125,8 +125,8 @@ constraints:
 bench: $(BENCH_STAMP)
 	@$(BENCH_VENV)/bin/python $(COMPILE)
 	$(BENCH_VENV)/bin/python -m benchmarks.run --rounds $(ROUNDS) --results benchmarks/RESULTS.md
-	$(BENCH_VENV)/bin/python -m benchmarks.joblib_backend --rounds $(ROUNDS)
-	$(BENCH_VENV)/bin/python -m benchmarks.engines --rounds $(ROUNDS)
+	$(BENCH_VENV)/bin/python -m benchmarks.joblib_backend --rounds $(ROUNDS) --results benchmarks/RESULTS.md
+	$(BENCH_VENV)/bin/python -m benchmarks.engines --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 
 bench-quick: $(STAMP)
 	@$(BIN)/python $(COMPILE)

@@ -14,5 +14,6 @@
 | `targets` | the promised targets, and whether the figures meet them |
 | `report` | statistics, tables, the plot |
 
+`joblib_backend` and `engines` are parts of `make bench`: each writes a section of RESULTS.md, and runs alone too.
 `scheduler_alone` is part of the run and can run alone too; `submits` and `compiled_mandelbrot` only run alone.
 """

@@ -1,6 +1,6 @@
 """Throughput through the engines dask and ray, against their own clients. 2 workers, no-op tasks, one run.
 
-    python -m benchmarks.engines [--rounds 3] [--tasks 2000] [dask] [ray]
+    python -m benchmarks.engines [--rounds 3] [--tasks 2000] [--results FILE.md] [dask] [ray]
 
 Every round measures the client and the engine in turn, on the same scheduler. Promised: one submit each at least 0.9 x
 the client's, `map` at least 5 x the client's submits.
@@ -8,18 +8,21 @@ the client's, `map` at least 5 x the client's submits.
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import concurrent_nb
+from benchmarks import report
 from benchmarks.peers import Contender, Dask, Ray
 
-#: what is promised of each ratio
-SUBMIT_AT_LEAST = 0.9
-MAP_AT_LEAST = 5.0
+CLIENT: Final = "its own client, one submit each"
+#: what is promised of each ratio to that
+AT_LEAST: Final = {"engine, one submit each": 0.9, "engine, map": 5.0}
 
 
 def noop(x: int) -> int:
@@ -60,28 +63,28 @@ def ray(workers: int) -> Iterator[tuple[Contender, Any]]:
         contender.stop()
 
 
-def measure(name: str, start: Any, rounds: int, count: int) -> bool:
-    """Measure one engine; return whether it keeps what is promised."""
+def measure(name: str, start: Any, rounds: int, count: int) -> list[list[str]]:
+    """Measure an engine; return rows: engine, what, tasks/s, ratio to its client, what is promised, whether kept."""
     figures: dict[str, list[float]] = {}
     items = range(count)
     with start(2) as (contender, where):
         for is_measured in [False, *[True] * rounds]:  # the first round warms up
             # One after the other, because Ray's actors keep the CPUs that its own tasks need.
-            measured = {"client, one submit each": rate(lambda: contender.each(noop, items), count)}
+            measured = {CLIENT: rate(lambda: contender.each(noop, items), count)}
             with concurrent_nb.connect(where) as app:
                 list(app.map(noop, range(100)))
                 measured["engine, one submit each"] = rate(partial(submits, app, items), count)
                 measured["engine, map"] = rate(partial(app.map, noop, items), count)
             for what, value in measured.items() if is_measured else ():
                 figures.setdefault(what, []).append(value)
-    medians = {what: statistics.median(values) for what, values in figures.items()}
-    client = medians["client, one submit each"]
-    for what, value in medians.items():
-        print(f"{name:5} {what:25} {value:10,.0f} tasks/s   {value / client:8.2f} x")
-    return (
-        medians["engine, one submit each"] >= SUBMIT_AT_LEAST * client
-        and medians["engine, map"] >= MAP_AT_LEAST * client
-    )
+    rows = []
+    for what, values in figures.items():
+        ratio = statistics.median(value / client for value, client in zip(values, figures[CLIENT], strict=True))
+        at_least = AT_LEAST.get(what)
+        verdict = ["", ""] if at_least is None else [f"≥ {at_least} x", "met" if ratio >= at_least else "missed"]
+        rows.append([name, what, f"{statistics.median(values):,.0f}", f"{ratio:.2f} x", *verdict])
+        print("{:5} {:32} {:>10} tasks/s {:>10} {:>8} {}".format(*rows[-1]), flush=True)
+    return rows
 
 
 ENGINES = {"dask": dask, "ray": ray}
@@ -92,10 +95,16 @@ def main() -> None:
     parser.add_argument("engines", nargs="*", metavar="ENGINE", help="dask, ray; both if none")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=2000)
+    parser.add_argument("--results", type=Path, help="put the table into this report, as a section")
     options = parser.parse_args()
-    kept = {name: measure(name, ENGINES[name], options.rounds, options.tasks) for name in options.engines or ENGINES}
-    for name, is_kept in kept.items():
-        print(f"{name}: {'as promised' if is_kept else 'NOT as promised'}")
+    names = options.engines or ENGINES
+    rows = [row for name in names for row in measure(name, ENGINES[name], options.rounds, options.tasks)]
+    if options.results is not None:
+        about = report.about_section("engines", sys.argv[1:])
+        words = f"{options.tasks:,} no-ops, 2 workers; medians of rounds, a ratio is the median of their ratios."
+        head = ("engine", "what", "tasks/s", "of its own client", "promised", "is")
+        text = f"{about} {words}\n\n{report.table(head, rows, (2, 3))}"
+        report.write_section(options.results, "Engines: through ours and by their own clients", text)
 
 
 if __name__ == "__main__":

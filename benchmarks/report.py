@@ -374,6 +374,24 @@ def write(path: Path, figures: Sequence[Figure], about: About) -> str:
     return text
 
 
+def write_section(path: Path, title: str, text: str) -> None:
+    """Put a section with this title into a report, in place of the one that it has; a new one goes to its end."""
+    report = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
+    head = f"## {title}\n"
+    before, _, rest = f"\n{report}".partition(f"\n{head}")
+    _, next_head, after = rest.partition("\n## ")
+    section = f"{before[1:].rstrip()}\n\n{head}\n{text.strip()}\n"
+    path.write_text(f"{section}\n{next_head.strip()} {after.lstrip()}" if after else section, encoding="utf-8")
+
+
+def about_section(module: str, arguments: Sequence[str]) -> str:
+    """Write how a section was made: its command, time, machine and load."""
+    command = shlex.join(["python", "-m", f"benchmarks.{module}", *arguments])
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    facts = "; ".join(f"{name}: {value}" for name, value in machine())
+    return f"`{command}`, {when}. {facts}; load at the end: {os.getloadavg()[0]:.1f}."
+
+
 def plot(results: Results, path: Path) -> None:
     """Draw a panel of bars for each row that has peers, with ranges."""
     import matplotlib as mpl

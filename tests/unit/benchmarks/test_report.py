@@ -1,5 +1,7 @@
 """Figures become medians, ranges, ratios and tables; missing ones are named, not left out."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import report
@@ -140,3 +142,20 @@ def test_a_report_of_smaller_counts_has_a_note() -> None:
 @pytest.mark.parametrize(("calm", "busy"), [((98.0, 70.0, 99.0), False), ((98.0, 70.0, 60.0), True), ((), False)])
 def test_a_report_from_a_busy_machine_has_a_note(calm: tuple[float, ...], busy: bool) -> None:
     assert ("machine was busy" in report.render(rounds("ours", "calm_%", *calm), about("ours"))) is busy
+
+
+def test_a_section_is_put_at_the_end_and_replaced_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    report.write_section(path, "One", "first")
+    report.write_section(path, "Two", "second\n\n### of two\n")
+    report.write_section(path, "One", "changed")
+    assert path.read_text() == "# Benchmarks\n\n## One\n\nchanged\n\n## Two\n\nsecond\n\n### of two\n"
+    report.write_section(path, "Two", "changed too")
+    assert path.read_text() == "# Benchmarks\n\n## One\n\nchanged\n\n## Two\n\nchanged too\n"
+    report.write_section(path, "Tw", "another")
+    assert path.read_text().endswith("## Two\n\nchanged too\n\n## Tw\n\nanother\n")
+
+
+def test_how_a_section_was_made() -> None:
+    about = report.about_section("engines", ["--rounds", "2"])
+    assert about.startswith("`python -m benchmarks.engines --rounds 2`, 2") and "cores: " in about
