@@ -229,9 +229,11 @@ def application() -> ApplicationNode:
     that of the embedded cluster that task functions have started.
 
     Raises:
-        ConfigurationError: a program that is no notebook has no such cluster.
+        ConfigurationError: a program that is no notebook has no such cluster, or the task runs on an engine.
         MasterUnreachable, MasterLost: the cluster of the task is gone.
     """
+    if nested.THREAD.engine:
+        raise ConfigurationError(nested.no_application(nested.THREAD.engine))
     if nested.application_of_task is not None:
         app: ApplicationNode = nested.application_of_task()
         return app
@@ -247,7 +249,7 @@ def application() -> ApplicationNode:
 
 def _application_for_functions() -> ApplicationNode:
     """Return what `application` does; start an embedded cluster if there is none."""
-    if nested.application_of_task is None and _CURRENT.provider is None:
+    if nested.application_of_task is None and _CURRENT.provider is None and not nested.THREAD.engine:
         return _CURRENT.embedded()
     return application()
 

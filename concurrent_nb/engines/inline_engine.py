@@ -19,6 +19,7 @@ from typing import Any, Final, TextIO, cast
 import msgspec
 
 from concurrent_nb.errors import ProtocolError
+from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.worker.process import TaskRunner
 from concurrent_nb.shipping.environment.entering import Environments, LoadedEnvironment
@@ -200,6 +201,9 @@ class InlineLauncher:
 
     def _run(self, worker: int, channels: WorkerChannels) -> None:
         notes.use_thread_sink()
+        # The application of this process would wait for a thread that waits for it, and its tasks would run in another
+        # `__main__` than the user's, which cannot be exchanged while the user works in it.
+        nested.THREAD.engine = "inline"
         runner = InlineRunner()
         loop = InlineWorker(channels, runner)
         runner.send_note = loop.send_note

@@ -19,12 +19,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import joblib
 import numpy as np
 import psutil
 import pytest
 
 import concurrent_nb
-from concurrent_nb import ApplicationNode, Cluster, Needs
+from concurrent_nb import ApplicationNode, Cluster, Needs, task_functions
 from concurrent_nb.engines.executor_engine import ExecutorEngine
 from concurrent_nb.engines.group_messages import EngineSession, Orders, pack
 from concurrent_nb.errors import (
@@ -70,6 +71,7 @@ FEATURES: Final = {
     "results": "large results",
     "systems": "task systems",
     "setups": "`%%concurrent_setup`",
+    "nested": "tasks that start tasks",
     "cores": "tasks of several cores",
     "stacks": "show where a running task is",
     "parallel": "tasks run at the same time",
@@ -82,6 +84,10 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
     ("inline", "stacks"): "no: use a debugger",
     ("inline", "parallel"): "in threads, one by default",
     ("inline", "cores"): "runs with the threads of this process",
+    ("inline", "nested"): "refused",
+    ("executor", "nested"): "refused",
+    ("dask", "nested"): "refused",
+    ("ray", "nested"): "refused",
     ("executor", "cores"): "refused",
     ("dask", "cores"): "refused",
     ("ray", "cores"): "refused",
@@ -384,6 +390,35 @@ def test_setups(app: ApplicationNode, tmp_path: Path) -> None:
     calls = app.run_everywhere(work.note, tmp_path / "setups", "ran")
     assert calls.wait(PATIENCE_S)
     assert "ran" in (tmp_path / "setups").read_text()
+
+
+def sum_of_squares(count: int) -> int:
+    app = concurrent_nb.application()
+    return sum(future.result() for future in [app.submit(work.square, n) for n in range(count)])
+
+
+def sum_by_a_task_function(count: int) -> int:
+    return sum(concurrent_nb.task(work.square).map(range(count)).results())
+
+
+def abs_by_joblib(count: int) -> list[int]:
+    return list(joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-n) for n in range(count)))
+
+
+def test_nested(app: ApplicationNode, limit: str) -> None:
+    task_functions.use(lambda: app)  # as in a notebook, whose process has the engine "inline"
+    try:
+        for function in (sum_of_squares, sum_by_a_task_function):
+            future = app.submit(function, 4)
+            if limit == "refused":
+                with pytest.raises(ConfigurationError, match=r"can start no tasks: it runs on .*--on dask://"):
+                    future.result(PATIENCE_S)
+            else:
+                assert future.result(PATIENCE_S) == 14
+    finally:
+        task_functions.use(None)
+    with app.joblib():  # in a task joblib uses threads instead
+        assert joblib.Parallel(n_jobs=2)([joblib.delayed(abs_by_joblib)(3)] * 2) == [[0, 1, 2]] * 2
 
 
 def test_cores(app: ApplicationNode, engine: str, limit: str) -> None:

@@ -6,8 +6,9 @@ another worker use the slot (workers/slave_side/pool_scheduler/). A thread that 
 that have not started (nodes/worker/waiting_here.py).
 """
 
+import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 class Waiting(Protocol):
@@ -32,3 +33,23 @@ application_of_task: Callable[[], Any] | None = None
 
 #: what threads wait with for tasks; None: without running any
 waiting: Waiting | None = None
+
+
+class _TaskThread(threading.local):
+    """What is known of this thread, in a process that is no worker."""
+
+    #: tasks run in it, on the engine of this name, which gives them no application
+    engine = ""
+
+
+THREAD: Final = _TaskThread()
+
+
+def no_application(engine: str) -> str:
+    """Return why tasks on an engine have no application, and what to do. "": on one whose name is not known here."""
+    where = f"the engine {engine!r}" if engine else "an engine (Dask, Ray or an executor)"
+    return (
+        f"this task has no application, and can start no tasks: it runs on {where}. Run it on a cluster, whose tasks"
+        " can: concurrent_nb.Cluster(), or slaves inside of Dask's or Ray's workers with Cluster(on='dask://HOST:PORT')"
+        " and `%concurrent start --on dask://HOST:PORT`"
+    )

@@ -121,10 +121,7 @@ class TaskApplications:
 
     def _connected(self, where: str, slave: str, job: JobId, index: int) -> ApplicationNode:
         if not where:
-            raise ConfigurationError(
-                "this task has no application: it runs on an engine (Dask, Ray or an executor), whose workers need not"
-                " reach the master; start slaves there instead, with `on=`"
-            )
+            raise ConfigurationError(nested.no_application(""))
         self._inside = InsideTask(job, index, self._environment)
         self._where = where
         name = f"tasks in worker {os.getpid()}.{threading.get_native_id()}"
