@@ -138,6 +138,16 @@ def test_an_array_that_all_calls_get_does_not_travel_with_each(app: ApplicationN
     assert [stored.slice.size for stored in store._stored.values()].count(array.nbytes) == 1
 
 
+def fill(array: Any, n: int, *, also: Any) -> None:
+    array[n] = also["row"][n] = n
+
+
+def test_calls_fill_an_array_in_a_file(tmp_path: Path) -> None:
+    array, row = (numpy.memmap(tmp_path / name, numpy.float64, "w+", shape=(40,)) for name in ("array", "row"))
+    Parallel()(delayed(fill)(array[10:], n, also={"row": row}) for n in range(30))
+    assert array.tolist() == [0.0] * 10 + list(range(30)) and row.tolist() == [*range(30), *[0.0] * 10]
+
+
 def test_short_calls_travel_together_to_the_very_end(cluster: Cluster) -> None:
     before = done(cluster)
     assert Parallel()(delayed(abs)(-n) for n in range(5000)) == list(range(5000))

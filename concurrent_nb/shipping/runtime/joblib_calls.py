@@ -5,7 +5,7 @@
 
 Calls of the same function with as many arguments travel as one flat list, which takes half the time of tuples. The
 function itself becomes part of the task's function, which each worker gets and loads once. In the task, a `Parallel`
-uses the backend that `BackendInTask` chooses.
+uses the backend that `BackendInTask` chooses. An argument in a file that is mapped to be written is that file there.
 
 Imports joblib, so it is imported only where joblib is used.
 """
@@ -19,6 +19,8 @@ from typing import Any, Final, NoReturn
 
 import joblib
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend, ThreadingBackend
+
+from concurrent_nb.shipping.serialization.mapped_files import by_file, may_have_files
 
 #: (function, args, kwargs) as `joblib.delayed` makes it
 Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -46,6 +48,10 @@ def arranged(items: Sequence[Item], nesting_level: int) -> tuple[Callable[..., A
     keywords = [item[2] for item in items]
     function = functions[0]
     kwargs = keywords if any(keywords) else None
+    if may_have_files(set(map(type, itertools.chain.from_iterable(args)))):
+        args = by_file(args)
+    if kwargs is not None and may_have_files({type(value) for each in kwargs for value in each.values()}):
+        kwargs = by_file(kwargs)
     lengths = set(map(len, args))
     flat: Arguments = (0, args)
     if len(lengths) == 1 and (width := lengths.pop()):
