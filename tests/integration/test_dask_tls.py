@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from typing import Any
+
 import pytest
 
 import concurrent_nb
@@ -29,7 +31,7 @@ def leaves_nothing_behind() -> None:
 
 
 def test_slaves_run_in_its_workers(dask: DaskCluster) -> None:
-    files = {"ca_file": dask.certificate, "cert_file": dask.certificate, "key_file": dask.key}
+    files: dict[str, Any] = {"ca_file": dask.certificate, "cert_file": dask.certificate, "key_file": dask.key}
     with Cluster(on=f"dask://tls://{dask.address}", config=BRISK, **files) as cluster:
         assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
         assert "Dask worker tls://127.0.0.2:" in cluster.status()["slaves"][0]["place"]
