@@ -1,7 +1,6 @@
 """A Dask cluster whose connections are encrypted, as engine and as pilot: with its certificates, and without."""
 
 from collections.abc import Iterator
-
 from typing import Any
 
 import pytest
