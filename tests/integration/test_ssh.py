@@ -147,7 +147,7 @@ def test_the_command_line(hosts: SshHosts) -> None:
         eventually(lambda: len(status_of("lab")["slaves"]) == 2, "both have joined")
         slaves = {each["place"]: each["slots"] for each in status_of("lab")["slaves"]}
         assert slaves == {"SSH host hostA": 1, "SSH host hostB": 2}
-        assert "(host hostB)" in run_command("status", "lab").stdout
+        assert "(SSH host hostB)" in run_command("status", "lab").stdout
         assert run_command("scale", "lab", "--slaves", "1").stdout == (
             "1 slave from now on, after 2: 1 leave when their running tasks have ended\n"
         )
