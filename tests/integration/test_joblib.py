@@ -176,6 +176,13 @@ def test_short_calls_do_not_wait_for_a_slow_input() -> None:
     assert sorted(behind)[150] < 64  # the input takes longer than all calls: most have ended
 
 
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+@pytest.mark.parametrize("item", [(), (abs,), (abs, (1,), [2])])
+def test_items_that_are_no_calls_are_an_error(item: Any, return_as: str) -> None:
+    with pytest.raises((IndexError, TypeError, AttributeError)):
+        list(Parallel(return_as=return_as)([delayed(abs)(1), item, delayed(abs)(1)]))
+
+
 def test_prints_of_calls_come_out_here(capfd: pytest.CaptureFixture[str]) -> None:
     Parallel()(delayed(print)(f"<{n}>") for n in range(5))
     assert sorted(capfd.readouterr().out.split()) == [f"<{n}>" for n in range(5)]

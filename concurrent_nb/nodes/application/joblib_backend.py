@@ -31,7 +31,7 @@ import joblib
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
+from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.chunking import TIMED_STATUSES
 from concurrent_nb.nodes.application.core import NO_LIMITS, Payload
@@ -203,10 +203,11 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
 class DispatchedBatch:
     """A batch of joblib, and what became of it."""
 
-    __slots__ = ("callback", "error", "items", "values")
+    __slots__ = ("callback", "calls", "error", "items", "values")
 
     def __init__(self, items: Sequence[Item], callback: Callable[["DispatchedBatch"], object]) -> None:
         self.items = items
+        self.calls = len(items)
         self.callback = callback
         self.values: Sequence[Any] = ()
         self.error: BaseException | None = None
@@ -330,7 +331,7 @@ class ParallelCall:
             return
         values, start = future.result(), 0
         for batch in batches:
-            end = start + len(batch.items)
+            end = start + batch.calls
             batch.values, start = values[start:end] if len(batches) > 1 else values, end
             batch.callback(batch)
 
@@ -341,7 +342,7 @@ class ParallelCall:
         short that sending them takes longer than running them.
         """
         while self._gathers and self._unanswered < self._tasks_ahead and not self._parallel._aborting:
-            left = sum(len(batch.items) for batch in self._gathered) + self._count_ready() if self._is_read else None
+            left = sum(batch.calls for batch in self._gathered) + self._count_ready() if self._is_read else None
             if not (taken := self._taken(self._sizes.next_size(left), self._reads_for)):
                 return
             if self._is_read and left is None:  # now it is known how much is left for all slots
@@ -359,7 +360,7 @@ class ParallelCall:
         gathered, taken, calls = self._gathered, [], 0
         while calls < wanted and (gathered or reads_for(calls)):
             taken.append(gathered.popleft())
-            calls += len(taken[-1].items)
+            calls += taken[-1].calls
             if calls < wanted and self._gathers and not gathered and not self._ended.empty():
                 gathered.extend(taken)  # what has ended in the meantime comes first
                 return []
@@ -406,7 +407,7 @@ class ParallelCall:
             function, args = arranged(items, self._nesting_level)
             payload = stream.pack(function, args)
             stream.send(function, payload, partial(self._task_ended, batches, len(items), _bytes_of(payload)))
-        except (ClusterError, ConfigurationError, NotPicklable, RuntimeError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  (the items of the input may be anything)
             unsent: concurrent.futures.Future[Any] = concurrent.futures.Future()
             unsent.set_exception(error)
             self._ended.put((batches, unsent))
