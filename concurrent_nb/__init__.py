@@ -18,7 +18,7 @@ or, without starting a cluster:
 
 Clusters:        Cluster, connect, application
 Running tasks:   ApplicationNode, TaskFunction, task; options of tasks: Needs
-Results:         TaskFuture, Job, SystemRun, as_completed, show_progress
+Results:         TaskFuture, Job, SystemRun, as_completed, gather, show_progress
 In a task:       report, publish, display, rng, stats; return values with a meaning: Hit, Tile
 Work as objects: Task, ITaskSystem
 Environment:     follow, unfollow, follow_modules
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from concurrent_nb.api import connect as connect
     from concurrent_nb.api import follow as follow
     from concurrent_nb.api import follow_modules as follow_modules
+    from concurrent_nb.api import gather as gather
     from concurrent_nb.api import show_progress as show_progress
     from concurrent_nb.api import unfollow as unfollow
     from concurrent_nb.nodes.cluster import Cluster as Cluster
@@ -81,6 +82,7 @@ _PUBLIC = {
     "display": "concurrent_nb.shipping.runtime.notes",
     "follow": "concurrent_nb.api",
     "follow_modules": "concurrent_nb.api",
+    "gather": "concurrent_nb.api",
     "publish": "concurrent_nb.shipping.runtime.notes",
     "report": "concurrent_nb.shipping.runtime.notes",
     "rng": "concurrent_nb.shipping.serialization.random_streams",

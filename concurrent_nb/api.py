@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from concurrent_nb.engines.connecting import connect_engine, is_engine
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.futures import TaskFuture, gather
 from concurrent_nb.nodes.application.job import Counts, Job, OutputPiece, TaskDisplay, TaskEvent, TaskNote, as_completed
 from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.application.progress_bar import show_progress
@@ -36,6 +36,7 @@ __all__ = [
     "connect",
     "follow",
     "follow_modules",
+    "gather",
     "show_progress",
     "unfollow",
 ]

@@ -173,6 +173,10 @@ class TaskRefused(TaskError):
     """The master did not accept the task; the message contains the reason."""
 
 
+class DependencyFailed(TaskError):
+    """The task did not run, because a task whose result it needs has failed or was cancelled: its `__cause__`."""
+
+
 class SystemStalled(ConcurrentError):
     """A task system has no task left and is not complete, so it could never end."""
 

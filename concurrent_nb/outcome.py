@@ -18,6 +18,8 @@ class Status(IntEnum):
     NOT_LOADABLE = 8  #: its function or arguments cannot be unpickled in the worker; ErrorReport
     REFUSED = 9  #: the master did not accept it; ErrorReport
     TAKEN_BACK = 10  #: it had not begun, and its application has taken it back to run it itself; no payload
+    DEPENDENCY_FAILED = 11  #: a task whose result it needs has failed or was cancelled; the ErrorReport of that task
+    INPUT_GONE = 12  #: the master does not have a result that it needs, and its application has it; no payload
 
 
 #: statuses that count as a success

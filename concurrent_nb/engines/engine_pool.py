@@ -31,10 +31,10 @@ from concurrent_nb.engines.group_scheduler import GroupScheduler, GroupTask, Run
 from concurrent_nb.engines.report_order import ReportOrder
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.foreign import describe
-from concurrent_nb.nodes.common.shared_memory_link import object_id
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
+from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, ItemBuffers, length, slices_of, split_off
 from concurrent_nb.workers.protocol.records import ClusterAt

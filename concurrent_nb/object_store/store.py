@@ -335,6 +335,10 @@ class Lease:
         self._store.hold(self._slices)
         return Lease(self._store, list(self._slices))
 
+    def take_over(self, other: "Lease") -> None:
+        """Hold the buffers of another lease of the same store as well, which ends."""
+        self._slices, other._slices = self._slices + other._slices, []
+
     def end(self, *, clean: bool) -> None:
         """Release the buffers now."""
         slices, self._slices = self._slices, []

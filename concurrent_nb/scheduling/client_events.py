@@ -11,6 +11,7 @@ from typing import Final
 
 from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.dependencies import Dependencies
 from concurrent_nb.scheduling.events import (
     CancelRequested,
     ClientLost,
@@ -30,18 +31,19 @@ from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask
 
-# Numbers are compared faster than members of an enumeration.
-_TAKEN_BACK: Final = int(Status.TAKEN_BACK)
 #: explicit needs that mean the same as None
 PLAIN: Final = Needs()
+#: ends of tasks that their application looks after: they have not run, and do not count
+_HANDED_BACK: Final = frozenset(map(int, (Status.TAKEN_BACK, Status.INPUT_GONE)))
 
 
 class ClientEventHandler:
     """Handles the events that come from clients."""
 
-    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle) -> None:
+    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, dependencies: Dependencies) -> None:
         self._state = state
         self._lifecycle = lifecycle
+        self._dependencies = dependencies
 
     def opened(self, event: JobOpened, now: float) -> None:
         """Open a job, or attach a new session to it, which gets its unacknowledged outcomes and the running tasks."""
@@ -101,11 +103,14 @@ class ClientEventHandler:
                 self._lifecycle.refuse(task, why_not)
             if job.stop_on_error:
                 self._lifecycle.end(job)
-        elif event.objects:
-            for _, alike in groupby(fresh, attrgetter("objects")):
-                self._state.add(needs, list(alike))
         else:
-            self._state.add(needs, fresh)
+            if event.inputs:
+                fresh = self._link(fresh, event)
+            if event.objects:
+                for _, alike in groupby(fresh, attrgetter("objects")):
+                    self._state.add(needs, list(alike))
+            elif fresh:
+                self._state.add(needs, fresh)
 
     def closed(self, event: JobClosed, now: float) -> None:
         """Close a job: it is forgotten when its last outcome is acknowledged."""
@@ -156,7 +161,7 @@ class ClientEventHandler:
         for index in event.indexes:
             task = get(index)
             if task is not None and (outcome := task.outcome) is not None:
-                taken_back += outcome.status == _TAKEN_BACK
+                taken_back += outcome.status in _HANDED_BACK
                 kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
         job.sums.acknowledge(before - len(job.tasks) - taken_back, now)
@@ -174,10 +179,11 @@ class ClientEventHandler:
                 continue
             alike = [task for task in job.tasks.values() if task.function == event.function]
             waited = [task for task in alike if task.state == TaskState.WAITING]
-            for task in waited:
+            blocked = [task for task in alike if task.state == TaskState.BLOCKED]
+            for task in (*waited, *blocked):
                 self._lifecycle.refuse(task, event.why)
             self._state.waiting_ended(waited)
-            if waited and job.stop_on_error and not job.ended:
+            if (waited or blocked) and job.stop_on_error and not job.ended:
                 self._lifecycle.end(job)
 
     def client_lost(self, event: ClientLost, now: float) -> None:
@@ -248,6 +254,14 @@ class ClientEventHandler:
             for task in fresh:
                 task.objects = objects[task.index]
         return fresh
+
+    def _link(self, fresh: list[TaskRecord], event: TasksSubmitted) -> list[TaskRecord]:
+        """Link those tasks that need results of others; return the others."""
+        inputs = dict(event.inputs)
+        for task in fresh:
+            if (needed := inputs.get(task.index)) is not None:
+                self._dependencies.link(task, needed)
+        return [task for task in fresh if task.index not in inputs]
 
     def _forget_if_done(self, job: JobRecord) -> None:
         if job.closed and not job.tasks:

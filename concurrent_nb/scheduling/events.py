@@ -78,6 +78,9 @@ class TasksSubmitted(Struct, frozen=True, gc=False):
         tuple[ObjectSize, ...]
     ] = ()  #: for each task, the shared objects that it refers to; empty if no task does
     needs: Needs | None = None
+    inputs: Sequence[
+        tuple[int, Sequence[tuple[JobId, int]]]
+    ] = ()  #: index of each task that needs results, and the tasks that have them
 
 
 class JobClosed(Struct, frozen=True, gc=False):

@@ -52,4 +52,12 @@ class ForgetJob(Struct, frozen=True, gc=False):
     job: JobId
 
 
-Instruction = AssignTasks | WithdrawTasks | DeliverOutcomes | AnnounceStarted | ForgetJob
+class ReleaseResult(Struct, frozen=True, gc=False):
+    """No task needs the result of this one any more, which its owner has acknowledged."""
+
+    job: JobId
+    index: int
+    clean: bool  #: no process can refer to its shared memory, as far as tasks are concerned
+
+
+Instruction = AssignTasks | WithdrawTasks | DeliverOutcomes | AnnounceStarted | ForgetJob | ReleaseResult

@@ -12,6 +12,7 @@ from concurrent_nb.scheduling.instructions import (
     DeliverOutcomes,
     ForgetJob,
     Instruction,
+    ReleaseResult,
     WithdrawTasks,
 )
 from concurrent_nb.scheduling.task_queue import QueuedRun
@@ -51,6 +52,7 @@ class Outbox:
         self._started: dict[tuple[SessionId, str], list[StartedTask]] = {}
         self._parcels: dict[tuple[SessionId, JobId, str], OutcomeParcel] = {}
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
+        self._released: list[ReleaseResult] = []
         self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[TaskRecord]] = {}
 
     def announce_started(self, client: SessionId, slave: str, task: StartedTask) -> None:
@@ -78,6 +80,10 @@ class Outbox:
         """Send tasks of a run to a slave."""
         self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s, run.needs), []).extend(tasks)
 
+    def release_result(self, job: JobId, index: int, *, clean: bool) -> None:
+        """Drop a result that was kept for other tasks, after all decisions so far."""
+        self._released.append(ReleaseResult(job, index, clean))
+
     def forget(self, job: JobId) -> None:
         """Drop what is kept for a job, after all decisions so far: its id may be used again immediately."""
         self._seal()
@@ -98,6 +104,9 @@ class Outbox:
             delivers = (parcel.instruction(*key) for key, parcel in self._parcels.items())
             out += [deliver for deliver in delivers if deliver is not None]
             self._parcels = {}
+        if self._released:
+            out += self._released
+            self._released = []
         if self._withdrawn:
             out += [WithdrawTasks(slave, tasks, stop) for (slave, stop), tasks in self._withdrawn.items()]
             self._withdrawn = {}

@@ -2,7 +2,7 @@
 
     events --> Scheduler --> ClientEventHandler, SlaveEventHandler --> TaskLifecycle -.
                    |                                                                  SchedulerState --> instructions
-                   '-------> deadlines, strategies, Suspects, Placement, Balance -----'
+                   '-> Dependencies, deadlines, strategies, Suspects, Placement, Balance'
 
 It decides which slave runs which task, what the end of an attempt means, and when an owner gets an outcome. The master
 calls it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at
@@ -20,6 +20,7 @@ from concurrent_nb.scheduling import validation
 from concurrent_nb.scheduling.active_strategies import ActiveStrategies, Makers
 from concurrent_nb.scheduling.balance import Balance
 from concurrent_nb.scheduling.client_events import ClientEventHandler
+from concurrent_nb.scheduling.dependencies import Dependencies
 from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
@@ -86,7 +87,8 @@ class Scheduler:
         self.blamed: Final[Collection[TaskRecord]] = self._state.blamed
         self._shared_until_s = 0.0
         lifecycle = self._lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
-        self._jobs = ClientEventHandler(self._state, lifecycle)
+        self._dependencies = Dependencies(self._state, lifecycle)
+        self._jobs = ClientEventHandler(self._state, lifecycle, self._dependencies)
         self._slaves = SlaveEventHandler(self._state, lifecycle, grace_s=grace_s)
         self._placement = Placement(self._state, lifecycle, move_after_s=rebalance_after_s)
         self._suspects = Suspects(self._state, lifecycle)
@@ -141,6 +143,8 @@ class Scheduler:
             self._jobs.abandon_overdue(now)
         if now >= state.overdue.soonest or now >= state.stop_unconfirmed.soonest:
             self._slaves.enforce_time_limits(now)
+        if self._dependencies.is_due:
+            self._dependencies.settle()
         state.refresh_touched()
         if state.has_suspects:
             self._suspects.settle()
@@ -153,6 +157,8 @@ class Scheduler:
         if state.oversubscribed:
             self._placement.move(now)
             self._balance.rebalance(now)
+        if state.settled:  # tasks that can run nowhere have ended
+            self._dependencies.settle()
         return state.outbox.flush()
 
     @property
@@ -172,6 +178,19 @@ class Scheduler:
     @results_kept_bytes.setter
     def results_kept_bytes(self, size_bytes: int) -> None:
         self._state.limit_kept_bytes(size_bytes)
+
+    @property
+    def retained(self) -> Collection[TaskRecord]:
+        """All forgotten tasks whose results others need; read-only."""
+        return self._state.retained.values()
+
+    def needs_result(self, job: JobId, index: int) -> bool:
+        """Return whether the result of a task may not be released now: tasks need it, or one has kept a reference."""
+        of_job = self._state.jobs.get(job)
+        task = None if of_job is None else of_job.tasks.get(index)
+        if task is None:
+            return (job, index) in self._state.retained
+        return task.links is not None and (task.links.users > 0 or not task.links.clean)
 
     def use_strategy(self, strategy: Strategy) -> None:
         """Place tasks by another strategy from the next `handle` on, except those of jobs that name their own."""

@@ -3,11 +3,12 @@
 Shared by the parts of the scheduler, and not changed by other code.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from typing import Final
 
 from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.outcome import SUCCESSES
 from concurrent_nb.scheduling.active_strategies import ActiveStrategies
 from concurrent_nb.scheduling.estimates import TaskEstimates
 from concurrent_nb.scheduling.object_locations import ObjectLocations
@@ -82,6 +83,9 @@ class SchedulerState:
         self.blamed: dict[TaskRecord, None] = {}  #: unfinished tasks with deaths of their workers or slaves
         self.placement_due = False  #: `Placement` has to be called: its queues or slaves have changed
         self.estimates = TaskEstimates()
+        #: linked tasks that have ended, or were dropped: `Dependencies.settle` has to be called
+        self.settled: deque[TaskRecord] = deque()
+        self.retained: dict[tuple[JobId, int], TaskRecord] = {}  #: forgotten tasks whose results others need
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         #: tasks that run with a time limit, by when their slave is asked again to stop them
         self.overdue: Ranking[TaskRecord] = Ranking()
@@ -116,6 +120,16 @@ class SchedulerState:
         elif before == most:
             self._most_slots = None  # computed when it is needed
         self.placement_due = True
+
+    def retain(self, task: TaskRecord) -> None:
+        """Keep the result of a linked task that is forgotten, if tasks that have not ended need it."""
+        has_result = task.outcome is not None and task.outcome.status in SUCCESSES
+        if not has_result or task.links is None:
+            return
+        if task.links.users:
+            self.retained[task.job.id, task.index] = task
+        elif not task.links.clean:
+            self.outbox.release_result(task.job.id, task.index, clean=False)
 
     def queue_of(self, needs: Needs | None) -> TaskQueue:
         """Return the queue for tasks of these needs that are not suspects."""

@@ -26,7 +26,9 @@ LONGEST_S: Final = 1e8
 # Numbers, which are compared and found in sets faster than members of an enumeration.
 _OK: Final = int(Status.OK)
 #: statuses that a slave may report
-_CLAIMS: Final = frozenset(map(int, frozenset(Status) - {Status.POISON, Status.REFUSED}))
+_CLAIMS: Final = frozenset(
+    map(int, frozenset(Status) - {Status.POISON, Status.REFUSED, Status.DEPENDENCY_FAILED, Status.INPUT_GONE})
+)
 #: statuses whose run time is a measurement of the function
 _MEASURED: Final = frozenset(map(int, (Status.OK, Status.HIT, Status.ERROR)))
 
@@ -225,6 +227,8 @@ class SlaveEventHandler:
                 kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
                 if task.deaths:
                     state.blamed.pop(task, None)
+                if task.links is not None:
+                    state.settled.append(task)
                 if parcel is not None:
                     parcel.add(item, buffers)
                 else:

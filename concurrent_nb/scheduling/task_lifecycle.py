@@ -58,6 +58,8 @@ class TaskLifecycle:
         if task.deaths:
             self._state.blamed.pop(task, None)
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
+        if task.links is not None:
+            self._state.settled.append(task)
         self.deliver(task)
 
     def ran(self, job: JobRecord, ended: Sequence[tuple[TaskRecord, OutcomeFrame, int]], slave: str) -> None:
@@ -76,7 +78,7 @@ class TaskLifecycle:
             state.failed += 1
             if status == Status.POISON:
                 self._add_event("task quarantined", f"task {task.name} is quarantined: {task.deaths[-1]}", task, slave)
-            report = _report_of(outcome, buffers)
+            report = report_of(outcome, buffers)
             if job.errors is None:
                 job.errors = ErrorKinds()
             message = report.message[:_MESSAGE_LENGTH].partition("\n")[0]
@@ -118,7 +120,7 @@ class TaskLifecycle:
             self.requeue(task)
             return False
         self.finish(task, outcome, buffers, slave)
-        return _ends_job(task.job, status)
+        return ends_job(task.job, status)
 
     def died(
         self,
@@ -157,7 +159,7 @@ class TaskLifecycle:
             self.requeue(task)
             return False
         self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task, remedy)), slave=slave)
-        return _ends_job(task.job, Status.POISON)
+        return ends_job(task.job, Status.POISON)
 
     def cut_off(self, task: TaskRecord, slave: str, place: str, limit_s: float | None, ran_s: float) -> bool:
         """Act on a running task whose slave was taken away by its place. Returns whether that ends the job.
@@ -183,7 +185,7 @@ class TaskLifecycle:
         if task.cancelled:
             self.cancel_unstarted(task)
         elif task.taken_back:
-            self._hand_back(task)
+            self.hand_back(task, Status.TAKEN_BACK)
         else:
             self.requeue(task)
 
@@ -203,6 +205,8 @@ class TaskLifecycle:
             if task.state == TaskState.WAITING:
                 self.cancel_unstarted(task)
                 waited.append(task)
+            elif task.state == TaskState.BLOCKED:
+                self.cancel_unstarted(task)
             elif task.slave is not None and not task.cancelled:
                 task.cancelled = True
                 state.outbox.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
@@ -211,27 +215,35 @@ class TaskLifecycle:
     def take_back(self, tasks: Iterable[TaskRecord]) -> None:
         """End those tasks that have not begun, because their application runs them itself.
 
-        Others go on; so do those whose worker or slave has died: they could end the application's process as well.
+        Others go on; so do those whose worker or slave has died: they could end the application's process as well. So
+        do those that need results of others, or whose results others need.
         """
         state = self._state
         waited: list[TaskRecord] = []
         for task in tasks:
-            if task.deaths or task.cancelled:
+            if task.deaths or task.cancelled or task.links is not None:
                 continue
             if task.state == TaskState.WAITING:
-                self._hand_back(task)
+                self.hand_back(task, Status.TAKEN_BACK)
                 waited.append(task)
             elif task.slave is not None and not task.started and not task.taken_back:
                 task.taken_back = True
                 state.outbox.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=False)
         state.waiting_ended(waited)
 
-    def _hand_back(self, task: TaskRecord) -> None:
-        """End a task that is on no slave and that its application runs itself: it counts there."""
-        outcome = _stopped(task, Status.TAKEN_BACK)
+    def hand_back(self, task: TaskRecord, status: Status) -> None:
+        """End a task that is on no slave and that its application has to look after: it does not count here.
+
+        Args:
+            task: the task.
+            status: TAKEN_BACK: its application runs it; INPUT_GONE: it sends it again, with results that it has.
+        """
+        outcome = _stopped(task, status)
         keep(task, outcome, (), "")
         task.job.accepted -= 1
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
+        if task.links is not None:
+            self._state.settled.append(task)
         self.deliver(task)
 
     def end(self, job: JobRecord) -> None:
@@ -256,6 +268,9 @@ class TaskLifecycle:
             if task.deaths:
                 state.blamed.pop(task, None)
             move(task, ABANDON)
+            if task.links is not None:
+                state.retain(task)
+                state.settled.append(task)
         if kept_bytes:
             state.release_kept_bytes(job.owner, kept_bytes)
         if job.tasks:
@@ -268,6 +283,8 @@ class TaskLifecycle:
         """Drop a task whose outcome its owner has."""
         move(task, FORGET)
         del task.job.tasks[task.index]
+        if task.links is not None:
+            self._state.retain(task)
 
 
 def keep(task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: str) -> None:
@@ -281,7 +298,8 @@ def keep(task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer], sla
     task.body, task.sizes, task.buffers = b"", (), ()
 
 
-def _ends_job(job: JobRecord, status: int) -> bool:
+def ends_job(job: JobRecord, status: int) -> bool:
+    """Return whether such an end of a task ends its job."""
     if status == Status.HIT:
         return job.until
     # Cancelling one task is not a failure of the job.
@@ -296,7 +314,7 @@ def _stopped(task: TaskRecord, status: Status, last: OutcomeFrame | None = None,
 
 
 def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
-    return _report_of(outcome, buffers).message[:_HOW_LENGTH] or f"worker {outcome.worker} died for an unknown reason"
+    return report_of(outcome, buffers).message[:_HOW_LENGTH] or f"worker {outcome.worker} died for an unknown reason"
 
 
 def _why_it_failed(report: ErrorReport, status: int) -> str:
@@ -310,7 +328,7 @@ def _end_of(report: ErrorReport) -> str:
     return text if len(text) <= _TRACEBACK_LENGTH else f"…\n{text[-_TRACEBACK_LENGTH:]}"
 
 
-def _report_of(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> ErrorReport:
+def report_of(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> ErrorReport:
     """Return what a slave reports on a failure; an empty report if that cannot be read here."""
     body = buffers[0] if buffers and not outcome.body else outcome.body
     try:

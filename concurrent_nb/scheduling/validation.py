@@ -26,6 +26,7 @@ def validate(state: SchedulerState) -> None:
     _check_suspects(state)
     _check_kept(state)
     _check_deadlines(state)
+    _check_links(state)
 
 
 def _require(holds: bool, what: object) -> None:
@@ -52,7 +53,7 @@ def _check_task(state: SchedulerState, task: TaskRecord) -> None:
     if task.slave is not None:
         _require(task in state.slaves[task.slave].tasks, f"{task} is unknown to its slave")
         _require(task.attempt > 0, f"{task} has no attempt")
-    elif task.state == TaskState.WAITING:
+    elif task.state in (TaskState.WAITING, TaskState.BLOCKED):
         _require(not task.started, f"{task} waits, but has started")
     finished = task.state == TaskState.FINISHED
     _require(finished == (task.outcome is not None), f"{task} is {task.state.name}, but its outcome is {task.outcome}")
@@ -187,3 +188,39 @@ def _check_deadlines(state: SchedulerState) -> None:
         )
     for task in state.recalled:
         _require(task.slave is not None and not task.started, f"{task} is recalled, but has started or is on no slave")
+
+
+def _check_links(state: SchedulerState) -> None:
+    """Check the edges between tasks, from both ends."""
+    _require(not state.settled, f"{list(state.settled)} have ended, but their dependents do not know")
+    users: Counter[TaskRecord] = Counter()
+    waiters: Counter[TaskRecord] = Counter()
+    tasks = [task for job in state.jobs.values() for task in job.tasks.values()]
+    for task in tasks:
+        links = task.links
+        if links is None:
+            _require(task.state != TaskState.BLOCKED, f"{task} is blocked, but needs no other task")
+            continue
+        if task.state == TaskState.FINISHED:
+            _require(not links.inputs and not links.dependents, f"{task} has ended, but is linked: {links}")
+            continue
+        users.update(links.inputs)
+        missing = [needed for needed in links.inputs if needed.outcome is None]
+        waiters.update(missing)
+        _require(links.missing == len(missing), f"{task} waits for {missing}, not for {links.missing}")
+        _require(
+            (task.state == TaskState.BLOCKED) == bool(missing), f"{task} is {task.state.name}, and waits for {missing}"
+        )
+        for needed in links.inputs:
+            is_there = state.jobs.get(needed.job.id) is needed.job and needed.job.tasks.get(needed.index) is needed
+            is_kept = state.retained.get((needed.job.id, needed.index)) is needed
+            _require(is_there or is_kept, f"{needed}, which {task} needs, is forgotten")
+    linked = {task for task in (*tasks, *users, *state.retained.values()) if task.links is not None}
+    for task in linked:
+        links = task.links
+        assert links is not None
+        _require(links.users == users[task], f"{users[task]} tasks need {task}, not {links.users}")
+        waiting = [each for each in links.dependents if each.state == TaskState.BLOCKED]
+        _require(len(waiting) == waiters[task], f"{waiters[task]} tasks wait for {task}, not {waiting}")
+    for task in state.retained.values():
+        _require(task.state == TaskState.FORGOTTEN and users[task] > 0, f"{task} is retained, but no task needs it")

@@ -1,11 +1,12 @@
 """The states of a task, as a table. Every change of `TaskRecord.state` must go through `move`.
 
-A transition that is not in the table is a bug. Called by the scheduler only. A new task is WAITING; no row leads out of
-FORGOTTEN.
+A transition that is not in the table is a bug. Called by the scheduler only. A new task is WAITING or BLOCKED; no row
+leads out of FORGOTTEN.
 
+    BLOCKED --unblock--> WAITING: its inputs are there
     WAITING --assign--> ASSIGNED --finish--> FINISHED --forget--> FORGOTTEN
        ^------requeue------'                    ^
-       `------finish (cancelled first)----------'          abandon: WAITING or ASSIGNED to FORGOTTEN
+       `------finish (cancelled first)----------'          abandon: WAITING, ASSIGNED or BLOCKED to FORGOTTEN
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from concurrent_nb.tasks.task_record import TaskRecord, TaskState
 
 #: (state, what happens) -> next state
 TRANSITIONS: Final[dict[tuple[TaskState, str], TaskState]] = {
+    (TaskState.BLOCKED, "unblock"): TaskState.WAITING,
     (TaskState.WAITING, "assign"): TaskState.ASSIGNED,
     (TaskState.ASSIGNED, "requeue"): TaskState.WAITING,  # returned, its slave or worker died, or a retry
     (TaskState.ASSIGNED, "finish"): TaskState.FINISHED,
     (TaskState.WAITING, "finish"): TaskState.FINISHED,  # cancelled before it ran
+    (TaskState.BLOCKED, "finish"): TaskState.FINISHED,  # an input has failed, or it was cancelled
     (TaskState.FINISHED, "forget"): TaskState.FORGOTTEN,  # its owner has the outcome
     (TaskState.WAITING, "abandon"): TaskState.FORGOTTEN,  # its owner is gone for good
+    (TaskState.BLOCKED, "abandon"): TaskState.FORGOTTEN,
     (TaskState.ASSIGNED, "abandon"): TaskState.FORGOTTEN,
     (TaskState.FINISHED, "abandon"): TaskState.FORGOTTEN,
 }
@@ -42,6 +46,7 @@ def _verb(name: str) -> Verb:
     return Verb(name, target, targets)
 
 
+UNBLOCK: Final = _verb("unblock")
 ASSIGN: Final = _verb("assign")
 REQUEUE: Final = _verb("requeue")
 FINISH: Final = _verb("finish")

@@ -27,6 +27,7 @@ class TaskState(IntEnum):
     ASSIGNED = 1  #: sent to a slave; a worker may have started it
     FINISHED = 2  #: it has an outcome, which its owner has not acknowledged
     FORGOTTEN = 3  #: acknowledged; the record is dropped
+    BLOCKED = 4  #: accepted, and it needs the result of a task that has not ended; in no queue
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +53,17 @@ class JobRecord:
     errors: ErrorKinds | None = field(default=None, repr=False)  #: of its tasks; None: there was none
     forgotten_s: float | None = None  #: when it was forgotten: closed, and all outcomes acknowledged
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
+
+
+@dataclass(slots=True, eq=False)
+class TaskLinks:
+    """The edges of a task that needs results of others, or whose result others need."""
+
+    inputs: "tuple[TaskRecord, ...]" = ()  #: tasks whose results it needs; until it has ended
+    missing: int = 0  #: how many of these have not ended
+    dependents: "list[TaskRecord]" = field(default_factory=list)  #: tasks that wait for its end
+    users: int = 0  #: tasks that need its result and have not ended
+    clean: bool = True  #: no process can still refer to shared memory of its result, once these have ended
 
 
 class TaskRecord(msgspec.Struct, eq=False):
@@ -86,6 +98,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     assigned_s: float = 0.0  #: when it was last assigned
     started_s: float = 0.0  #: when its slave last reported that it runs
     worker: int = 0  #: pid of the worker that ran it then; 0 if the slave did not say
+    links: TaskLinks | None = None  #: None for a task without inputs and dependents
 
     @property
     def name(self) -> str:

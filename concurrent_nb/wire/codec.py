@@ -108,6 +108,13 @@ def pack_body(body: bytes, buffers: Sequence[Buffer | m.Slice]) -> tuple[bytes, 
     return body, *split_off(buffers)
 
 
+def move_long_body(body: bytes, sizes: m.Sizes, buffers: Buffers) -> tuple[bytes, m.Sizes, Buffers]:
+    """Make a body that is too long for a header the first buffer of what `pack_body` has returned."""
+    if len(body) <= INLINE_BYTES:
+        return body, sizes, buffers
+    return b"", (len(body), *sizes), [body, *buffers]
+
+
 def split_off(buffers: Sequence[Buffer | m.Slice]) -> tuple[m.Sizes, Buffers]:
     """Return the sizes of buffers, and those among them that travel as frames."""
     sizes = tuple([buffer if isinstance(buffer, m.Slice) else length(buffer) for buffer in buffers])
@@ -347,12 +354,18 @@ def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.
         for at in range(0, max(1, len(members or ())), REFS):
             part = message if members is None or len(members) <= REFS else _replace(message, name, members, at, REFS)
             yield part, (), 64 + each_bytes * min(len(members or ()), REFS)
+    elif kind is m.TaskInputs:
+        yield message, (), 64 + _bytes_of_inputs(message)  # type: ignore[arg-type]
     elif kind is m.Output and len(message.data) > OUTPUT_BYTES:  # type: ignore[union-attr]
         for at in range(0, len(message.data), OUTPUT_BYTES):  # type: ignore[union-attr]
             piece = message.data[at : at + OUTPUT_BYTES]  # type: ignore[union-attr]
             yield msgspec.structs.replace(message, data=piece), (), 64 + len(piece)
     else:
         yield message, (), 128 + len(getattr(message, "data", b"")) + len(getattr(message, "stack", ""))
+
+
+def _bytes_of_inputs(message: m.TaskInputs) -> int:
+    return sum([24 + 5 * len(each.indexes) for each in message.inputs])
 
 
 def _split_run(message: Any, buffers: ItemBuffers) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:

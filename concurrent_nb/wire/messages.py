@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 
 #: this protocol; a node with another one is refused at registration, with both versions named
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 #: the stream of Output that carries a task's notes; 1 and 2 are its standard streams
 NOTES: Final = 3
 #: the reason in a Bye after which nodes do not look for the master again
@@ -40,6 +40,8 @@ SegmentId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 #: most cores that a task may need: more than any slave has
 CORES_MAX: Final = 4096
+#: most inputs of a task
+INPUTS_MAX: Final = 100_000
 #: most system hosts of a slave; they do not count in its slots and its credit
 HOSTS_MAX: Final = 8
 
@@ -83,6 +85,7 @@ class TaskKind(IntEnum):
     ITEM = 2  #: one item of a job: (arguments, number of the item)
     CHUNK = 3  #: several items: (calls, numbers), see `shipping.runtime.call_chunks`
     BATCH = 4  #: several items that are tasks of a job: (calls, (numbers, ...)), see `shipping.runtime.job_batches`
+    BOUND = 5  #: no pickle: a task and the results that it needs, see `wire.bound_tasks`
 
 
 #: a `TaskKind` on the wire, where a number is read and compared faster than a member of an enumeration
@@ -319,6 +322,21 @@ class MeasuredValue(msgspec.Struct, array_like=True, frozen=True, gc=False):
     p99: float
 
 
+class JobTasks(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Tasks of one job."""
+
+    job: JobId
+    indexes: Annotated[list[Count], msgspec.Meta(max_length=INPUTS_MAX)]
+
+
+class TaskInputs(Message, tag=16, frozen=True):
+    """A task of the next Submit needs the results of these tasks of the same owner. Several of one task add up."""
+
+    job: JobId
+    index: Count
+    inputs: Annotated[list[JobTasks], msgspec.Meta(max_length=INPUTS_MAX)]
+
+
 class Measured(Message, tag=14, frozen=True):
     """What the tasks of a job have measured by themselves so far, for people who ask for its statistics."""
 
@@ -443,7 +461,18 @@ class StackSampled(Message, tag=35, frozen=True):
 #: messages that every node sends, and takes
 FromAnyone = Segment | Part | DropSegments | Bye
 FromClient = (
-    FromAnyone | Function | OpenJob | Submit | Cancel | CloseJob | Measured | Ran | ShareMemory | Content | Release
+    FromAnyone
+    | Function
+    | OpenJob
+    | Submit
+    | Cancel
+    | CloseJob
+    | Measured
+    | Ran
+    | TaskInputs
+    | ShareMemory
+    | Content
+    | Release
 )
 FromSlave = (
     FromAnyone

@@ -7,7 +7,7 @@ waits for an answer on the control channel it handles nothing else.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -18,7 +18,15 @@ from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.application import client_loop
 from concurrent_nb.nodes.application.client_loop import ClientLoop
-from concurrent_nb.nodes.application.core import ClientCore, News, TaskEnded, TaskRunning, TaskWrote
+from concurrent_nb.nodes.application.core import (
+    ClientCore,
+    News,
+    Payload,
+    TaskEnded,
+    TaskEntry,
+    TaskRunning,
+    TaskWrote,
+)
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.common.session_loop import Verdict
@@ -27,8 +35,12 @@ from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.slave import process
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import SlaveLoop
+from concurrent_nb.outcome import SUCCESSES
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.wire.bound_tasks import ResultParts, bind
+from concurrent_nb.wire.codec import move_long_body, pack_body
+from concurrent_nb.wire.messages import TaskKind
 from concurrent_nb.wire.session import Session
 from tests.simulator.checkers import UNREGISTERED
 from tests.simulator.network import SimulatedCall, SimulatedLink
@@ -311,6 +323,7 @@ class ApplicationActor(Node):
         self.gone = False  #: it has left
         self.is_seen_ended = False  #: the master's host reports that its process has ended
         self._inbox: deque[Action] = deque()
+        self._held: list[TaskEntry[WantedTask]] = []  # that wait for results
         self.begin(self._run())
 
     def post(self, what: Action) -> None:
@@ -351,7 +364,7 @@ class ApplicationActor(Node):
         return (yield from self._register(is_alive=lambda: not self.is_seen_ended, replaces=self.session_id))
 
     def _turn(self, member: SimulatedMembership) -> Generator[float, None, SimulatedMembership | None]:
-        yield self.clock.now if self._inbox else self.core.next_deadline()
+        yield self.clock.now if self._inbox or self._held_due() else self.core.next_deadline()
         now = self.clock.now
         while self._inbox:
             self._inbox.popleft()()
@@ -361,11 +374,34 @@ class ApplicationActor(Node):
             self._broken(self._loop.error, self.core.session)
         for unsent in self.core.take_unsent():
             wanted, job = unsent.entry.handle, unsent.entry.job
-            if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
+            is_too_large = unsent.size_bytes and not wanted.inputs  # results that it needs may be large
+            may_end = wanted.cancelled or job.until or job.stop_on_error or (unsent.size_bytes and wanted.inputs)
+            if is_too_large or not may_end:
                 raise Violation(f"{wanted.name} is not submitted, although it was not cancelled")
             wanted.dropped = True
+        self._look_after_held()
         verdict = self._loop.send(member.link.disturbed(), now)
+        self._held += self.core.take_held()
         return member if verdict is Verdict.STAY else (yield from self._look_for_master(member, verdict))
+
+    def _look_after_held(self) -> None:
+        """Give held tasks the results that they need once they are here, or end them."""
+        held, self._held = [*self._held, *self.core.take_held()], []
+        for entry in held:
+            inputs: Sequence[WantedTask] = entry.payload.inputs  # type: ignore[assignment]
+            absent = [needed for needed in inputs if not self.core.is_unanswered(needed)]
+            ended = [needed for needed in inputs if needed.over]
+            if any(needed.status not in SUCCESSES for needed in ended):
+                if self.core.drop_held(entry):
+                    self._world.checker.failed_here(entry.handle)
+            elif all(needed.over for needed in absent):
+                values = [ResultParts(it.job.id, it.index, *pack_body(it.value, ())) for it in ended]
+                bound = bind(entry.payload.kind, entry.payload.body, entry.payload.sizes, entry.payload.buffers, values)
+                left = tuple(needed for needed in inputs if not needed.over)
+                payload = Payload(*move_long_body(*bound), None, int(TaskKind.BOUND), left)
+                self.core.give(entry, payload)
+            else:
+                self._held.append(entry)
 
     def _take_news(self, envelope: Iterable[News[WantedTask]]) -> None:
         for news in envelope:
@@ -414,6 +450,12 @@ class ApplicationActor(Node):
             if not wanted.cancelled:
                 raise Violation(f"{wanted.name} is not submitted again, although it was not cancelled")
             wanted.dropped = True
+
+    def _held_due(self) -> bool:
+        """Return whether a held task has what it waits for."""
+        return any(
+            all(it.done() for it in entry.payload.inputs if not self.core.is_unanswered(it)) for entry in self._held
+        )
 
     def _give_up(self, member: SimulatedMembership) -> None:
         if not self._world.checker.faults and self._world.master.alive:

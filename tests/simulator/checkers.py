@@ -20,7 +20,7 @@ from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
 from concurrent_nb.wire.parts import Joiner
 from concurrent_nb.wire.session import Session
 from tests.simulator.network import Frames
-from tests.simulator.plans import Kind, TaskCatalog, Violation, WantedJob, WantedTask, error_of, value_of
+from tests.simulator.plans import Kind, TaskCatalog, Violation, WantedJob, WantedTask, error_of
 
 #: the reason of a session that its node has ended
 UNREGISTERED: Final = "it has unregistered"
@@ -129,12 +129,18 @@ class OutcomeChecker:
         body, _ = unpack_body(ended.frame.body, ended.buffers)
         expected = None
         if status in SUCCESSES:
-            expected = value_of(wanted.function.payload.body or bytes(wanted.function.payload.buffers[0]), wanted.body)
+            expected = wanted.value
         elif status is Status.ERROR:
             expected = error_of(wanted)
         if expected is not None and bytes(body) != expected:
             raise Violation(f"{wanted.name} ended with {bytes(body)[:80]!r}, and not with {expected[:80]!r}")
         wanted.status = status
+
+    def failed_here(self, wanted: WantedTask) -> None:
+        """Note that an application has ended a task because one that it needs has failed."""
+        if wanted.over:
+            raise Violation(f"{wanted.name} ended twice: as {wanted.status}, and because of what it needs")
+        wanted.status = Status.DEPENDENCY_FAILED
 
     def wrote(self, wrote: TaskWrote[WantedTask]) -> None:
         """Check a task's output: pieces may be missing, but none arrives late or twice."""
@@ -148,6 +154,10 @@ class OutcomeChecker:
         """Check everything that was submitted, at the end of the history."""
         for job in self._catalog.jobs:
             for wanted in job.tasks:
+                if wanted.status is Status.DEPENDENCY_FAILED and all(it.status in SUCCESSES for it in wanted.inputs):
+                    raise Violation(f"{wanted.name} ended because of what it needs, which has not failed")
+                if wanted.status in SUCCESSES and not all(it.status in SUCCESSES or it.dropped for it in wanted.inputs):
+                    raise Violation(f"{wanted.name} has succeeded, although what it needs has failed")
                 if not wanted.over:
                     raise Violation(f"{wanted.name}, {wanted.plan}, has never ended: {_past_of(wanted)}")
                 if not self.faults:
@@ -183,6 +193,8 @@ class OutcomeChecker:
             return _may_be_stopped(wanted)
         if status is Status.REFUSED:
             return wanted.needs is not None and wanted.needs.cores > self.fewest_slots
+        if status is Status.DEPENDENCY_FAILED:
+            return bool(wanted.inputs)
         return False  # DIED is for the master alone
 
     def _check_job(self, job: WantedJob) -> None:
@@ -201,7 +213,9 @@ class OutcomeChecker:
 def _may_be_stopped(wanted: WantedTask) -> bool:
     """Return whether a task may be cancelled: by its owner, or because its job is over."""
     job = wanted.job
-    failed = job.failures > 0 or any(task.timeout_s is not None or _may_be_refused(task) for task in job.tasks)
+    failed = job.failures > 0 or any(
+        task.timeout_s is not None or _may_be_refused(task) or task.inputs for task in job.tasks
+    )
     asked = wanted.cancelled
     return asked or (job.until and job.hits > 0) or (job.stop_on_error and failed)
 
@@ -221,6 +235,7 @@ def _check_runs(wanted: WantedTask, deaths_allowed: int) -> None:
         Status.TIMEOUT: wanted.retries + 1,
         Status.POISON: deaths_allowed,
         Status.NOT_PICKLABLE: 1,
+        Status.DEPENDENCY_FAILED: 0,
     }.get(status or Status.CANCELLED, runs)
     punctual = wanted.timeout_s is None or wanted.plan.run_s + _OVERHEAD_S < wanted.timeout_s
     if wanted.needs is not None and wanted.needs.kind == "thread":

@@ -41,6 +41,9 @@ def leftovers(core: MasterCore, slaves: Sequence[SlaveActor]) -> list[str]:
         kept.append(f"{core.scheduler.blamed} are blamed and {core.scheduler.paused} paused, and there is no job")
     if core.scheduler.waiting:
         kept.append(f"{core.scheduler.waiting} tasks wait, and belong to no job")
+    if core.scheduler.retained:
+        kept.append(f"{core.scheduler.retained} are retained, and no task needs them")
+    kept += [f"{peer.name} has announced {peer.inputs}" for peer in core.peers.values() if peer.inputs]
     for slave in slaves:
         peer = None if slave.session_id is None else core.peers.get(slave.session_id)
         if slave.alive and peer is not None and peer.functions != slave.pool.functions.keys():

@@ -5,10 +5,11 @@
 A task's body names it, and so does its value, so an answer to the wrong task is detected. Uses no code of nodes.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.core import FunctionPayload
@@ -76,6 +77,7 @@ class WantedTask:
     timeout_s: float | None = None
     retries: int = 0
     needs: m.Needs | None = None
+    inputs: "tuple[WantedTask, ...]" = ()  #: tasks whose results it needs
     cancelled_s: float = inf  #: when its owner has cancelled it
     status: Status | None = None  #: its end, as its owner received it
     dropped: bool = False  #: its owner has given it up, or cancelled it before it was sent
@@ -90,6 +92,25 @@ class WantedTask:
     def name(self) -> str:
         """Return the task's name for messages."""
         return f"{self.job.owner}:{self.job.id.hex()[:4]}/{self.index}"
+
+    @property
+    def job_id(self) -> JobId:
+        """Return the id of its job, as a handle does."""
+        return self.job.id
+
+    def done(self) -> bool:
+        """Return whether it has ended, as a future does."""
+        return self.over
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Raise: applications look at their tasks in each turn."""
+        raise NotImplementedError
+
+    @property
+    def value(self) -> bytes:
+        """Return what it returns if it succeeds."""
+        payload = self.function.payload
+        return value_of(payload.body or bytes(payload.buffers[0]), self.body)
 
     @property
     def cancelled(self) -> bool:
@@ -143,9 +164,15 @@ class TaskCatalog:
         """Return all tasks."""
         return list(self._wanted.values())
 
-    def begin(self, function: bytes, body: bytes, now: float) -> TaskRun:
-        """Start a run of a task. Raises KeyError if there is no such task, Violation if it was cancelled long ago."""
+    def begin(self, function: bytes, body: bytes, now: float, results: Mapping[tuple[bytes, int], bytes]) -> TaskRun:
+        """Start a run of a task, with the results that have come with it.
+
+        Raises KeyError if there is no such task, Violation if it was cancelled long ago, or has not the right results.
+        """
         wanted = self._wanted[body]
+        expected = {(needed.job.id, needed.index): needed.value for needed in wanted.inputs}
+        if results != expected:
+            raise Violation(f"{wanted.name} needs {expected}, and has come with {results}")
         cancelled_s = min(wanted.cancelled_s, wanted.job.cancelled_s)
         if self.punctual and now > cancelled_s + STOPPED_WITHIN_S:
             raise Violation(f"{wanted.name} starts at {now:.3f} s, it was cancelled at {cancelled_s:.3f} s")

@@ -5,6 +5,7 @@ no more tasks, and cancels those that never end. Called by `simulation`.
 """
 
 from math import inf
+from random import Random
 from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
@@ -152,12 +153,23 @@ class User:
                 kind = Kind.PLAIN
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             wanted.needs = needs
+            wanted.inputs = self._inputs(wanted)
             self._world.catalog.add(wanted)
-            payload = Payload(*pack_body(wanted.body, ()))
+            payload = Payload(*pack_body(wanted.body, ()), inputs=wanted.inputs)
             entries.append(
                 TaskEntry(record, wanted.index, function, payload, wanted, TaskLimits(timeout_s, retries), needs)
             )
         return entries
+
+    def _inputs(self, wanted: WantedTask) -> tuple[WantedTask, ...]:
+        """Draw the tasks whose results a new task needs: mostly none, else some of the last ones of this user."""
+        # A generator of its own: the history of all else stays the same.
+        chance = Random(f"inputs of {wanted.name}")
+        share = Random(f"inputs in job {wanted.job.id.hex()}").choice((0.0, 0.0, 0.1, 0.9))
+        if chance.random() >= share:
+            return ()
+        others = [task for job, _ in self._jobs[-2:] for task in job.tasks[-20:]]
+        return tuple(chance.sample(others, min(len(others), chance.choice((1, 1, 2, 5)))))
 
     def _needs(self) -> Needs | None:
         """Draw the needs of the tasks of a submit: mostly none, else several cores, a thread, or a host of a system."""

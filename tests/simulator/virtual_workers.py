@@ -15,6 +15,7 @@ from typing import Final
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.slave_state import is_multi_slot, is_system_host
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.bound_tasks import unbind
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side import attempts as a
@@ -341,8 +342,12 @@ class VirtualPool(UnsharedPool):
             raise Violation(f"slave {self._name} uses {used} slots, it has {self.scheduler.slots}")
         if (hosts := sum(is_system_host(other.needs) for other in running)) > m.HOSTS_MAX:
             raise Violation(f"slave {self._name} has {hosts} hosts, at most {m.HOSTS_MAX} are allowed")
-        body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
-        task_run = self._catalog.begin(function, body, self.clock.now)
+        body, parts = unpack_body(attempt.body, attempt.buffers)
+        kind, results = attempt.kind, dict[tuple[bytes, int], tuple[Buffer, Sequence[Buffer]]]()
+        while kind == m.TaskKind.BOUND:
+            kind, body, parts = unbind(body, parts, results)
+        values = {key: bytes(result) for key, (result, _) in results.items()}
+        task_run = self._catalog.begin(function, bytes(body), self.clock.now, values)
         for piece in range(1, task_run.wanted.plan.writes + 1):
             self._output.append((attempt.ref, 1, f"{task_run.wanted.name} {task_run.run} {piece}".encode()))
         return task_run

@@ -35,6 +35,7 @@ from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
+from concurrent_nb.nodes.application.payload import with_inputs_of
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, checked_needs
@@ -133,7 +134,7 @@ class BatchedJob:
         self.job._is_batched = True
         self.job._index_at_master = self._index_at_master
         self.secret = os.urandom(8).hex()
-        self._client_thread = client_thread
+        self.client_thread = client_thread
         self._function = packer.function_payload(function, spawns=True)
         self._needs = self._function.needs if options.needs is None else checked_needs(options.needs)
         if self._needs is not None and self._needs.kind == "thread":
@@ -166,13 +167,13 @@ class BatchedJob:
 
     def start(self) -> Job:
         """Send the first batches; return the job. Raises RuntimeError after a shutdown, MasterLost."""
-        self._client_thread.open_source(self)
-        self._client_thread.call_soon(self.cut)
+        self.client_thread.open_source(self)
+        self.client_thread.call_soon(self.cut)
         return self.job
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         """Cancel items, or all (None), running ones too. For any thread."""
-        self._client_thread.call_soon(lambda: self._stop() if indexes is None else self._recall(indexes))
+        self.client_thread.call_soon(lambda: self._stop() if indexes is None else self._recall(indexes))
 
     def _index_at_master(self, index: int) -> int:
         """Return the index of the batch that has an item. For any thread."""
@@ -191,17 +192,17 @@ class BatchedJob:
                 entries.append(self._entry(resend))
         while len(entries) < CHUNKS_PER_TURN and (items := self._next_items()):
             entries.append(self._entry(items))
-        self._client_thread.add(entries)
+        self.client_thread.add(entries)
         if len(entries) >= CHUNKS_PER_TURN:
-            self._client_thread.call_soon(self.cut)
+            self.client_thread.call_soon(self.cut)
         elif not self._unanswered:
-            self._client_thread.close_source(self)
+            self.client_thread.close_source(self)
 
     def leave(self, cancel: bool) -> None:
         """Continue, or, with `cancel`, cancel what has not been sent, because the application leaves."""
         if cancel:
             self._end_unsent()
-            self._client_thread.call_soon(self.cut)
+            self.client_thread.call_soon(self.cut)
 
     def fail(self, error: ClusterError) -> None:
         """End what has not been sent with an error: the cluster is gone."""
@@ -221,7 +222,7 @@ class BatchedJob:
         if batch.ended_count < len(batch.items):
             batch.items[batch.ended_count].note_running(batch.slave)
         if self._resend:
-            self._client_thread.call_soon(self.cut)
+            self.client_thread.call_soon(self.cut)
         self._stop_if_it_ends_the_job(batch)
 
     def batch_ended(self, batch: BatchHandle, value: Any, error: BaseException | None) -> None:
@@ -258,7 +259,7 @@ class BatchedJob:
         for item in batch.items:
             if self._batch_of.get(item.index) is batch:
                 del self._batch_of[item.index]
-        self._client_thread.call_soon(self.cut)  # later, because more batches may have ended
+        self.client_thread.call_soon(self.cut)  # later, because more batches may have ended
 
     def _end_items(self, batch: BatchHandle, answers: list[Any], seconds: list[float], at: int = 0) -> None:
         """End items, from the one at this position on, unless they have ended.
@@ -285,8 +286,8 @@ class BatchedJob:
             self._items[item.index] = None
             if type(answer) not in SMALL_ATOMS:
                 answer, error = open_item(item, answer)
-                if error is not None and self._client_thread.present is not None:
-                    self._client_thread.present(item, error)
+                if error is not None and self.client_thread.present is not None:
+                    self.client_thread.present(item, error)
             if item.set_end(answer, error):
                 done.append(item)
         self.job._tasks_ended(done)  # together: threads that wait for the job wake once
@@ -323,7 +324,7 @@ class BatchedJob:
         item.status, item.slave, item.worker, item.elapsed_s = status, batch.slave, batch.worker, took_s
         item.attempt = batch.attempt + self._failures.get(item.index, 0)
         self._items[item.index] = None
-        item.set_outcome(value, error, self._client_thread.present)
+        item.set_outcome(value, error, self.client_thread.present)
 
     def _cancel(self, items: Sequence[TaskFuture]) -> None:
         unfinished = [item for item in items if not item.done()]
@@ -338,9 +339,9 @@ class BatchedJob:
 
     def _stop(self) -> None:
         """End the job: cancel what was sent, and what was not."""
-        self._client_thread.cancel(self.record.id, None)
+        self.client_thread.cancel(self.record.id, None)
         self._end_unsent()
-        self._client_thread.call_soon(self.cut)
+        self.client_thread.call_soon(self.cut)
 
     def _end_unsent(self) -> None:
         self._is_over = True
@@ -361,8 +362,8 @@ class BatchedJob:
                 batch.recalled = True
                 recalled.append(batch.index)
         if recalled:
-            self._client_thread.cancel(self.record.id, recalled)
-        self._client_thread.call_soon(self.cut)
+            self.client_thread.cancel(self.record.id, recalled)
+        self.client_thread.call_soon(self.cut)
 
     def _measured(self, batch: BatchHandle, items: int) -> None:
         if isinstance(self._size, AdaptiveSize) and items and batch.status in TIMED_STATUSES:
@@ -401,6 +402,7 @@ class BatchedJob:
         self._used_indexes.add(index)
         numbers = _numbers([item.index for item in items])
         payload = chunk_payload([self._items[number] for number in numbers], numbers, self._terms)
+        payload = with_inputs_of(self._function, payload)
         batch = BatchHandle(self, index, items)
         self._unanswered += 1
         for item in items:

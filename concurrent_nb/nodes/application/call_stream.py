@@ -12,6 +12,7 @@ from concurrent_nb.errors import ClusterError
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import ClientJob, Payload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.payload import with_inputs_of
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions
 from concurrent_nb.nodes.application.task_packer import TaskPacker
@@ -76,6 +77,7 @@ class CallStream:
         future: TaskFuture[Any] = TaskFuture(self._record.id, index, self._client_thread.cancel)
         future.add_done_callback(ended)
         needs = self._options.needs_with(packed)
+        payload = with_inputs_of(packed, payload)
         entry: TaskEntry[TaskHandle] = TaskEntry(
             self._record, index, packed, payload, future, self._options.limits, needs
         )

@@ -46,7 +46,7 @@ Item = call_chunks.Call | Payload | NotPicklable
 def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Payload:
     """Pickle the arguments of an item that are not all atoms, and its number in the job. Raises NotPicklable."""
     payload = packer.item_payload(fn, args, number)
-    return payload if payload.sizes else payload.body
+    return payload if payload.sizes or payload.inputs else payload.body
 
 
 def count_fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:

@@ -10,11 +10,12 @@ silent, this thread searches for one for a while, and open tasks go to the maste
 """
 
 import codecs
+import itertools
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
 from typing import Any, Final, Protocol
@@ -27,6 +28,7 @@ from concurrent_nb.errors import (
     AccessRefused,
     ClusterError,
     MasterLost,
+    NotPicklable,
     ProtocolError,
     ResultNotLoadable,
     TooLarge,
@@ -37,6 +39,7 @@ from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     News,
+    Payload,
     TaskEnded,
     TaskEntry,
     TaskRunning,
@@ -48,7 +51,7 @@ from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.nodes.application.kept_tasks import KeptTasks
 from concurrent_nb.nodes.application.measured_reports import MeasuredReports
-from concurrent_nb.nodes.application.results import answer_of
+from concurrent_nb.nodes.application.results import answer_of, dependency_failed, failure_of
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
@@ -157,6 +160,10 @@ class ClientThread:
         self._cluster = cluster
         self._pid, self._forks = os.getpid(), len(FORKS)
         self.present: Presenter | None = None  #: called with each exception before its future ends; never raises
+        #: submits a function with arguments, as `ApplicationNode.submit`; None: nobody does
+        self.submit: Callable[..., Any] | None = None
+        #: called with a held task whose inputs have ended: makes the payload for `give`, in another thread
+        self.pack_results: Callable[[Task], object] | None = None
         self.setup_ran: Callable[[SetupRan], None] | None = None  #: called with the result of each setup; never raises
         #: called with the job of a task that neither this application nor the end of its job has cancelled
         self.cancelled_elsewhere: Callable[[ClientJob[TaskHandle]], None] | None = None
@@ -395,6 +402,7 @@ class ClientThread:
             self._report_ran(now)
         verdict = self._loop.send(self._monitor_fd in ready and self.member.link.disturbed(), now)
         self._end_unsent()
+        self._look_after_held()
         if nested.note_blocked is not None or self.note_blocked is not None:
             self.report_blocked(self._core.has_entries() and not self._runs_here(now))
         if self.kept is not None:
@@ -443,6 +451,49 @@ class ClientThread:
                 limit_bytes,
             )
             future.end(None, error)
+
+    def _look_after_held(self) -> None:
+        """Have tasks sent that need results that only this process has, or will have: with these results."""
+        for entry in self._core.take_held():
+            # The others are in the cluster, or are held themselves: references to them stay.
+            absent = [it for it in entry.payload.inputs if not self._core.is_unanswered(it)]
+            left = [future for future in absent if not future.done()]
+            if not left:
+                self._give_results(entry)
+                continue
+            countdown = itertools.count(1)
+            total = len(left)
+
+            def ended(_: object, entry: Task = entry, countdown: Iterator[int] = countdown, total: int = total) -> None:
+                if next(countdown) == total:
+                    self.call_soon(lambda: self._give_results(entry))
+
+            for future in left:
+                future.add_done_callback(ended)
+
+    def _give_results(self, entry: Task) -> None:
+        """Send a held task with the results that it needs, or end it if it cannot have them."""
+        ended = [future for future in entry.payload.inputs if future.done()]
+        failed = next((future for future in ended if failure_of(future) is not None), None)
+        if failed is not None:
+            self.end_held(entry, dependency_failed(entry.handle, failed))
+        elif self.pack_results is None:
+            self.end_held(entry, NotPicklable("this application takes no futures as arguments"))
+        else:
+            self.pack_results(entry)
+
+    def end_held(self, entry: Task, error: BaseException) -> None:
+        """End a held task that cannot be sent. In this thread."""
+        if self._core.drop_held(entry):
+            if entry.payload.lease is not None:
+                entry.payload.lease.end(clean=True)
+            if self.kept is not None:
+                self.kept.begun(entry)
+            entry.handle.set_outcome(None, error, self.present)
+
+    def give(self, entry: Task, payload: Payload) -> None:
+        """Send a held task, with the results that it needs in its payload. In this thread."""
+        self._core.give(entry, payload)
 
     def _tidy(self, now: float) -> None:
         """Close unused shared memory: any surplus now, the rest after a while without use."""

@@ -10,11 +10,12 @@ or unpickles. Called by the client thread, by the simulator and by the test of a
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from concurrent_nb.ids import JobId
@@ -28,12 +29,35 @@ from concurrent_nb.wire.session import Session
 
 T = TypeVar("T")
 
+_INPUT_GONE: Final = int(Status.INPUT_GONE)
+_CANCELLED: Final = int(Status.CANCELLED)
 #: statuses of tasks that have not run, and that are no failures
 _NO_FAILURES: Final = frozenset({Status.CANCELLED, Status.TAKEN_BACK})
 #: streams that a task can write to
 STREAMS: Final = frozenset({1, 2, m.NOTES})
 #: most tasks with buffers in shared memory in a run of tasks that have waited
 SHARED_ITEMS: Final = 32
+#: most inputs of one job, and most jobs, in one announcement of the inputs of a task
+INPUTS_EACH: Final = 4096
+JOBS_EACH: Final = 16
+
+
+class NeededTask(Protocol):
+    """A task whose result another task needs: its handle, which is a future."""
+
+    @property
+    def job_id(self) -> JobId:
+        """Return the id of its job."""
+
+    @property
+    def index(self) -> int:
+        """Return its number in its job."""
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn(handle)` when it has ended."""
 
 
 class Payload(Struct, frozen=True, gc=False):
@@ -47,6 +71,7 @@ class Payload(Struct, frozen=True, gc=False):
     buffers: Buffers = ()  #: large buffers that travel as frames
     lease: Lease | None = None  #: keeps the blocks in shared memory
     kind: int = 0  #: `wire.messages.TaskKind`, of a task
+    inputs: tuple[NeededTask, ...] = ()  #: handles of the tasks whose results it refers to
 
     @property
     def wire_bytes(self) -> int:
@@ -99,6 +124,7 @@ class ClientJob(Generic[T]):
     sent_bytes: int = 0  #: of those, and of the functions
     is_over: bool = False  #: all of it was cancelled, or it has ended at a hit or an error
     entries: "dict[int, TaskEntry[T]]" = field(default_factory=dict)  #: unanswered, by index
+    held: int = 0  #: tasks that are held until their application has the results that they need
     waiting: "deque[TaskEntry[T]]" = field(default_factory=deque)  #: those that are not sent yet, in order
     dropped: list[int] = field(
         default_factory=list
@@ -120,6 +146,7 @@ class TaskEntry(Struct, Generic[T], eq=False):
     needs: m.Needs | None = None  #: None: a slot, in a worker process
     cancelled: bool = False  #: it was cancelled, and has no answer yet
     is_waiting: bool = False  #: it is not sent yet
+    is_held: bool = False  #: ... until `ClientCore.give` is called: the cluster does not have all results that it needs
 
 
 class TaskUnsent(Struct, Generic[T], frozen=True, gc=False):
@@ -180,6 +207,10 @@ class ClientCore(Generic[T]):
         self._may_send = False  # something has changed since the last attempt
         self._sessions = 0
         self._unsent: list[TaskUnsent[T]] = []
+        self._newly_held: list[TaskEntry[T]] = []
+        #: held tasks that wait until another one is sent, by that one
+        self._parked: dict[TaskEntry[T], list[TaskEntry[T]]] = {}
+        self._has_unsent_input = False  # the last task that was looked at needs one that is not sent yet
 
     # ------------------------------------------------------------------------------------------------------ sending
 
@@ -225,7 +256,7 @@ class ClientCore(Generic[T]):
             dropped += over
             job.dropped += [entry.index for entry in over]
             job.waiting.clear()
-            self._wait(job, list(job.entries.values()))
+            self._wait(job, [entry for entry in job.entries.values() if not entry.is_held])
             self._close_if_over(job)
         self._send_waiting()
         return dropped
@@ -249,7 +280,7 @@ class ClientCore(Generic[T]):
             if job.is_over and not job.open_sent:  # else the master answers for them
                 for entry in run:
                     self._end_unsent(entry)
-            elif self.session is None or job.waiting:
+            elif self.session is None or job.waiting or any([entry.payload.inputs for entry in run]):  # noqa: C419  (a list is twice as fast)
                 self._wait(job, run)
             else:
                 payloads = [entry.payload for entry in run]
@@ -318,6 +349,54 @@ class ClientCore(Generic[T]):
         if sent:
             self.session.send(m.Cancel(job, sent, unstarted_only=True))
 
+    def take_held(self) -> list[TaskEntry[T]]:
+        """Return the tasks that are held since the last call: they need results that the cluster does not have.
+
+        The caller calls `give` for each when this process has the results, or `drop_held`.
+        """
+        held, self._newly_held = self._newly_held, []
+        return [entry for entry in held if entry.is_held]
+
+    def give(self, entry: TaskEntry[T], payload: Payload) -> None:
+        """Send a held task with the results that it needs in its payload, unless it has ended meanwhile."""
+        if not self._is_held(entry):
+            if payload.lease is not None:
+                payload.lease.end(clean=True)
+            return
+        self._let_go(entry)
+        entry.payload = payload
+        self.add([entry])
+        self._unpark(entry)
+        self._send_waiting()
+
+    def drop_held(self, entry: TaskEntry[T]) -> bool:
+        """Forget a held task, which the caller ends. False if it has ended."""
+        if not self._is_held(entry):
+            return False
+        del entry.job.entries[entry.index]
+        self._let_go(entry)
+        self._close_if_over(entry.job)
+        self._unpark(entry)
+        return True
+
+    def _let_go(self, entry: TaskEntry[T]) -> None:
+        entry.job.held -= entry.is_held
+        entry.is_held = entry.is_waiting = False
+        self._may_send = True  # tasks may wait for it
+
+    def _unpark(self, entry: TaskEntry[T]) -> None:
+        """Have the tasks sent that were held because this one was."""
+        todo = [entry]
+        while todo and self._parked:
+            for parked in self._parked.pop(todo.pop(), ()):
+                if self._is_held(parked):
+                    self._let_go(parked)
+                    self._wait(parked.job, [parked])
+                    todo.append(parked)
+
+    def _is_held(self, entry: TaskEntry[T]) -> bool:
+        return entry.is_held and entry.job.entries.get(entry.index) is entry
+
     def take_unsent(self) -> list[TaskUnsent[T]]:
         """Return the tasks that have ended in this process since the last call."""
         unsent, self._unsent = self._unsent, []
@@ -369,9 +448,24 @@ class ClientCore(Generic[T]):
         self._sent += len(run)
         self._sent_bytes += size
         limits = first.limits
+        for entry in run:
+            if entry.payload.inputs:
+                self._announce_inputs(entry, session)
         session.send(
             m.Submit(job.id, first.function.digest, limits.timeout_s, limits.retries, frames, first.needs), buffers
         )
+
+    def _announce_inputs(self, entry: TaskEntry[T], session: Session) -> None:
+        indexes: dict[JobId, list[int]] = {}
+        for needed in entry.payload.inputs:
+            indexes.setdefault(needed.job_id, []).append(needed.index)
+        inputs = [
+            m.JobTasks(job, of_job[at : at + INPUTS_EACH])
+            for job, of_job in indexes.items()
+            for at in range(0, len(of_job), INPUTS_EACH)
+        ]
+        for at in range(0, len(inputs), JOBS_EACH):
+            session.send(m.TaskInputs(entry.job.id, entry.index, inputs[at : at + JOBS_EACH]))
 
     def _outgoing(self, payload: Payload) -> tuple[m.Sizes, Buffers]:
         assert self._announced is not None
@@ -403,7 +497,8 @@ class ClientCore(Generic[T]):
                 session.send(m.Cancel(job.id, list(job.dropped)))
 
     def _close_if_over(self, job: ClientJob[T]) -> None:
-        if job.closed and self.session is not None and job.open_sent and not job.close_sent and not job.waiting:
+        is_open = self.session is not None and job.open_sent and not job.close_sent
+        if job.closed and self.session is not None and is_open and not (job.waiting or job.held):
             self.session.send(m.CloseJob(job.id))
             job.close_sent = True
         if job.closed and not job.entries:
@@ -468,6 +563,9 @@ class ClientCore(Generic[T]):
 
     def _wait(self, job: ClientJob[T], entries: Sequence[TaskEntry[T]]) -> None:
         if entries:
+            if job.close_sent:  # a task that was held, and so may come late
+                job.open_sent = job.close_sent = False
+                self._forget_functions(job)
             for entry in entries:
                 entry.is_waiting = True
             job.waiting.extend(entries)
@@ -486,6 +584,8 @@ class ClientCore(Generic[T]):
             if run:
                 self._submit(run, sum([entry.payload.wire_bytes for entry in run]))
                 blocked = 0
+            elif job.waiting and self._has_unsent_input and job.waiting[0].payload.inputs:
+                blocked += 1
             elif job.waiting and not job.sent:  # so it is the next, and needs room that other jobs occupy
                 if has_reclaimed or not self._reclaim():
                     break
@@ -504,8 +604,21 @@ class ClientCore(Generic[T]):
         count = min(RUN_ITEMS, room(self.quota.tasks, self._sent, job.sent))
         size = 0
         slices: list[m.Slice] = []
+        turned = 0
         while waiting and len(run) < count:
             entry = waiting[0]
+            if entry.payload.inputs:
+                if self._lacks_inputs(entry):
+                    waiting.popleft()
+                    self._skip_ended(job)
+                    continue
+                if self._has_unsent_input:
+                    if run or turned >= len(waiting):
+                        break
+                    turned += 1  # what it needs may wait behind it, if it was sent before, in a former session
+                    waiting.rotate(-1)
+                    self._skip_ended(job)
+                    continue
             if not run:
                 alike, function = _run_key(entry), entry.function
                 is_known = function.digest in job.functions
@@ -529,6 +642,45 @@ class ClientCore(Generic[T]):
             self._skip_ended(job)
         return run
 
+    def _lacks_inputs(self, entry: TaskEntry[T]) -> bool:
+        """Hold a task that needs a result which the cluster does not have, or not yet. Return whether it is so.
+
+        Notes in any case whether it needs the result of a task that waits to be sent.
+        """
+        self._has_unsent_input = False
+        for needed in entry.payload.inputs:
+            other = self._entry_of(needed)
+            if other is None:
+                self._hold(entry)
+                return True
+            if other.is_held:
+                self._hold(entry, other)
+                return True
+            if other.is_waiting:
+                self._has_unsent_input = True
+        return False
+
+    def _entry_of(self, needed: NeededTask) -> TaskEntry[T] | None:
+        """Return the unanswered task of this handle; None if it has an answer, or travels as a part of another one."""
+        job = self.jobs.get(needed.job_id)
+        entry = None if job is None else job.entries.get(needed.index)
+        return entry if entry is not None and entry.handle is needed else None
+
+    def is_unanswered(self, needed: NeededTask) -> bool:
+        """Return whether the cluster has a task, or will have it, and has not answered it."""
+        return self._entry_of(needed) is not None
+
+    def _hold(self, entry: TaskEntry[T], other: TaskEntry[T] | None = None) -> None:
+        """Hold a task until `give`, or until another one is not held any more."""
+        entry.is_waiting = entry.is_held = True
+        entry.job.held += 1
+        entry.job.entries[entry.index] = entry
+        self.jobs[entry.job.id] = entry.job
+        if other is None:
+            self._newly_held.append(entry)
+        else:
+            self._parked.setdefault(other, []).append(entry)
+
     def _skip_ended(self, job: ClientJob[T]) -> None:
         """Remove tasks that were sent or have ended from the front of a job's waiting tasks."""
         waiting = job.waiting
@@ -551,7 +703,8 @@ class ClientCore(Generic[T]):
     def _end_unsent(self, entry: TaskEntry[T], size_bytes: int = 0) -> None:
         """End a task that is not at the master, and release its buffers."""
         entry.job.entries.pop(entry.index, None)
-        entry.is_waiting = False
+        self._let_go(entry)
+        self._unpark(entry)
         if entry.payload.lease is not None:
             entry.payload.lease.end(clean=self._sessions <= 1)
         entry.payload = NO_PAYLOAD
@@ -581,7 +734,7 @@ class ClientCore(Generic[T]):
 
     def _ended(self, job: ClientJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[News[T]]:
         count = size = 0
-        may_end, is_over = bool(job.waiting) and (job.until or job.stop_on_error), False
+        may_end, is_over = bool(job.waiting or job.held) and (job.until or job.stop_on_error), False
         for at, frame in enumerate(message.items):
             entry = job.entries.pop(frame.index, None)
             if entry is not None:
@@ -591,6 +744,11 @@ class ClientCore(Generic[T]):
                     count += 1
                     payload = entry.payload
                     size += len(payload.body) if not payload.sizes else self._uncount_buffers(payload)
+                if frame.status == _INPUT_GONE:
+                    if not (entry.cancelled or job.is_over):
+                        self._take_in(entry)
+                        continue
+                    frame = msgspec.structs.replace(frame, status=_CANCELLED)
                 if may_end and ends_job(job, frame.status):
                     is_over = True
                 yield TaskEnded(entry, frame, buffers[at] if buffers else (), message.slave)
@@ -603,12 +761,20 @@ class ClientCore(Generic[T]):
         self._may_send = True
         if is_over:
             job.is_over = True
-            for entry in job.waiting:
+            held = [entry for entry in job.entries.values() if entry.is_held]
+            for entry in (*job.waiting, *held):
                 if entry.is_waiting:
                     self._end_unsent(entry)
         if job.waiting:
             self._skip_ended(job)
         self._close_if_over(job)
+
+    def _take_in(self, entry: TaskEntry[T]) -> None:
+        """Keep a task to send it again: the master does not have a result that it needs."""
+        entry.job.entries[entry.index] = entry
+        self.jobs[entry.job.id] = entry.job
+        if not self._lacks_inputs(entry):  # they were sent, or will be, again, too
+            self._wait(entry.job, [entry])
 
     def _uncount_buffers(self, payload: Payload) -> int:
         """Note that a task uses its segments no more; return the bytes that have travelled."""

@@ -5,17 +5,19 @@ Made by the thread that submits and ended by the client thread. May be used from
 
 import concurrent.futures
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from concurrent_nb import foreign
+from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.task_handle import NO_USAGE
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Note
+from concurrent_nb.shipping.serialization import pickles, task_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # for the default
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
 
     #: what a task returns
     T = TypeVar("T", default=Any)
+    #: ... and the task after it
+    R = TypeVar("R", default=Any)
 else:
     from typing import TypeVar
 
     T = TypeVar("T")
+    R = TypeVar("R")
 
 #: callbacks that raise are logged where the standard library logs them
 _log: Final = foreign.Log("concurrent.futures")
@@ -62,6 +67,9 @@ class TaskFuture(concurrent.futures.Future[T]):
     When it has ended, `slave`, `worker`, `attempt`, `elapsed_s`, `status`, `cpu_s` and `peak_bytes` describe where and
     how the task ran.
     """
+
+    #: as a part of arguments or of a function it stands for its value, which the task waits for
+    leaves_references: Final = True
 
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
         # Most futures have ended before any thread waits for them. So the condition, which makes up half of a future's
@@ -155,8 +163,15 @@ class TaskFuture(concurrent.futures.Future[T]):
 
         return asyncio.wrap_future(self).__await__()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a future cannot be sent: call its result() first and use that")
+    def __reduce__(self) -> tuple[Any, ...]:
+        if (collector := task_inputs.collector()) is None:
+            raise TypeError("a future cannot be sent: call its result() first and use that")
+        return collector.reduce(self)
+
+    def plain_budget(self, budget: int) -> int:
+        """Return what is left of a budget of `pickles.is_plain`. For the pickling of tasks."""
+        collector = task_inputs.collector()
+        return -1 if collector is None else collector.is_plain(self, budget)
 
     @property
     def task(self) -> str:
@@ -172,6 +187,23 @@ class TaskFuture(concurrent.futures.Future[T]):
     def peak_bytes(self) -> int:
         """Most memory that its worker had taken by the end of the task, in bytes; 0 as for `cpu_s`."""
         return self.usage[1] * 1024
+
+    def then(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> "TaskFuture[R]":
+        """Run `fn(value, *args, **kwargs)` on the cluster with this task's value; return its future immediately.
+
+        >>> app.submit(pow, 2, 10).then(str).then(len).result()
+        4
+
+        It is the same as `app.submit(fn, future, *args, **kwargs)`: the value goes from worker to worker. If this task
+        fails or is cancelled, the other one ends with DependencyFailed.
+
+        Raises ConfigurationError for a future without an application, and as `submit`.
+        """
+        submit = getattr(home_of(self), "submit", None)
+        if submit is None:
+            raise ConfigurationError("this future belongs to no application that could run another task")
+        follower: TaskFuture[R] = submit(fn, self, *args, **kwargs)
+        return follower
 
     def cancel(self) -> bool:
         """Cancel the task unless it runs or has ended. Return whether it is cancelled."""
@@ -280,3 +312,33 @@ class TaskFuture(concurrent.futures.Future[T]):
         except RuntimeError:  # two threads cancelled it; the other one has notified the waiters
             return False
         return True
+
+
+def home_of(future: TaskFuture) -> object:
+    """Return the client thread of the application that a future belongs to; None for one without an application."""
+    owner = getattr(future._canceller, "__self__", None)
+    return getattr(owner, "client_thread", owner)
+
+
+def gather(futures: "Iterable[TaskFuture[T] | T]") -> "TaskFuture[list[T]]":
+    """Return one future for the list of the values of many, which a task puts together in the cluster.
+
+    >>> futures = [app.submit(pow, n, 2) for n in range(4)]
+    >>> concurrent_nb.gather(futures).then(sum).result()
+    14
+
+    Args:
+        futures: futures of one application, at least one; values among them stay as they are.
+
+    Raises ConfigurationError if there is no future. If one of the tasks fails, the future ends with DependencyFailed.
+    """
+    items = tuple(futures)
+    first = next((item for item in items if isinstance(item, TaskFuture)), None)
+    submit = getattr(home_of(first), "submit", None) if first is not None else None
+    if submit is None:
+        raise ConfigurationError("gather needs at least one future of an application, as app.submit returns")
+    gathered: TaskFuture[list[T]] = submit(list, items)
+    return gathered
+
+
+pickles.REFERENCE_TYPES.add(TaskFuture)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, SupportsIndex, overload
 
 from msgspec import Struct
 
@@ -41,6 +41,7 @@ from concurrent_nb.shipping.runtime.notes import (
     SystemCounts,
     TaskStatistics,
 )
+from concurrent_nb.shipping.serialization import task_inputs
 from concurrent_nb.telemetry.job_stats import JobStats, JobTimes, Share
 from concurrent_nb.telemetry.statistic_registry import StatisticRegistry
 
@@ -125,6 +126,8 @@ class Job(Generic[T]):
     keeps events and notes until `take_events` and `take_notes` return them. Output of tasks is kept for `take_output`,
     unless the job `prints`. A job that `is_open` (of `push_tasks`) may get more tasks.
     """
+
+    leaves_references: Final = True  #: as of `TaskFuture`: it stands for the list of its values
 
     def __init__(
         self,
@@ -434,8 +437,16 @@ class Job(Generic[T]):
         where = f"worker {sample['worker']} of slave {sample['slave']}"
         return f"task {index} has run for {sample['seconds']:.1f} s in {where}\n{sample['stack']}"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a job cannot be sent: call its results() first and use those")
+    def __reduce__(self) -> tuple[Any, ...]:
+        if task_inputs.collector() is None:
+            raise TypeError("a job cannot be sent: call its results() first and use those")
+        if self.is_open:
+            raise TypeError("a job that may get more tasks cannot be sent: call its results() first and use those")
+        return self._reduced()
+
+    def _reduced(self) -> tuple[Any, ...]:
+        """Return what it is pickled as in the arguments of a task: the list of its values."""
+        return list, (list(self.futures),)
 
     def __repr__(self) -> str:
         counts = self.counts()

@@ -73,6 +73,8 @@ class KeptTasks:
         with self._condition:
             for entry in entries:
                 self._unsent.setdefault(entry.job.id, {})[entry.index] = entry
+                if entry.payload.inputs:  # the cluster brings it the results that it needs
+                    self._elsewhere.add((entry.job.id, entry.index))
 
     def may_send(self, entry: Entry) -> bool:
         """Return whether a task is to be sent; False if a thread has claimed it, or it was cancelled."""

@@ -38,6 +38,7 @@ from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.core import TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job_origin import new_record
+from concurrent_nb.nodes.application.payload import with_inputs_of
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_handle import TaskHandle
@@ -325,7 +326,7 @@ class MapCall:
         future = TaskFuture(self.record.id, next(self._index), self._client_thread.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
-        payload = chunk_payload(chunk.items, chunk.numbers)
+        payload = with_inputs_of(self._function, chunk_payload(chunk.items, chunk.numbers))
         return TaskEntry(self.record, future.index, self._function, payload, future, self._options.limits, self._needs)
 
     def _ended(self, future: Any) -> None:

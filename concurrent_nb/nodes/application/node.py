@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
@@ -37,6 +38,7 @@ from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.job_origin import ORIGIN, new_record
 from concurrent_nb.nodes.application.map_call import MapCall
 from concurrent_nb.nodes.application.master_calls import MasterCalls
+from concurrent_nb.nodes.application.payload import with_inputs_of
 from concurrent_nb.nodes.application.pushed_systems import SystemPusher
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
@@ -45,6 +47,7 @@ from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
     TaskOptions,
     batch_of,
+    check_function,
     check_sizes,
     checked_calls,
     job_options,
@@ -59,6 +62,7 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup
+from concurrent_nb.shipping.runtime.folding import folding
 from concurrent_nb.shipping.runtime.notes import Display
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
@@ -167,7 +171,11 @@ class ApplicationNode(concurrent.futures.Executor):
         self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
         self._client_thread.setup_ran = self._setups.ran
         self._client_thread.cancelled_elsewhere = self._renew_cancelled_job
-        self._packer = TaskPacker(store, self._setups, TRACKER if inside is None else inside.environment)
+        self._packer = TaskPacker(
+            store, self._setups, TRACKER if inside is None else inside.environment, self._client_thread
+        )
+        self._client_thread.submit = self.submit
+        self._client_thread.pack_results = partial(callbacks.call, self._pack_results)
         self._systems = SystemPusher(where, self.name, self._packer, self._client_thread, callbacks)
         # A worker ends without waiting for anything.
         self._at_exit = finish_at_exit(self) if inside is None else lambda: None
@@ -194,6 +202,38 @@ class ApplicationNode(concurrent.futures.Executor):
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs)
         return future
+
+    def reduce(
+        self, fn: Callable[[R, R], R], items: "Iterable[TaskFuture[R] | R]", *, fan_in: int = 8
+    ) -> TaskFuture[R]:
+        """Combine values two by two in the cluster, as `functools.reduce` does, in a tree of tasks; return its future.
+
+        >>> futures = [app.submit(pow, n, 2) for n in range(100)]
+        >>> app.reduce(lambda a, b: a + b, futures).result()
+        328350
+
+        The order of the values stays, but `fn` must be associative. Nothing is gathered here: each task combines up to
+        `fan_in` values, where they are.
+
+        Args:
+            fn: called with two values.
+            items: futures of this application, or values.
+            fan_in: values that one task combines, at least 2.
+
+        Raises:
+            ConfigurationError: there are no items, or `fan_in` is less than 2.
+            TypeError, RuntimeError, MasterLost: as `submit`.
+        """
+        check_function(fn)
+        level: list[Any] = list(items)
+        if not level or fan_in < 2:
+            raise ConfigurationError(f"reduce combines at least one value, and at least 2 in a task, not {fan_in}")
+        fold = folding(fn)
+        while True:
+            level = [self.submit(fold, *level[at : at + fan_in]) for at in range(0, len(level), fan_in)]
+            if len(level) == 1:
+                root: TaskFuture[R] = level[0]
+                return root
 
     def options(
         self,
@@ -910,11 +950,24 @@ class ApplicationNode(concurrent.futures.Executor):
             self._client_thread.check_open()
             future.end(None, error)
             return
+        if function.payload.inputs:
+            payload = with_inputs_of(function, payload)
         if options is None:
             limits, needs = NO_LIMITS, function.needs
         else:
             limits, needs = options.limits, options.needs_with(function)
         self._client_thread.post((TaskEntry(job, future.index, function, payload, future, limits, needs),))
+
+    def _pack_results(self, entry: TaskEntry[TaskHandle]) -> None:
+        """Pack the results that a held task needs, and have it sent. In the callback thread: it runs code of users."""
+        client_thread = self._client_thread
+        try:
+            payload = self._packer.with_results(entry.payload)
+        except Exception as error:  # noqa: BLE001  (the task ends with it)
+            failure = error
+            client_thread.call_soon(lambda: client_thread.end_held(entry, failure))
+        else:
+            client_thread.call_soon(lambda: client_thread.give(entry, payload))
 
     def _renew_submit_job(self) -> None:
         with self._lock:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
+from msgspec.structs import replace
+
 from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore
@@ -48,9 +50,16 @@ def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview], k
 def function_payload(function: PickledFunction, needs: m.Needs | None = None) -> FunctionPayload:
     """Return a pickled function as it is sent."""
     lease = cast("Lease | None", function.lease)
-    return FunctionPayload(
-        function.digest, Payload(*pack_body(function.body, function.buffers), lease), needs, function.name[: m.NAME_MAX]
-    )
+    payload = Payload(*pack_body(function.body, function.buffers), lease, inputs=function.inputs)
+    return FunctionPayload(function.digest, payload, needs, function.name[: m.NAME_MAX])
+
+
+def with_inputs_of(function: FunctionPayload, payload: Payload) -> Payload:
+    """Return the payload of a task that needs the results to which its function refers as well."""
+    inputs = function.payload.inputs
+    if not inputs:
+        return payload
+    return replace(payload, inputs=tuple(dict.fromkeys((*payload.inputs, *inputs))))
 
 
 class TaskLoader:

@@ -2,12 +2,14 @@
 results."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from concurrent_nb import errors, foreign
 from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.application.core import TaskEnded
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.segments import CannotOpen
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.runtime.call_chunks import FailedItem, PickledItem
@@ -72,6 +74,24 @@ def _loaded(
         return None, failure
 
 
+def failure_of(future: Any) -> BaseException | None:
+    """Return why a future that has ended has no value; None if it has one."""
+    return CancelledError() if future.cancelled() else future.exception()
+
+
+def dependency_failed(task: TaskHandle, failed: Any) -> errors.DependencyFailed:
+    """Return the end of a task that needs the value of a future which has none."""
+    cause = failure_of(failed)
+    if isinstance(cause, errors.DependencyFailed):  # the first one that has failed says more
+        error = errors.DependencyFailed(str(cause), task=task.task)
+        error.__cause__ = cause.__cause__
+        return error
+    how = "was cancelled" if failed.cancelled() else f"has failed: {type(cause).__name__}: {cause}"[:1000]
+    error = errors.DependencyFailed(f"task {failed.task}, whose result it needs, {how}", task=task.task)
+    error.__cause__ = cause
+    return error
+
+
 def _origin_of_future(ran: TaskFuture) -> dict[str, Any]:
     return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
 
@@ -87,6 +107,8 @@ def _failure_of(status: int, body: Buffer, origin: dict[str, Any]) -> BaseExcept
     except errors.ProtocolError as error:
         return errors.TaskError(f"task {origin['task']} failed, and its {error}", **origin)
     cause = errors.RemoteTraceback(report.traceback) if report.traceback else None
+    if status == Status.DEPENDENCY_FAILED:
+        return _dependency_failure(report, cause, origin)
     if report.type_name == RESULT_LOST:
         failed: BaseException = errors.ResultNotLoadable(f"task {origin['task']}: {report.message}", **origin)
     elif Status(status) is not Status.ERROR:
@@ -98,6 +120,23 @@ def _failure_of(status: int, body: Buffer, origin: dict[str, Any]) -> BaseExcept
         failed = errors.RemoteError(text, **origin, type_name=report.type_name)
     if cause is not None:
         failed.__cause__ = cause
+    return failed
+
+
+def _dependency_failure(
+    report: ErrorReport, traceback: BaseException | None, origin: dict[str, Any]
+) -> errors.DependencyFailed:
+    """Return the end of a task that needs the result of another one, which has failed with this report."""
+    failed = errors.DependencyFailed(report.message, **origin)
+    if report.type_name == Status.CANCELLED.name:
+        failed.__cause__ = CancelledError()
+    elif report.type_name in Status.__members__:
+        failed.__cause__ = _CLASSES.get(Status[report.type_name], errors.TaskError)(report.message)
+    else:
+        own = _own_error_of(report, traceback)
+        failed.__cause__ = own or errors.RemoteError(report.message, type_name=report.type_name)
+        if own is None:
+            failed.__cause__.__cause__ = traceback
     return failed
 
 

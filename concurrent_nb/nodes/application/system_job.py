@@ -10,6 +10,7 @@ from concurrent_nb.nodes.application.futures import Canceller, Presenter, TaskFu
 from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.shipping.runtime.notes import Note, SystemCounts
+from concurrent_nb.shipping.serialization import task_inputs
 from concurrent_nb.tasks.system import ITaskSystem
 
 _NO_COUNTS = SystemCounts("waiting", 0, 0, 0, 0, 0, 0, 0, False, 0.0, [])
@@ -61,6 +62,9 @@ class SystemRun(Job):
         """
         (value,) = self.results(timeout_s)
         return value
+
+    def _reduced(self) -> tuple[Any, ...]:
+        return task_inputs.value_of(self.futures[0])
 
     def progress(self) -> dict[str, Any]:
         """Return the progress of the system, as `MasterHandle.stats` does in the system; a moment old."""

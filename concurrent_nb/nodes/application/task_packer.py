@@ -1,13 +1,24 @@
 """Pickles functions and arguments of one application's tasks, in the thread that submits them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.nodes.application.core import NO_PAYLOAD, ClientJob, FunctionPayload, Payload, TaskEntry
+from concurrent_nb.nodes.application.found_inputs import FoundInputs, check_home
+from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
-from concurrent_nb.nodes.application.payload import TaskLoader, function_payload, store_buffers, store_call
+from concurrent_nb.nodes.application.payload import (
+    TaskLoader,
+    function_payload,
+    store_buffers,
+    store_call,
+    with_inputs_of,
+)
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, check_function, checked_needs
 from concurrent_nb.nodes.application.worker_setups import WorkerSetups
@@ -15,18 +26,26 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.envelope import EnvironmentSource, ModulesOnly
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
-from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization import pickles, task_inputs
 from concurrent_nb.shipping.serialization.pickles import Shared
 from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
 from concurrent_nb.shipping.serialization.references import is_importable
+from concurrent_nb.shipping.serialization.task_inputs import ForeignFuture
 from concurrent_nb.tasks.system import Task
-from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, length, size_of
+from concurrent_nb.wire.bound_tasks import ResultParts, bind
+from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, length, move_long_body, size_of
 from concurrent_nb.wire.messages import Slice, TaskKind
 
 # A name in a module is found faster than a member of an enumeration.
 _CALL: Final = int(TaskKind.CALL)
 _KEYWORD_CALL: Final = int(TaskKind.KEYWORD_CALL)
 _ITEM: Final = int(TaskKind.ITEM)
+
+
+class _BuffersOfDependent(list[memoryview]):
+    """The buffers of arguments in which there are futures: these leave references."""
+
+    inputs: tuple[TaskFuture, ...] = ()
 
 
 class TaskPacker:
@@ -36,16 +55,25 @@ class TaskPacker:
         store: where large buffers lie.
         setups: those of the application, which travel with each function.
         environment: what travels along with functions.
+        home: the client thread of the application, to which futures belong that are arguments.
     """
 
-    def __init__(self, store: ObjectStore, setups: WorkerSetups, environment: EnvironmentSource = TRACKER) -> None:
+    def __init__(
+        self, store: ObjectStore, setups: WorkerSetups, environment: EnvironmentSource = TRACKER, home: object = None
+    ) -> None:
         self.function_bytes = 0  #: of the functions that were pickled; the caller may reset it
         self._store = store
+        self._home = home
         self._setups = setups
         self._environment = environment
-        self._functions = Functions(store_buffers=partial(store_buffers, store), environment_source=environment)
+        new_collector = partial(FoundInputs, home)
+        self._functions = Functions(
+            store_buffers=partial(store_buffers, store), environment_source=environment, new_collector=new_collector
+        )
         self._unwrapped = Functions(
-            store_buffers=partial(store_buffers, store), environment_source=ModulesOnly(environment)
+            store_buffers=partial(store_buffers, store),
+            environment_source=ModulesOnly(environment),
+            new_collector=new_collector,
         )
         self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", NO_PAYLOAD))
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
@@ -60,9 +88,17 @@ class TaskPacker:
         """
         check_function(fn)
         if self._setups.are_there and with_setups:
-            pickled = self._with_setups(self._unwrapped.pickle(fn, spawns=spawns))
+            unwrapped = self._unwrapped.pickle(fn, spawns=spawns)
+            pickled = self._with_setups(unwrapped)
+            if unwrapped.inputs:
+                pickled = dataclasses.replace(pickled, inputs=unwrapped.inputs)
         else:
             pickled = self._functions.pickle(fn, spawns=spawns)
+        for future in pickled.inputs:
+            try:
+                check_home(future, self._home)
+            except ForeignFuture as error:
+                raise NotPicklable(f"{pickled.name} uses {error}") from error
         last, function = self._last_function
         if pickled is not last:  # most submits have the function of the one before
             function = function_payload(pickled, checked_needs(getattr(fn, "task_needs", None)))
@@ -74,18 +110,63 @@ class TaskPacker:
     def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
-            if not kwargs and (body := pickles.dumps_small(args)) is not None and len(body) <= INLINE_BYTES:
-                return Payload(body, kind=_CALL)
-            return store_call(self._store, *pickles.dumps_call(args, kwargs), _KEYWORD_CALL if kwargs else _CALL)
+            if not kwargs and (small := pickles.dumps_small(args)) is not None and len(small) <= INLINE_BYTES:
+                return Payload(small, kind=_CALL)
+            body, buffers = pickles.dumps_call(args, kwargs, self._dumps)
+            kind = _KEYWORD_CALL if kwargs else _CALL
+            if type(buffers) is _BuffersOfDependent:
+                return replace(store_call(self._store, body, buffers, kind), inputs=buffers.inputs)
+            return store_call(self._store, body, buffers, kind)
         except Exception as error:  # the argument's own pickling may raise anything
-            raise _not_picklable(fn, args, kwargs, error) from error
+            raise self._not_picklable(fn, args, kwargs, error) from error
 
     def item_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Payload:
         """Pickle the arguments of an item, and its number in the job. Raises NotPicklable."""
         try:
-            return store_call(self._store, *pickles.dumps_item(args, number), _ITEM)
+            body, buffers = pickles.dumps_item(args, number, self._dumps)
+            if type(buffers) is _BuffersOfDependent:
+                return replace(store_call(self._store, body, buffers, _ITEM), inputs=buffers.inputs)
+            return store_call(self._store, body, buffers, _ITEM)
         except Exception as error:  # as above
-            raise _not_picklable(fn, args, {}, error) from error
+            raise self._not_picklable(fn, args, {}, error) from error
+
+    def _dumps(self, thing: Any) -> tuple[bytes, list[memoryview]]:
+        """Pickle arguments; futures among them leave references."""
+        found = FoundInputs(self._home)
+        with task_inputs.collecting(found):
+            body, buffers = pickles.dumps(thing)
+        if found.futures:
+            buffers = _BuffersOfDependent(buffers)
+            buffers.inputs = found.futures
+        return body, buffers
+
+    def with_results(self, payload: Payload) -> Payload:
+        """Return the payload of a task with the values of its inputs that have ended. Raises NotPicklable."""
+        results: list[ResultParts] = []
+        lease = payload.lease
+        ended = [it for it in payload.inputs if isinstance(it, TaskFuture) and it.done() and not it.cancelled()]
+        ended = [future for future in ended if future.exception() is None]
+        for needed in ended:
+            try:
+                stored = store_call(self._store, *pickles.dumps(needed.result()))
+            except Exception as error:  # as above
+                raise NotPicklable(f"the value of task {needed.task} cannot be sent on: {error}") from error
+            results.append(ResultParts(needed.job_id, needed.index, stored.body, stored.sizes, stored.buffers))
+            if stored.lease is not None and lease is not None:
+                lease.take_over(stored.lease)
+            lease = lease or stored.lease
+        bound = bind(payload.kind, payload.body, payload.sizes, payload.buffers, results)
+        left = tuple([needed for needed in payload.inputs if needed not in ended])
+        return Payload(*move_long_body(*bound), lease, int(TaskKind.BOUND), left)
+
+    def _not_picklable(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    ) -> NotPicklable:
+        name = getattr(fn, "__qualname__", repr(fn))
+        if isinstance(error, ForeignFuture):
+            return NotPicklable(f"an argument of {name} is, or has in it, {error}")
+        with task_inputs.collecting(FoundInputs(self._home)):  # futures are not to blame
+            return NotPicklable(f"an argument of {name} cannot be sent: {describe_arguments(fn, args, kwargs, error)}")
 
     def job_entries(
         self,
@@ -102,7 +183,7 @@ class TaskPacker:
         needs = packed.needs if options.needs is None else wanted
         entries = []
         for index, call in enumerate(calls):
-            payload = self.call_payload(function, call, {})
+            payload = with_inputs_of(packed, self.call_payload(function, call, {}))
             entries.append(TaskEntry(record, index, packed, payload, job._new_handle(index), options.limits, needs))
         return entries
 
@@ -156,10 +237,3 @@ class TaskPacker:
 
     def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
         return self._setups.prepared(pickled, self._environment.current())
-
-
-def _not_picklable(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-) -> NotPicklable:
-    name = getattr(fn, "__qualname__", repr(fn))
-    return NotPicklable(f"an argument of {name} cannot be sent: {describe_arguments(fn, args, kwargs, error)}")

@@ -11,7 +11,7 @@ from concurrent_nb.errors import TooLarge
 from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.tasks.task_record import ObjectSize
+from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, joined, length, slices_of, split_off
 from concurrent_nb.wire.session import Session
@@ -84,17 +84,6 @@ class MergedSegments:
         if self._store is not None and self._store.handle(slice_.segment) is not None:
             return self._store.read(slice_)
         return self._peers.read(slice_)
-
-
-def object_id(segment: bytes, offset: int, serial: int) -> bytes:
-    """Return the name of what is stored in a slice. A later content of the same place has another name."""
-    return b"%d/%d/%b" % (offset, serial, segment)
-
-
-def objects_of(sizes: m.Sizes) -> tuple[ObjectSize, ...]:
-    """List the objects in shared memory, each once, with its size in bytes."""
-    names = {object_id(slice_.segment, slice_.offset, slice_.serial): slice_.size for slice_ in slices_of(sizes)}
-    return tuple(names.items())
 
 
 class AnnouncedSegments:

@@ -22,7 +22,7 @@ import msgspec
 
 from concurrent_nb.errors import AccessRefused, ConfigurationError, LimitExceeded, ProtocolError, StackUnavailable
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
-from concurrent_nb.nodes.common.shared_memory_link import PeerSegments, objects_of
+from concurrent_nb.nodes.common.shared_memory_link import PeerSegments
 from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
@@ -46,6 +46,7 @@ from concurrent_nb.scheduling.liveness import Liveness, NodeChange, NodeState
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.shared_objects import objects_of
 from concurrent_nb.tasks.task_record import JobRecord, ObjectSize
 from concurrent_nb.telemetry.feed_state import ClusterView
 from concurrent_nb.wire import messages as m
@@ -80,6 +81,8 @@ _NAME_MAX: Final = 200
 _NAMES_MAX: Final = 1000
 #: how a task may have ended that its application has run itself
 _RAN: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE, Status.NOT_LOADABLE})
+#: what an input of a task counts, in bytes
+INPUT_BYTES: Final = 16
 #: most refused functions of a peer whose reason is kept
 _REFUSED_MAX: Final = 64
 
@@ -146,6 +149,7 @@ class MasterCore:
             touched=self._touch,
             on_event=self._add_event,
             closed=self._drop_functions_in,
+            is_needed=scheduler.needs_result,
             limits=limits,
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
@@ -159,6 +163,7 @@ class MasterCore:
             m.CloseJob: self._on_close_job,
             m.Measured: self._on_measured,
             m.Ran: self._on_ran,
+            m.TaskInputs: self._on_task_inputs,
             m.Outcomes: self._on_outcomes,
             m.Started: self._on_started,
             m.Returned: self._on_returned,
@@ -582,7 +587,9 @@ class MasterCore:
         """Count exactly what is held for a client's key. Raises LimitExceeded."""
         tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
         size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.content_bytes(peer.key)
-        size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
+        same = [each for each in self.peers.values() if each.key == peer.key]
+        size_bytes += sum(each.session.held_bytes for each in same)
+        size_bytes += sum(INPUT_BYTES * len(refs) for each in same for refs in each.inputs.values())
         peer.usage.counted(tasks, size_bytes, self.limits)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
@@ -651,6 +658,7 @@ class MasterCore:
             if not tasks:
                 return
             objects = [objects_of((*captured, *task.sizes)) for task in tasks]
+        inputs = self._inputs_of(peer, message, tasks) if peer.inputs else ()
         peer.usage.tasks += len(tasks)
         self._functions.claim(function, message.job, peer.key)
         self._peer_events.append(
@@ -664,8 +672,23 @@ class MasterCore:
                 message.retries,
                 objects,
                 message.needs,
+                inputs,
             )
         )
+
+    def _inputs_of(
+        self, peer: Peer, message: m.Submit, tasks: Sequence[m.TaskFrame]
+    ) -> list[tuple[int, list[tuple[JobId, int]]]]:
+        """Return the inputs of those tasks of a run that have some, which the peer has announced before."""
+        job, announced = message.job, peer.inputs
+        return [(task.index, announced.pop((job, task.index))) for task in tasks if (job, task.index) in announced]
+
+    def _on_task_inputs(self, peer: Peer, message: m.TaskInputs, _: Received, now: float) -> None:
+        refs = peer.inputs.setdefault((message.job, message.index), [])
+        refs += [(JobId(each.job), index) for each in message.inputs for index in each.indexes]
+        peer.usage.size_bytes += INPUT_BYTES * len(refs)
+        if len(refs) > m.INPUTS_MAX or len(peer.inputs) > CREDIT_MAX:
+            raise ProtocolError(f"task {task_name(JobId(message.job), message.index)} needs {len(refs)} results")
 
     def _readable_arguments(
         self, peer: Peer, message: m.Submit, buffers: ItemBuffers
@@ -691,6 +714,8 @@ class MasterCore:
         return tasks, kept
 
     def _refuse(self, peer: Peer, message: m.Submit, tasks: Sequence[m.TaskFrame], why: str) -> None:
+        for task in tasks:
+            peer.inputs.pop((message.job, task.index), None)
         body = encode_error(m.ErrorReport("", f"the master refused the task: {why}", ""))
         items = [m.OutcomeFrame(task.index, 0, Status.REFUSED, 0.0, 0, body) for task in tasks]
         peer.session.send(m.Outcomes(message.job, "", items))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from concurrent_nb.errors import TooLarge
 from concurrent_nb.ids import JobId, SessionId, task_name
 from concurrent_nb.nodes.master.client_limits import Limits
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
@@ -22,7 +23,8 @@ from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.tasks.task_record import TaskRecord
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffers, ItemBuffers, length, slices_of
+from concurrent_nb.wire.bound_tasks import ResultParts, bind
+from concurrent_nb.wire.codec import Buffers, ItemBuffers, length, move_long_body, slices_of
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,8 @@ class Dispatch:
                     self.send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
                 elif type(instruction) is i.ForgetJob:
                     self._forget_job(instruction.job)
+                elif type(instruction) is i.ReleaseResult:
+                    self._memory.unpin(instruction.job, instruction.index, clean=instruction.clean)
             except Exception as error:  # noqa: BLE001  (a bulkhead: the other instructions must be executed)
                 kind = type(instruction).__name__
                 self._log.warning(kind, now, "the instruction %s failed", kind, error=error)
@@ -125,7 +129,7 @@ class Dispatch:
                 self._refuse(assign, assign.tasks, f"its function is not available: {error}")
                 return
         buffers: ItemBuffers = ()
-        if any(task.sizes for task in assign.tasks):
+        if any(task.sizes or task.links is not None for task in assign.tasks):
             frames, buffers = self._readable_tasks(slave, assign)
             if not frames:
                 return
@@ -147,11 +151,11 @@ class Dispatch:
                     self._on_event(e.SlaveSuspected(slave.session_id))
                 break
             try:
-                sizes, own = slave.memory.outgoing_arguments(task.sizes, task.buffers)
+                frame, own = _frame_of(slave, task)
             except Exception as error:  # noqa: BLE001  (as above)
                 self._refuse(assign, [task], f"its arguments are not available: {error}")
                 continue
-            frames.append(m.TaskFrame(task.index, task.attempt, task.body, sizes, task.kind))
+            frames.append(frame)
             buffers.append(own)
         return frames, buffers
 
@@ -223,3 +227,26 @@ class Dispatch:
         self._functions.forget_job(job)
         for peer in self._peers.values():
             peer.output.forget_job(job)
+
+
+def _frame_of(slave: Peer, task: TaskRecord) -> tuple[m.TaskFrame, Buffers]:
+    """Return a task as this slave can take it, with the results that it needs. Raises as `outgoing_arguments`."""
+    kind, body, sizes, buffers = task.kind, task.body, task.sizes, task.buffers
+    if task.links is not None and task.links.inputs:
+        results = [
+            ResultParts(needed.job.id, needed.index, needed.outcome.body, needed.outcome.sizes, needed.outcome_buffers)
+            for needed in task.links.inputs
+            if needed.outcome is not None
+        ]
+        kind = int(m.TaskKind.BOUND)
+        body, sizes, buffers = bind(task.kind, body, sizes, buffers, results)
+        if len(sizes) >= m.BUFFERS_MAX:
+            raise TooLarge(
+                f"the results that it needs have {len(sizes)} large buffers, at most {m.BUFFERS_MAX - 1} can travel:"
+                " gather them in several steps",
+                len(sizes),
+                m.BUFFERS_MAX - 1,
+            )
+    sizes, buffers = slave.memory.outgoing_arguments(sizes, buffers)
+    body, sizes, buffers = move_long_body(body, sizes, buffers)
+    return m.TaskFrame(task.index, task.attempt, body, sizes, kind), buffers

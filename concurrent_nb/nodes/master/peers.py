@@ -66,6 +66,8 @@ class Peer:
     delayed: "deque[i.DeliverOutcomes]" = field(default_factory=deque)
     is_full: bool = False  #: a slave gets no tasks until it has acknowledged more of what was copied for it
     refused: dict[bytes, str] = field(default_factory=dict)  #: refused functions, with the reason
+    #: inputs of tasks that it has announced and not submitted yet, by job and index
+    inputs: dict[tuple[bytes, int], list[tuple[JobId, int]]] = field(default_factory=dict)
     done: int = 0  #: number of outcomes that it has sent or got
     is_draining: bool = False  #: a slave gets no more tasks, and leaves when its running ones have ended
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart

@@ -24,7 +24,6 @@ from concurrent_nb.nodes.common.shared_memory_link import (
     NullSegmentReader,
     PeerSegments,
     ReceivedContents,
-    object_id,
 )
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
@@ -32,6 +31,7 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
+from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, encode_error, slices_of
 from concurrent_nb.wire.session import Session
@@ -71,6 +71,9 @@ class ResultSlice:
     slice: m.Slice
     slave: SessionId  #: session of the slave that reported it
     state: ResultState = ResultState.ARRIVED
+    is_pinned: bool = False  #: tasks that have not ended need it: it is released later
+    release: bool | None = None  #: whether the release that waits for that is clean; None: none waits
+    was_left: bool = False  #: a process of a task that has needed it may still refer to it
 
     def move(self, verb: str) -> None:
         """Change the state as `TRANSITIONS` allows. Raises RuntimeError, and changes nothing, for another verb."""
@@ -154,6 +157,7 @@ class SharedMemoryTracker:
         touched: called with the session of a peer to which a message was sent.
         on_event: called with events for the scheduler.
         closed: called with segments that are closed, before any peer must drop them.
+        is_needed: returns whether tasks that have not ended need a result, by job and index of its task.
         limits: how much a key may share, and how much is copied for it.
     """
 
@@ -165,6 +169,7 @@ class SharedMemoryTracker:
         touched: Callable[[SessionId], None],
         on_event: Callable[[e.Event], None],
         closed: Callable[[set[bytes]], None],
+        is_needed: Callable[[JobId, int], bool] = lambda job, index: False,
         limits: Limits = DEFAULT,
     ) -> None:
         self._reader = reader or NullSegmentReader()
@@ -173,6 +178,7 @@ class SharedMemoryTracker:
         self._touched = touched
         self._on_event = on_event
         self._closed = closed
+        self._is_needed = is_needed
         self._limits = limits
         self._log = RateLimitedLog(log)
         self._peers: dict[SessionId, PeerMemory] = {}
@@ -183,6 +189,7 @@ class SharedMemoryTracker:
         #: results that have ARRIVED, with their outcomes: `decide` is still to be called
         self.undecided: list[tuple[JobId, m.OutcomeFrame, list[ResultSlice]]] = []
         self.kept: dict[bytes, dict[int, list[ResultSlice]]] = {}  #: results that are KEPT, by job and index
+        self._pinned: dict[tuple[JobId, int], list[ResultSlice]] = {}  # results that tasks need, handed over or not
         self.departed: list[tuple[float, PeerMemory]] = []  #: lost applications, and when to close their segments
 
     # ------------------------------------------------------------------------------------------------ coming and going
@@ -321,6 +328,8 @@ class SharedMemoryTracker:
                 results = kept.pop(index, None)
                 if results is None:
                     continue
+                if self._is_needed(event.job, index):
+                    self._pin(event.job, index, results)
                 if not client.announced.shares:
                     self._release(results, clean=True)
                     continue
@@ -334,18 +343,44 @@ class SharedMemoryTracker:
 
     def forget_job(self, job: JobId) -> None:
         """Release the results that are kept for a job."""
-        for results in self.kept.pop(job, {}).values():
+        for index, results in self.kept.pop(job, {}).items():
+            if self._is_needed(job, index):
+                self._pin(job, index, results)
             self._release(results, clean=False)  # the client may have received them without an acknowledgement
+
+    def _pin(self, job: JobId, index: int, results: list[ResultSlice]) -> None:
+        self._pinned[job, index] = results
+        for result in results:
+            result.is_pinned = True
+
+    def unpin(self, job: JobId, index: int, *, clean: bool) -> None:
+        """Release a result that no task needs any more, unless its owner holds it.
+
+        Args:
+            job, index: of its task.
+            clean: no process of a task that has needed it can refer to it.
+        """
+        waiting: dict[bool, list[ResultSlice]] = {}
+        for result in self._pinned.pop((job, index), ()):
+            result.is_pinned = False
+            result.was_left = result.was_left or not clean
+            if result.release is not None:
+                waiting.setdefault(result.release, []).append(result)
+        for is_clean, results in waiting.items():
+            self._release(results, clean=is_clean)
 
     def _release(self, results: Iterable[ResultSlice], *, clean: bool) -> None:
         """Return results to the slaves that made them; close what is left of a lost slave."""
-        by_slave: dict[SessionId, list[m.Slice]] = {}
+        by_slave: dict[tuple[SessionId, bool], list[m.Slice]] = {}
         for result in results:
+            if result.is_pinned:
+                result.release = clean
+                continue
             result.move("release")
-            by_slave.setdefault(result.slave, []).append(result.slice)
-        for slave, slices in by_slave.items():
+            by_slave.setdefault((result.slave, clean and not result.was_left), []).append(result.slice)
+        for (slave, is_clean), slices in by_slave.items():
             if (peer := self._peers.get(slave)) is not None:
-                peer.session.send(m.Release(slices, clean))
+                peer.session.send(m.Release(slices, is_clean))
                 self._touched(slave)
             for slice_ in slices:
                 self._drop_reference(slice_.segment)

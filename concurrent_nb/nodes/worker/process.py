@@ -53,6 +53,8 @@ from concurrent_nb.shipping.serialization.error_reports import (
 )
 from concurrent_nb.shipping.serialization.restoring import RestorableCopy
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
+from concurrent_nb.shipping.serialization.task_inputs import NO_INPUTS, Inputs
+from concurrent_nb.wire.bound_tasks import Results, unbind
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice, TaskKind
 from concurrent_nb.workers.protocol.channels import WorkerChannels
@@ -89,12 +91,23 @@ _CALL: Final = int(TaskKind.CALL)
 _KEYWORD_CALL: Final = int(TaskKind.KEYWORD_CALL)
 _ITEM: Final = int(TaskKind.ITEM)
 _CHUNK: Final = int(TaskKind.CHUNK)
+_BOUND: Final = int(TaskKind.BOUND)
 
 
 class _LoadedFunction:
     """A function that was sent, with the environment that it runs in; unpickled by the first task."""
 
-    __slots__ = ("body", "buffers", "environment", "function", "generators", "has_read_only", "main", "restore")
+    __slots__ = (
+        "body",
+        "buffers",
+        "environment",
+        "function",
+        "generators",
+        "has_inputs",
+        "has_read_only",
+        "main",
+        "restore",
+    )
 
     def __init__(
         self,
@@ -109,6 +122,7 @@ class _LoadedFunction:
         self.buffers = buffers
         self.restore = restore  #: undo changes of the buffers
         self.has_read_only = has_read_only  #: changes of some buffers cannot be undone
+        self.has_inputs = False  #: results of other tasks are in it, so it is loaded anew for each task
         self.function: Callable[..., object] | None = None
         self.main: types.ModuleType | None = None  #: its `__main__`
         self.generators: list[random_streams.SeededGenerator] = []  #: generators of random numbers in it
@@ -135,6 +149,7 @@ class TaskRunner:
         #: called with an application and whether it has unanswered tasks
         self.note_blocked: Callable[[object, bool], None] = lambda application, is_blocked: None
         self._running: TaskId | None = None
+        self._inputs = NO_INPUTS  # results of other tasks that the running one has come with
         self._where = self._slave = ""  # path, of the cluster; name
         self._is_thread, self._thread = is_thread, threading.get_ident()
         self._applications: TaskApplications | None = None  # of tasks that have asked for theirs
@@ -167,6 +182,8 @@ class TaskRunner:
             self._release_snapshots()
         environments = self._environments
         self._running = task
+        if kind == _BOUND:
+            return self._run_bound(task, digest, body, sizes, buffers)
         loaded = self._functions.get(digest)
         is_next = task[0] is environments.job and digest is environments.function  # in a pack
         if task is not self._expected and not (is_next and loaded and type(loaded.function) is not FunctionWithSetups):
@@ -197,6 +214,27 @@ class TaskRunner:
             except KeyboardInterrupt:
                 environments.end()
                 raise
+
+    def _run_bound(
+        self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> TaskResult:
+        """Run a task that has come with results of other tasks."""
+        results: Results = {}
+        kind = _BOUND
+        try:
+            body, buffers = self._arguments_of(body, sizes, buffers)
+            while kind == _BOUND:
+                kind, body, buffers = unbind(body, buffers, results)
+        except Exception as error:  # noqa: BLE001  (memory of others, which may be gone; the result has the error)
+            return not_loadable(error)
+        inputs = self._inputs = Inputs(results)
+        try:
+            with inputs.use():
+                return self.run(task, digest, kind, body, (), buffers)
+        finally:
+            self._inputs = NO_INPUTS
+            if (loaded := self._functions.get(digest)) is not None and loaded.has_inputs:
+                del self._functions[digest]  # it must not keep what this task has changed in them
 
     def _run(
         self, task: TaskId, loaded: _LoadedFunction, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
@@ -341,6 +379,7 @@ class TaskRunner:
         main = task_main.new_module()
         task_main.enter(main, is_loading_function=True)
         function: Callable[..., object]
+        used = self._inputs.used
         function, generators = random_streams.load_with_generators(lambda: pickles.loads(body, buffers))
         if type(function) is not FunctionWithSetups:  # changes of setups stay
             function = restoring.with_restore(function, loaded.restore, has_read_only=loaded.has_read_only)
@@ -348,6 +387,7 @@ class TaskRunner:
         if not callable(function):
             raise TypeError(f"a task's function must be callable, this is a {type(function).__name__}")
         loaded.function, loaded.main, loaded.generators = function, main, generators
+        loaded.has_inputs = self._inputs.used > used
         return function
 
     # ------------------------------------------------------------------------------------------------ shared memory

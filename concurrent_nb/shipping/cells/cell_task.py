@@ -33,7 +33,7 @@ from concurrent_nb.shipping.cells.cell_code import (
 from concurrent_nb.shipping.cells.names import CellNames
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.runtime.setup_runner import SetupNames
-from concurrent_nb.shipping.serialization import pickles, task_main
+from concurrent_nb.shipping.serialization import pickles, task_inputs, task_main
 from concurrent_nb.shipping.serialization.references import is_importable
 from concurrent_nb.shipping.serialization.source_lines import codes_in, lines_entry
 
@@ -81,14 +81,15 @@ def cell_task(
     for name in per_worker_names:
         _check_per_worker(name, found, cell)
     assigned = tuple(sorted(name for name in found if name in needed and name in cell.names.bound))
-    captured = capture(
-        found,
-        namespace,
-        needed=needed,
-        attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
-        per_worker_names=per_worker_names,
-        limit_bytes=limit_bytes,
-    )
+    with task_inputs.collecting_any() as inputs:
+        captured = capture(
+            found,
+            namespace,
+            needed=needed,
+            attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
+            per_worker_names=per_worker_names,
+            limit_bytes=limit_bytes,
+        )
     code = compile_cell(cell, targets, assigned)
     function = CellFunction(
         name=cell.filename,
@@ -99,6 +100,8 @@ def cell_task(
         sources=_own_sources(cell, until),
         imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
+    if inputs is not None:
+        function.inputs = inputs.futures
     return CellTask(
         function=function,
         calls=[()] if loop is None else loop.calls(namespace),
@@ -212,6 +215,7 @@ class CellFunction:
         self._captured = captured
         self._sources = sources
         self.imported_modules = imported_modules  #: modules that its code and the captured functions import
+        self.inputs: tuple[Any, ...] = ()  #: futures among the captured values: each task needs their values
         self._shared: dict[str, Any] | None = None
         self._arrays: dict[str, Any] = {}
         self._names: Mapping[str, Any] = {}  # bound by setups in this worker

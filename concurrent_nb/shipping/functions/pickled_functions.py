@@ -8,11 +8,12 @@ mutable object is involved (a list, for example), the function is pickled again 
 Never loads a pickle, never calls a function.
 """
 
+import contextlib
 import pickle
 import threading
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
@@ -32,6 +33,7 @@ from concurrent_nb.shipping.serialization.references import (
     never_changes,
 )
 from concurrent_nb.shipping.serialization.source_lines import codes_in
+from concurrent_nb.shipping.serialization.task_inputs import Collector, ForeignFuture, collecting
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
@@ -50,6 +52,7 @@ class PickledFunction:
     buffers: Sequence[pickles.Buffer | Slice]  #: large ones that are not in the pickle: a snapshot
     name: str  #: for people
     lease: object = None  #: keeps the parts in shared memory
+    inputs: tuple[Any, ...] = ()  #: futures to which it refers: each of its tasks needs their values
 
 
 #: (pickle, buffers, which are the memory of live objects) --> (pickle, snapshots of them, lease that keeps those)
@@ -136,8 +139,10 @@ class Functions:
         kept: int = KEPT,
         store_buffers: StoreBuffers = copy_buffers,
         environment_source: EnvironmentSource = NO_ENVIRONMENT,
+        new_collector: Callable[[], Collector] | None = None,
     ) -> None:
         self._kept = kept
+        self._new_collector = new_collector
         self._store_buffers = store_buffers
         self._environment_source = environment_source
         self._lock = threading.Lock()
@@ -175,7 +180,12 @@ class Functions:
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled, environment = _pickled_by_value(fn, fn, self._store_buffers, self._environment_source, spawns)
+        found = None if self._new_collector is None else self._new_collector()
+        with contextlib.nullcontext() if found is None else collecting(found):
+            pickled, environment = _pickled_by_value(fn, fn, self._store_buffers, self._environment_source, spawns)
+        inputs = (*getattr(fn, "inputs", ()), *(() if found is None else found.futures))
+        if inputs:
+            pickled = replace(pickled, inputs=inputs)
         is_small = environment is not None or not pickled.buffers  # those of an environment are kept in any case
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and is_small:
             self._keep(self._by_value, (fn, pickled, snapshot, environment))
@@ -208,6 +218,8 @@ def _pickled_by_value(
 ) -> tuple[PickledFunction, Environment | None]:
     try:
         body, buffers = restoring.dumps(fn, "spawn" if spawns else "share")
+    except ForeignFuture as error:
+        raise NotPicklable(f"{name_of(of)} uses {error}") from error
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     environment_source.add_modules(_imported_by(fn, of))

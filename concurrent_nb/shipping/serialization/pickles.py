@@ -68,15 +68,18 @@ def load_shared(body: Buffer, *buffers: Buffer) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
+#: classes of futures: what they are pickled as is plain if their `plain_budget` says so
+REFERENCE_TYPES: set[type] = set()
+
 _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 
 def is_plain(thing: object, budget: int = PLAIN_ITEMS) -> bool:
     """Return whether the C pickler is sufficient for `thing`; also False where checking would take long."""
-    return _budget_after(thing, budget) >= 0
+    return budget_after(thing, budget) >= 0
 
 
-def _budget_after(thing: object, budget: int) -> int:
+def budget_after(thing: object, budget: int) -> int:
     """Return what is left of `budget` after checking `thing`, or -1 if it is not plain."""
     kind = type(thing)
     budget -= 1  # before its items, so that cycles and deep nesting end the search, too
@@ -84,16 +87,18 @@ def _budget_after(thing: object, budget: int) -> int:
         return budget
     if kind in _CONTAINERS:
         for item in thing:  # type: ignore[attr-defined]
-            if (budget := _budget_after(item, budget)) < 0:
+            if (budget := budget_after(item, budget)) < 0:
                 return -1
         return budget
     if kind is dict:
         for key, value in thing.items():  # type: ignore[attr-defined]
-            if (budget := _budget_after(key, budget)) < 0 or (budget := _budget_after(value, budget)) < 0:
+            if (budget := budget_after(key, budget)) < 0 or (budget := budget_after(value, budget)) < 0:
                 return -1
         return budget
     if kind is Shared:
         return budget
+    if kind in REFERENCE_TYPES:
+        return thing.plain_budget(budget)  # type: ignore[attr-defined, no-any-return]
     numpy = sys.modules.get("numpy")
     if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)):
         return budget if not thing.dtype.hasobject else -1  # type: ignore[attr-defined]
@@ -119,6 +124,10 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms and many never need it
 
     return pickler.dumps(thing, keep, mode), buffers
+
+
+#: pickles a thing, as `dumps` does
+Dumps = Callable[[Any], tuple[bytes, list[memoryview]]]
 
 
 def out_of_band_into(
@@ -159,8 +168,8 @@ def dumps_attributes(
     return dumps_call((args, attributes), {})
 
 
-def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle the arguments of a call: `args`, or `(args, kwargs)` if there are keywords."""
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any], dumps: Dumps = dumps) -> tuple[bytes, list[memoryview]]:
+    """Pickle the arguments of a call: `args`, or `(args, kwargs)` if there are keywords. `dumps` pickles large ones."""
     if kwargs:
         return dumps((args, kwargs))
     body = dumps_small(args)
@@ -175,7 +184,7 @@ def dumps_small(args: tuple[Any, ...]) -> bytes | None:
     return pickle.dumps(args, 5)
 
 
-def dumps_item(args: tuple[Any, ...], number: int) -> tuple[bytes, list[memoryview]]:
+def dumps_item(args: tuple[Any, ...], number: int, dumps: Dumps = dumps) -> tuple[bytes, list[memoryview]]:
     """Pickle `(args, number)`: the arguments of an item and its number in the job, as `dumps_call` does."""
     for arg in args:
         if type(arg) not in SMALL_ATOMS:

@@ -14,6 +14,7 @@ import types
 import weakref
 from typing import Any, Final
 
+from concurrent_nb.shipping.serialization import task_inputs
 from concurrent_nb.shipping.serialization.references import is_importable_module
 
 _STAYS: Final = "it belongs to this process"
@@ -75,6 +76,8 @@ def refusal(thing: Any) -> tuple[str, str] | None:
     if isinstance(thing, io.IOBase) and _is_harmless(thing):
         return None
     kind = type(thing.__self__ if isinstance(thing, types.MethodType) else thing)
+    if getattr(kind, "leaves_references", False) is True and task_inputs.collector() is not None:
+        return None
     if kind not in _of_type:
         _of_type[kind] = _refusal_of_type(kind)
     return _of_type[kind]

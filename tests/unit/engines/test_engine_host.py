@@ -6,7 +6,7 @@ import pytest
 
 from concurrent_nb.engines.engine_host import EngineHost
 from concurrent_nb.engines.group_messages import EngineSession, Group, SharedObject
-from concurrent_nb.nodes.common.shared_memory_link import object_id
+from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire.messages import Function, Slice
 
 SLICE = Slice(b"s" * 16, 0, 100_000, 1)

@@ -1,6 +1,6 @@
 """Events of clients, in short."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.scheduling import events as e
@@ -34,6 +34,15 @@ def submitted(
 ) -> e.TasksSubmitted:
     frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
     return e.TasksSubmitted(client, job, function, frames, (), timeout_s, retries, objects, needs)
+
+
+def needing(
+    inputs: Mapping[int, Sequence[int]], *, job: JobId = JOB, of: JobId = JOB, client: SessionId = ME
+) -> e.TasksSubmitted:
+    """Submit tasks that need the results of others, by index: tasks of the job `of`."""
+    frames = [TaskFrame(index, 0, b"arguments") for index in inputs]
+    pairs = [(index, [(of, needed) for needed in each]) for index, each in inputs.items() if each]
+    return e.TasksSubmitted(client, job, F, frames, (), inputs=pairs)
 
 
 def closed(client: SessionId = ME, job: JobId = JOB) -> e.JobClosed:

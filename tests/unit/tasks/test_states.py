@@ -12,6 +12,7 @@ from concurrent_nb.tasks.states import (
     FORGET,
     REQUEUE,
     TRANSITIONS,
+    UNBLOCK,
     InvalidTransition,
     Verb,
     history,
@@ -20,7 +21,7 @@ from concurrent_nb.tasks.states import (
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import OutcomeFrame
 
-VERBS = [ASSIGN, REQUEUE, FINISH, FORGET, ABANDON]
+VERBS = [UNBLOCK, ASSIGN, REQUEUE, FINISH, FORGET, ABANDON]
 
 
 def a_task() -> TaskRecord:
@@ -45,8 +46,8 @@ def test_every_row_belongs_to_a_verb() -> None:
     assert {name for _, name in TRANSITIONS} == {verb.name for verb in VERBS}
 
 
-def test_every_state_can_be_reached_from_waiting_and_nothing_leads_out_of_forgotten() -> None:
-    reached = {TaskState.WAITING}
+def test_every_state_can_be_reached_from_those_of_new_tasks_and_nothing_leads_out_of_forgotten() -> None:
+    reached = {TaskState.WAITING, TaskState.BLOCKED}
     while found := {target for (source, _), target in TRANSITIONS.items() if source in reached} - reached:
         reached |= found
     assert reached == set(TaskState)

@@ -9,11 +9,10 @@ from concurrent_nb.nodes.common.shared_memory_link import (
     MergedSegments,
     NullSegmentReader,
     ReceivedContents,
-    object_id,
-    objects_of,
 )
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle, is_available
 from concurrent_nb.object_store.store import ObjectStore
+from concurrent_nb.tasks.shared_objects import object_id, objects_of
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode, joined, slices_of
 from concurrent_nb.wire.session import Session

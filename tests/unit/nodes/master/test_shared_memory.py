@@ -6,7 +6,6 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId, SessionId
-from concurrent_nb.nodes.common.shared_memory_link import object_id
 from concurrent_nb.nodes.master.shared_memory import (
     TRANSITIONS,
     PeerMemory,
@@ -17,6 +16,7 @@ from concurrent_nb.nodes.master.shared_memory import (
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
+from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, decode
 from concurrent_nb.wire.session import Session

@@ -1,0 +1,247 @@
+"""Tasks that need the results of others: by every way in which a future becomes an argument, and with what fails."""
+
+import concurrent.futures
+import operator
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import concurrent_nb
+from concurrent_nb import ApplicationNode, Cluster
+from concurrent_nb.errors import ConfigurationError, DependencyFailed, NotPicklable, PoisonTask
+from tests.clusters import BRISK, eventually, shared_cluster
+from tests.work import PATIENCE_S
+
+LARGE = 300_000  # numbers: more than travels in a pickle
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with shared_cluster(2, name="graphs", config=BRISK) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> ApplicationNode:
+    return cluster.application()
+
+
+def after(gate: Path, value: Any = None) -> Any:
+    """Return a value once a file exists."""
+    while not gate.exists():
+        time.sleep(0.01)
+    return value
+
+
+def raise_value_error(text: str = "no") -> None:
+    raise ValueError(text)
+
+
+def add_two(one: Any, two: Any) -> Any:
+    return one + two
+
+
+def negative(value: Any) -> Any:
+    return -value
+
+
+def total(*values: Any) -> Any:
+    return sum(values)
+
+
+def where_it_runs(value: Any) -> tuple[Any, int]:
+    return value, os.getpid()
+
+
+def scaled(array: Any, by: int) -> Any:
+    array *= by  # its own copy
+    return array
+
+
+def test_a_future_as_an_argument_stands_for_its_value(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    one, two = app.submit(after, gate, 1), app.submit(after, gate, 2)
+    many = app.submit(dict, a=one, b=[two, {"c": (one, two)}, {one: two}])
+    again = app.submit(total, many.then(len), one, one)
+    assert not many.done()
+    assert not many.running()
+    gate.touch()
+    assert many.result(PATIENCE_S) == {"a": 1, "b": [2, {"c": (1, 2)}, {1: 2}]}
+    assert again.result(PATIENCE_S) == 4
+    assert app.submit(total, one, two).result(PATIENCE_S) == 3  # they have ended long ago
+
+
+def test_large_values_go_from_worker_to_worker(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    ready = app.submit(after, gate, 2)
+    array = app.submit(np.full, LARGE, ready)
+    doubled = [app.submit(scaled, array, 2) for _ in range(4)]
+    both = app.submit(operator.add, doubled[0], array).then(np.sum)
+    gate.touch()
+    assert both.result(PATIENCE_S) == 6 * LARGE
+    assert all((each.result(PATIENCE_S) == 4).all() for each in doubled)
+    assert (array.result() == 2).all()
+
+
+def test_results_stay_where_they_are_until_the_last_task_that_needs_them(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    array = app.submit(np.arange, LARGE)
+    slow = app.submit(lambda values, _: float(values.sum()), array, app.submit(after, gate))
+    array.result(PATIENCE_S)
+    del array
+    for number in range(20):  # whose results would take its place
+        app.submit(np.full, LARGE, number).result(PATIENCE_S)
+    gate.touch()
+    assert slow.result(PATIENCE_S) == LARGE * (LARGE - 1) / 2
+
+
+def test_functions_and_jobs_and_maps_take_futures(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    late = app.submit(after, gate, 10)
+    held: list[int] = []
+
+    def add(x: int) -> Any:
+        return x + late + len(held)  # type: ignore[operator]
+
+    sums = app.start_job(add, [(1,), (2,)])
+    batched = app.start_job(operator.add, [(n, late) for n in range(4)], batch=2)
+    mapped: Iterator[Any] = app.map(negative, [late, 3, sums.futures[0]], chunksize=2)
+    of_jobs = app.submit(total, app.submit(sum, sums), app.submit(sum, batched))
+    gate.touch()
+    assert sums.results(PATIENCE_S) == [11, 12]
+    assert batched.results(PATIENCE_S) == [10, 11, 12, 13]
+    assert list(mapped) == [-10, -3, -11]
+    assert of_jobs.result(PATIENCE_S) == 23 + 46
+    assert app.submit(list, sums).result(PATIENCE_S) == [11, 12]
+    assert app.options(retries=1, name="named").submit(abs, late.then(operator.neg)).result(PATIENCE_S) == 10
+
+
+def test_a_captured_value_is_new_for_each_task(app: ApplicationNode) -> None:
+    numbers = app.submit(list, (1, 2))
+
+    def append(number: int) -> Any:
+        numbers.append(number)
+        return numbers
+
+    job = app.start_job(append, [(n,) for n in range(4)])
+    assert job.results(PATIENCE_S) == [[1, 2, n] for n in range(4)]
+
+
+def test_trees(app: ApplicationNode) -> None:
+    words = [app.submit(str, n) for n in range(30)]
+    text = "".join(map(str, range(30)))
+    assert app.reduce(operator.add, words).result(PATIENCE_S) == text
+    assert app.reduce(add_two, [*words[:3], "x"], fan_in=2).result(PATIENCE_S) == "012x"
+    assert app.reduce(operator.add, words[:1]).result(PATIENCE_S) == "0"
+    assert concurrent_nb.gather([*words[:2], 7]).result(PATIENCE_S) == ["0", "1", 7]
+    for items, fan_in in ((list[int](), 8), ([1], 1)):
+        with pytest.raises(ConfigurationError):
+            app.reduce(add_two, items, fan_in=fan_in)
+    with pytest.raises(ConfigurationError, match="at least one future"):
+        concurrent_nb.gather([1, 2])
+
+
+def test_a_long_chain_and_all_to_all(app: ApplicationNode) -> None:
+    number = app.submit(int, 0)
+    for _ in range(300):
+        number = number.then(operator.add, 1)
+    assert number.result(PATIENCE_S) == 300
+    first = [app.submit(abs, n) for n in range(40)]
+    assert [app.submit(total, *first, n).result(PATIENCE_S) for n in range(40)] == [780 + n for n in range(40)]
+
+
+def test_what_depends_on_a_failure_ends_at_once(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    failing = app.submit(after, gate).then(lambda _: raise_value_error("too bad"))
+    waiting = app.submit(after, tmp_path / "never")
+    near = app.submit(total, failing, waiting)
+    far = near.then(abs).then(abs)
+    items = app.map(abs, [far, 3], chunksize=1, return_exceptions=True)
+    gate.touch()
+    for future in (near, far):
+        error = future.exception(PATIENCE_S)
+        assert isinstance(error, DependencyFailed)
+        assert f"task {failing.task}, whose result it needs, has failed: ValueError: too bad" in str(error)
+        assert isinstance(error.__cause__, ValueError)
+        assert error.task == future.task
+    assert isinstance(next(items), DependencyFailed)
+    assert next(items) == 3
+    late = failing.then(abs).exception(PATIENCE_S)  # after the failure is known here
+    assert isinstance(late, DependencyFailed)
+    assert isinstance(late.__cause__, ValueError)
+    assert not waiting.done()
+    stopped = app.submit(total, waiting)
+    app._client_thread.cancel(waiting.job_id, (waiting.index,))
+    error = stopped.exception(PATIENCE_S)
+    assert isinstance(error, DependencyFailed)
+    assert isinstance(error.__cause__, concurrent.futures.CancelledError)
+    assert "was cancelled" in str(error)
+
+
+def test_a_blocked_task_can_be_cancelled(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    late = app.submit(after, gate, 1)
+    blocked, other = app.submit(abs, late), app.submit(abs, late)
+    job = app.start_job(abs, [(blocked,), (late,)], stop_on_error=True)
+    assert blocked.cancel()
+    eventually(job.done, "the job ends with the failure of its first task")
+    gate.touch()
+    assert other.result(PATIENCE_S) == 1
+    assert isinstance(job.futures[0].exception(), DependencyFailed)
+    assert job.futures[1].cancelled()
+
+
+def test_deaths_of_workers_cost_no_results(app: ApplicationNode, tmp_path: Path) -> None:
+    def die_once(array: Any, marker: Path) -> float:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float(array.sum())
+
+    array, where = app.submit(np.ones, LARGE), app.submit(where_it_runs, 0)
+    _, pid = where.result(PATIENCE_S)
+    dying = app.submit(die_once, array, tmp_path / "died")
+    assert dying.result(PATIENCE_S) == LARGE
+    os.kill(pid, signal.SIGKILL)
+    assert array.then(np.sum).result(PATIENCE_S) == LARGE
+    error = app.submit(os._exit, 1).then(abs).exception(PATIENCE_S)
+    assert isinstance(error, DependencyFailed)
+    assert isinstance(error.__cause__, PoisonTask)
+
+
+def test_futures_of_others_are_refused_at_once(app: ApplicationNode, cluster: Cluster) -> None:
+    with concurrent_nb.connect(cluster.connection_file) as other:
+        foreign = other.submit(abs, -1)
+        with pytest.raises(NotPicklable, match=f"another cluster or application .task {foreign.task}.*call its result"):
+            app.submit(abs, foreign).result(PATIENCE_S)
+        with pytest.raises(NotPicklable, match="another cluster or application"):
+            app.start_job(abs, [(foreign,)])
+        with pytest.raises(NotPicklable, match="another cluster or application"):
+            app.submit(lambda: foreign).result(PATIENCE_S)
+        culprit = app.submit(total, [app.submit(abs, 1), threading.Lock()]).exception(PATIENCE_S)
+        assert "is a lock" in str(culprit) or ", a lock" in str(culprit)
+
+
+def nested_sum(numbers: int) -> Any:
+    app = concurrent_nb.application()
+    squares = [app.submit(pow, n, 2) for n in range(numbers)]
+    return app.reduce(operator.add, squares, fan_in=3).result()
+
+
+def test_tasks_start_graphs(app: ApplicationNode) -> None:
+    assert app.submit(nested_sum, 20).result(PATIENCE_S) == 2470
+
+
+def test_what_ends_in_this_process_is_sent_along(app: ApplicationNode) -> None:
+    """A result that was acknowledged before its dependent came is given by the application."""
+    for _ in range(100):
+        value = app.submit(abs, -1)
+        followers = [value.then(operator.add, n) for n in range(5)]
+        assert [each.result(PATIENCE_S) for each in followers] == [1, 2, 3, 4, 5]

@@ -1,0 +1,165 @@
+"""Tasks that need results of others: when they are assigned, and what ends them."""
+
+import msgspec
+
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.instructions import Instruction, ReleaseResult
+from concurrent_nb.tasks.task_record import TaskState
+from concurrent_nb.wire.messages import ErrorReport
+from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, JOB, OK, OTHER_JOB, YOU, Bench
+from tests.unit.scheduling.client_events import acknowledged, cancelled, gone, needing, opened, submitted, taken_back
+from tests.unit.scheduling.instructions import assigned, delivered
+from tests.unit.scheduling.slave_events import ended, joined, lost
+
+FAILED, GONE = Status.DEPENDENCY_FAILED, Status.INPUT_GONE
+
+
+def a_bench(slots: int = 2) -> Bench:
+    bench = Bench()
+    bench(joined("a", slots, slots), opened())
+    return bench
+
+
+def released(instructions: list[Instruction]) -> list[tuple[int, bool]]:
+    return [(it.index, it.clean) for it in instructions if type(it) is ReleaseResult]
+
+
+def test_a_task_is_assigned_when_the_last_of_its_inputs_has_ended() -> None:
+    bench = a_bench()
+    assert assigned(bench(needing({0: [], 1: [], 2: [0, 1], 3: [2]}))) == {"a": [0, 1]}
+    assert assigned(bench(ended("a", 0))) == {}
+    assert assigned(bench(ended("a", 1))) == {"a": [2]}
+    assert assigned(bench(ended("a", 2))) == {"a": [3]}
+    assert delivered(bench(ended("a", 3))) == {3: OK}
+
+
+def test_a_task_whose_inputs_are_there_is_assigned_at_once() -> None:
+    bench = a_bench()
+    bench(submitted([0]))
+    bench(ended("a", 0))
+    assert assigned(bench(needing({1: [0], 2: [0, 0]}))) == {"a": [1, 2]}
+
+
+def test_a_result_is_retained_while_tasks_need_it() -> None:
+    bench = a_bench()
+    bench(needing({0: [], 1: [0], 2: [0]}))
+    bench(ended("a", 0))
+    assert released(bench(acknowledged([0]))) == []
+    assert bench.scheduler.needs_result(JOB, 0)
+    assert assigned(bench(needing({3: [0]}))) == {}  # both slots are taken; but the result is there
+    assert released(bench(ended("a", 1))) == []
+    assert released(bench(ended("a", 2))) == []
+    assert released(bench(ended("a", 3))) == [(0, True)]
+    assert not bench.scheduler.needs_result(JOB, 0)
+
+
+def test_a_result_to_which_a_worker_may_still_refer_is_not_released_cleanly() -> None:
+    # Given a task that ran twice, and its input, which was acknowledged before or after that
+    for acknowledge_first in (True, False):
+        bench = a_bench()
+        bench(needing({0: [], 1: [0]}))
+        bench(ended("a", 0))
+        if acknowledge_first:
+            bench(acknowledged([0]))
+        bench(ended("a", 1, status=DIED))
+        out = bench(ended("a", 1, attempt=2))
+        if not acknowledge_first:
+            assert bench.scheduler.needs_result(JOB, 0)
+            out = bench(acknowledged([0]))
+        assert released(out) == [(0, False)]
+
+
+def test_an_input_that_the_master_does_not_have_sends_the_task_back() -> None:
+    bench = a_bench()
+    bench(submitted([0]))
+    bench(ended("a", 0))
+    bench(acknowledged([0]))
+    assert delivered(bench(needing({1: [0], 2: [1], 3: [99]}))) == dict.fromkeys([1, 2, 3], GONE)
+    bench(acknowledged([1, 2, 3]))
+    assert assigned(bench(submitted([1]))) == {"a": [1]}  # with what it needs
+
+
+def test_a_job_of_another_owner_is_as_if_it_was_not_there() -> None:
+    bench = a_bench()
+    bench(submitted([0]), opened(YOU, "you", OTHER_JOB))
+    assert delivered(bench(needing({5: [0]}, job=OTHER_JOB, client=YOU))) == {5: GONE}
+
+
+def test_all_that_depends_on_a_failure_ends_with_it() -> None:
+    bench = a_bench()
+    bench(needing({0: [], 1: [0], 2: [1], 3: [1, 2], 4: []}))
+    out = bench(ended("a", 0, status=ERROR))
+    assert delivered(out) == {0: ERROR, 1: FAILED, 2: FAILED, 3: FAILED}
+    assert delivered(bench(needing({5: [0], 6: [3]}))) == {5: FAILED, 6: FAILED}
+
+
+def test_cancelling_an_input_ends_its_dependents_and_cancelling_a_job_cancels_all() -> None:
+    bench = a_bench(1)
+    bench(needing({0: [], 1: [], 2: [1], 3: [0]}))
+    assert delivered(bench(cancelled([1]))) == {1: CANCELLED, 2: FAILED}
+    assert delivered(bench(cancelled([3]))) == {3: CANCELLED}
+    bench = a_bench(1)
+    bench(needing({0: [], 1: [], 2: [1], 3: [0]}))
+    assert delivered(bench(cancelled())) == dict.fromkeys([1, 2, 3], CANCELLED)
+    assert delivered(bench(ended("a", 0, status=CANCELLED))) == {0: CANCELLED}
+
+
+def test_a_failed_dependent_ends_a_job_that_stops_at_errors() -> None:
+    bench = a_bench()
+    bench(opened(job=OTHER_JOB, stop_on_error=True), submitted([0]))
+    bench(needing({1: [0], 2: [0]}, job=OTHER_JOB), submitted([3], job=OTHER_JOB))
+    out = bench(ended("a", 0, status=ERROR))
+    assert sorted(delivered(out).values()) == sorted([ERROR, FAILED, FAILED])
+    assert bench.scheduler.jobs[OTHER_JOB].ended
+
+
+def test_a_dependent_that_lost_its_slave_runs_again_with_its_inputs() -> None:
+    bench = a_bench(1)
+    bench(needing({0: [], 1: [0]}))
+    bench(ended("a", 0))
+    bench(acknowledged([0]))
+    bench(lost("a"))
+    assert assigned(bench(joined("b"))) == {"b": [1]}
+    (needed,) = bench.scheduler.jobs[JOB].tasks[1].links.inputs  # type: ignore[union-attr]
+    assert needed.outcome is not None
+    assert needed.state is TaskState.FORGOTTEN
+
+
+def test_linked_tasks_are_not_taken_back_and_tasks_taken_back_send_their_dependents_back() -> None:
+    bench = a_bench(1)
+    bench(needing({9: [], 0: [], 1: [0]}))
+    assert delivered(bench(taken_back([0, 1]))) == {}
+    bench(submitted([2]))
+    assert delivered(bench(taken_back([2]))) == {2: Status.TAKEN_BACK}
+    assert delivered(bench(needing({3: [2]}))) == {3: GONE}
+
+
+def test_an_owner_that_is_gone_leaves_nothing_behind() -> None:
+    bench = a_bench()
+    bench(needing({0: [], 1: [0], 2: [1]}), opened(job=OTHER_JOB), needing({7: [0, 2]}, job=OTHER_JOB))
+    bench(ended("a", 0))
+    bench(acknowledged([0]))
+    bench(gone(linger_s=1.0))
+    out = bench.after(2.0)
+    assert released(out) == [(0, False)]
+    assert not bench.scheduler.jobs
+    assert not bench.scheduler.retained
+
+
+def test_a_long_chain_fails_without_recursion_and_ends_in_proportion_to_its_length() -> None:
+    bench = a_bench(1)
+    bench.scheduler.validate = lambda: None  # type: ignore[method-assign]  # it reads every task
+    bench(needing({index: [index - 1] if index else [] for index in range(20_000)}))
+    assert len(delivered(bench(ended("a", 0, status=ERROR)))) == 20_000
+
+
+def test_the_failure_of_an_input_says_what_it_was() -> None:
+    bench = a_bench()
+    bench(needing({0: [], 1: [0], 2: [1]}))
+    body = msgspec.msgpack.encode(ErrorReport("ValueError", "bad", ""))
+    out = bench(ended("a", 0, status=ERROR, body=body))
+    frames = [item for it in out for item in getattr(it, "items", ()) if item.status == FAILED]
+    reports = [msgspec.msgpack.decode(frame.body, type=ErrorReport) for frame in frames]
+    assert reports[0] == reports[1]  # both name the task that has failed, and not one another
+    name = bench.scheduler.jobs[JOB].tasks[0].name
+    assert reports[0].message == f"task {name}, whose result it needs, has failed: ValueError: bad"
