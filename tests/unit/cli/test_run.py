@@ -110,7 +110,7 @@ def test_an_installation_older_than_the_files_is_reported_with_a_remedy(
 def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run"]) == 0
     output = capsys.readouterr().out
-    for name in ("expensive", "mandelbrot or mandlebrot", "md5", "pi"):
+    for name in ("dna-coordinates", "dna-curvature", "dna-naive", "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
         assert re.search(rf"^  {name} +[A-Z].*[.?]$", output, re.MULTILINE)
     assert "run NAME --help" in output
 
@@ -125,6 +125,7 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("mandlebrot", ["run mandlebrot", "Columns per task (default: 1)"]),
         ("expensive", ["--time-per-task X", "--num-tasks X"]),
+        ("dna-coordinates", ["--pdb X", "--as {system}", "--model X"]),
         ("pi", ["--terms X", "--as {system,all-at-once,one-by-one}", "--task-batch", "--connect", "--workers"]),
     ],
 )
@@ -140,7 +141,7 @@ def test_help_lists_the_options_of_a_sample(name: str, options: list[str], capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mandelbort"], "unknown sample 'mandelbort': choose one of expensive, mandelbrot"),
+        (["mandelbort"], "unknown sample 'mandelbort': choose one of dna-coordinates, dna-curvature, dna-naive"),
         (["mandelbrot", "--factor", "0"], "MandelbrotSample.factor cannot be 0: give a whole number of at least 1"),
         (["mandelbrot", "--iters", "70000"], "MandelbrotSample.iters cannot be 70000"),
         (["mandelbrot", "--width", "wide"], "MandelbrotSample.width cannot be 'wide'"),
