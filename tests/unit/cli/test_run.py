@@ -110,7 +110,9 @@ def test_an_installation_older_than_the_files_is_reported_with_a_remedy(
 def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run"]) == 0
     output = capsys.readouterr().out
-    for name in ("dna-coordinates", "dna-curvature", "dna-naive", "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
+    dna = ("dna-coordinates", "dna-curvature", "dna-naive")
+    analysis = ("landmark-mds", "lda", "mds", "pca")
+    for name in (*dna, *analysis, "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
         assert re.search(rf"^  {name} +[A-Z].*[.?]$", output, re.MULTILINE)
     assert "run NAME --help" in output
 
@@ -126,6 +128,7 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
         ("mandlebrot", ["run mandlebrot", "Columns per task (default: 1)"]),
         ("expensive", ["--time-per-task X", "--num-tasks X"]),
         ("dna-coordinates", ["--pdb X", "--as {system}", "--model X"]),
+        ("pca", ["--method X", "(default: tsqr)", "--file X", "--block-rows X"]),
         ("pi", ["--terms X", "--as {system,all-at-once,one-by-one}", "--task-batch", "--connect", "--workers"]),
     ],
 )
@@ -146,6 +149,9 @@ def test_help_lists_the_options_of_a_sample(name: str, options: list[str], capsy
         (["mandelbrot", "--iters", "70000"], "MandelbrotSample.iters cannot be 70000"),
         (["mandelbrot", "--width", "wide"], "MandelbrotSample.width cannot be 'wide'"),
         (["expensive", "--time-per-task=-1"], "ExpensiveSample.time_per_task cannot be -1"),
+        (["pca", "--method", "qr"], "PcaSample.method cannot be 'qr'"),
+        (["pca", "--file", "no.npy"], "PcaSample cannot run: [Errno 2] No such file"),
+        (["pca", "--method", "incremental", "--keep", "2"], "PcaSample cannot run: keep=2 is less than the 5"),
         (["md5", "--start", "9", "--end", "8"], "the range from 9 to 8 is empty"),
         (["md5", "--Md5Sample.num=3"], "Md5Sample has no item 'num'"),
         (["md5", "--connect", "nosuch"], "no cluster 'nosuch'"),

@@ -1,0 +1,84 @@
+"""Plans: work of one or more phases, each of which is known when the one before has ended; and what runs them.
+
+run_plan(app, plan)                              # phases from here; any concurrent.futures.Executor
+app.push_tasksystem(AnalysisSystem(plan))        # phases in the cluster; data between them stay there
+run_plan(None, plan)                             # in this process, one task after the other
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
+
+
+class AnalysisTask(Task):
+    """Calls a function; its result is (number, what the function returns)."""
+
+    def __init__(self, name: str, number: int, function: Callable[..., Any], *arguments: Any) -> None:
+        super().__init__(name)
+        self.number = number
+        self.function = function
+        self.arguments = arguments
+
+    def __call__(self) -> tuple[int, Any]:
+        return self.number, self.function(*self.arguments)
+
+
+class AnalysisPlan:
+    """Base class: decides what each phase computes. Its tasks are numbered from 0 in each phase."""
+
+    result: Any = None  #: once `proceed` has returned no tasks
+
+    def begin(self) -> Sequence[AnalysisTask]:
+        """Return the tasks of the first phase."""
+        raise NotImplementedError
+
+    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+        """Receive the results of a phase, in the order of its tasks; return the tasks of the next, or none."""
+        raise NotImplementedError
+
+
+def run_plan(executor: Executor | None, plan: AnalysisPlan) -> Any:
+    """Run a plan's phases one after the other; return its result."""
+    tasks = plan.begin()
+    while tasks:
+        done = map(_call, tasks) if executor is None else executor.map(_call, tasks)
+        tasks = plan.proceed([result for _, result in done])
+    return plan.result
+
+
+def _call(task: AnalysisTask) -> tuple[int, Any]:
+    return task()
+
+
+class AnalysisSystem(ITaskSystem):
+    """Runs a plan in the cluster; its result is the plan's."""
+
+    def __init__(self, plan: AnalysisPlan) -> None:
+        self.plan = plan
+
+    def init_system(self, master: MasterHandle) -> None:
+        self.results: dict[int, Any] = {}
+        self.size = 0
+
+    def generate_tasks(self, master: MasterHandle) -> Iterable[Task]:
+        return self._phase(self.plan.begin())
+
+    def _phase(self, tasks: Sequence[AnalysisTask]) -> Sequence[AnalysisTask]:
+        self.results, self.size = {}, len(tasks)
+        return tasks
+
+    def task_finished(
+        self, master: MasterHandle, task: Task, result: tuple[int, Any], error: BaseException | None
+    ) -> Iterable[Task] | None:
+        if error is not None:
+            raise error
+        number, value = result
+        self.results[number] = value
+        if len(self.results) < self.size:
+            return None
+        return self._phase(self.plan.proceed([self.results[number] for number in range(self.size)]))
+
+    def gather_result(self, master: MasterHandle) -> Any:
+        return self.plan.result
