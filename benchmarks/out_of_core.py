@@ -21,7 +21,7 @@ import psutil
 
 import concurrent_nb
 from concurrent_nb.samples.data_analysis.analysis_plans import PCA_METHODS, PcaPlan, RandomisedPcaPlan
-from concurrent_nb.samples.data_analysis.analysis_tasks import AnalysisPlan, AnalysisSystem
+from concurrent_nb.samples.data_analysis.analysis_tasks import AnalysisPlan, run_plan
 from concurrent_nb.samples.data_analysis.pca import Pca
 from concurrent_nb.samples.data_analysis.row_blocks import NpyRows, SyntheticRows
 
@@ -92,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=options.workers, initializer=limit_memory, initargs=(limit_bytes,)
         ) as cluster:
             began = time.perf_counter()
-            system = AnalysisSystem(plan_for(path, options.method, options.block_rows))
-            found = cluster.application().push_tasksystem(system).result()
+            found = run_plan(cluster.application(), plan_for(path, options.method, options.block_rows))
             took_s = time.perf_counter() - began
             print(f"{options.method}: {took_s:.1f} s, {options.workers} workers of {options.limit_mib} MiB each")
             print("\n".join(peaks()))
