@@ -393,6 +393,43 @@ def _copied(options: Any) -> Any:
     return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
 
 
+class _DeapClasses(Setting):
+    """The classes that `deap.creator.create` has made, which are names of that module."""
+
+    name = "deap.creator classes"
+    module = "deap.creator"
+
+    def read(self) -> Any:
+        value = {name: body for name, kind in self._made().items() if (body := _pickled_class(name, kind)) is not None}
+        return value or None
+
+    def apply(self, value: Any) -> None:
+        creator = sys.modules["deap.creator"]
+        # A class that is known here is not made again (see `pickler`).
+        made = {name: pickles.loads(body) for name, body in (value or {}).items()}
+        for name in self._made().keys() - made.keys():
+            delattr(creator, name)
+        for name, kind in made.items():
+            setattr(creator, name, kind)
+
+    def probes(self) -> list[Probe]:
+        probe = vars(sys.modules["deap.creator"]).copy
+        return [(probe, probe())]
+
+    def _made(self) -> dict[str, type]:
+        creator = sys.modules["deap.creator"]
+        metaclass = getattr(creator, "MetaCreator", ())  # since DEAP 1.4
+        return {name: thing for name, thing in list(vars(creator).items()) if isinstance(thing, metaclass)}
+
+
+def _pickled_class(name: str, kind: type) -> bytes | None:
+    try:
+        return pickles.dumps(kind)[0]
+    except Exception as error:  # noqa: BLE001  (a class's own pickling may raise anything)
+        log.warning("tasks do not have deap.creator.%s: %s", name, error)
+        return None
+
+
 class UserSettingFailed(ConfigurationError):
     """A function of a user's setting has raised `error`."""
 
@@ -458,6 +495,7 @@ def all_settings() -> list[Setting]:
     """Return the settings of this process."""
     return [
         *(_RecursionLimit(), _Warnings(), _Logging(), _Decimal(), _NumpyErrors(), _NumpyPrinting(), _Pandas()),
+        _DeapClasses(),
     ]
 
 

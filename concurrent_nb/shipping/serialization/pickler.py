@@ -104,6 +104,8 @@ _reductions: "weakref.WeakKeyDictionary[type, Reduction | None]" = weakref.WeakK
 
 def _cached_reduction_of(kind: type) -> Reduction | None:
     if kind in copyreg.dispatch_table and (registered := registered_reduction(kind)) is not None:
+        if issubclass(kind, type):
+            return lambda pickler, thing: _as_one_class(thing, registered(thing))
         return lambda pickler, thing: registered(thing)  # before cloudpickle's, which the user has replaced
     try:
         return _reductions[kind]
@@ -186,6 +188,29 @@ def fill_main_class(kind: type, state: Any) -> None:
     """Fill a class that was unpickled, and register it in `__main__`."""
     cloudpickle._class_setstate(kind, state)
     task_main.register(kind.__qualname__, kind)
+
+
+def _as_one_class(kind: type, reduced: Any) -> Any:
+    """Reduce a class that its metaclass has had registered, so that a process makes it once, however often it arrives.
+
+    DEAP's metaclass makes a new class each time, and replaces the one of that name: results would be instances of
+    classes of their own, and the user's class would be lost.
+    """
+    if not isinstance(reduced, tuple) or len(reduced) != 2:
+        return reduced
+    return _make_once, (cloudpickle._get_or_create_tracker_id(kind), kind.__name__, *reduced)
+
+
+def _make_once(tracker_id: str, name: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
+    if known is None:
+        names = vars(sys.modules[make.__module__])
+        before = names.get(name)
+        known = cloudpickle._lookup_class_or_track(tracker_id, make(*args))
+        if before is not None:
+            names[name] = before
+    assert isinstance(known, type)
+    return known
 
 
 def _reduce_code(pickler: Pickler, code: types.CodeType) -> tuple[Any, ...]:

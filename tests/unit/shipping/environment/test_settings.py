@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from deap import base, creator
 
 from concurrent_nb.shipping.environment.settings import RECURSION_MOST, Setting, SettingsSnapshot, all_settings
 
@@ -36,6 +37,11 @@ def _format() -> None:
     logging.getLogger().addHandler(handler)
 
 
+def _create() -> None:
+    creator.create("SettingFitness", base.Fitness, weights=(1.0,))
+    creator.create("SettingIndividual", list, fitness=creator.SettingFitness)
+
+
 CHANGES: dict[str, list[Callable[[], object]]] = {
     "recursion limit": [lambda: sys.setrecursionlimit(1234)],
     "warnings filters": [
@@ -57,6 +63,7 @@ CHANGES: dict[str, list[Callable[[], object]]] = {
         lambda: pd.set_option("display.precision", 2),
         lambda: pd.set_option("display.float_format", str),
     ],
+    "deap.creator classes": [_create, lambda: creator.create("SettingFitness", base.Fitness, weights=(-1.0,))],
 }
 
 
@@ -109,3 +116,20 @@ def test_a_recursion_limit_follows_as_far_as_memory_takes_it(
 ) -> None:
     settings["recursion limit"].apply(limit)
     assert sys.getrecursionlimit() == there
+
+
+def test_classes_of_deap_are_those_of_the_notebook(
+    settings: dict[str, Setting], caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = settings["deap.creator classes"]
+    _create()
+    kinds = creator.SettingFitness, creator.SettingIndividual
+    value = setting.read()
+    assert list(value) == ["SettingFitness", "SettingIndividual"]
+    setting.apply(None)
+    assert not hasattr(creator, "SettingIndividual")
+    setting.apply(value)
+    assert (creator.SettingFitness, creator.SettingIndividual) == kinds
+    creator.create("SettingOdd", list, generator=(n for n in range(3)))
+    assert list(setting.read()) == ["SettingFitness", "SettingIndividual"]
+    assert "tasks do not have deap.creator.SettingOdd: " in caplog.text

@@ -2,6 +2,7 @@
 
 import copyreg
 import functools
+import gc
 import io
 import linecache
 import sqlite3
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import traceback
 import types
+import warnings
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deap import base, creator
 
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickler import reduced_to_what_travels
@@ -142,6 +145,31 @@ def test_a_module_s_own_way_to_pickle_a_class_is_asked_first() -> None:
     finally:
         del copyreg.dispatch_table[Odd]
     assert refused(Odd()).startswith("it uses it.items, a generator: ")
+
+
+def test_a_class_that_a_library_makes_from_its_parts_is_made_once() -> None:
+    creator.create("Fitness", base.Fitness, weights=(1.0,))
+    creator.create("Individual", list, fitness=creator.Fitness)
+    try:
+        first, made = creator.Individual, pickles.dumps([creator.Individual([1]), creator.Individual([2])])
+        one, other = pickles.loads(*made)
+        assert type(one) is type(other) is first is creator.Individual
+        assert type(one.fitness) is creator.Fitness
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of DEAP: a class of that name is overwritten
+            creator.create("Individual", list, fitness=creator.Fitness, strategy=7)
+        second = creator.Individual
+        assert (type(pickles.loads(*made)[0]), creator.Individual) == (first, second)
+        assert returned(second([1])).strategy == 7
+        del first, one, other
+        gc.collect()  # as in another process:
+        assert not hasattr(type(pickles.loads(*made)[0]), "strategy")
+        assert creator.Individual is second
+        del creator.Individual
+        gc.collect()
+        assert type(pickles.loads(*made)[0]) is creator.Individual
+    finally:
+        del creator.Fitness, creator.Individual
 
 
 @pytest.mark.parametrize(
