@@ -21,9 +21,9 @@ import psutil
 
 import concurrent_nb
 from concurrent_nb.samples.data_analysis.analysis_plans import PCA_METHODS, PcaPlan, RandomisedPcaPlan
-from concurrent_nb.samples.data_analysis.analysis_tasks import AnalysisPlan, run_plan
 from concurrent_nb.samples.data_analysis.pca import Pca
 from concurrent_nb.samples.data_analysis.row_blocks import NpyRows, SyntheticRows
+from concurrent_nb.samples.phased_plan import PhasedPlan, run_plan
 
 MIB = 1 << 20
 COLUMNS = 512
@@ -46,7 +46,7 @@ def make_file(path: Path, rows: int, block_rows: int) -> SyntheticRows:
     return made
 
 
-def plan_for(path: Path, method: str, block_rows: int) -> AnalysisPlan:
+def plan_for(path: Path, method: str, block_rows: int) -> PhasedPlan:
     """Return the plan of a method."""
     blocks = NpyRows(path, block_rows)
     return RandomisedPcaPlan(blocks, COMPONENTS) if method == "randomised" else PcaPlan(blocks, COMPONENTS, method)

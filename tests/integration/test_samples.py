@@ -16,6 +16,7 @@ SMALL = {
     "dna-curvature": ["--repeats", "13", "--factor", "30"],
     "dna-coordinates": ["--repeats", "13", "--factor", "30"],
     "dna-naive": ["--repeats", "2", "--factor", "5"],
+    "islands": ["--dimensions", "3", "--islands", "3", "--epochs", "2", "--generations", "2", "--size", "8"],
     "pca": ["--rows", "2000", "--columns", "6", "--block-rows", "300", "--method", "randomised", "--components", "2"],
     "lda": ["--rows", "2000", "--columns", "6", "--block-rows", "300"],
     "mds": ["--rows", "30", "--columns", "6", "--starts", "3"],
@@ -27,7 +28,7 @@ SMALL = {
 }
 WAYS = ("system", "all-at-once", "one-by-one")
 FEWER_WAYS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("dna-coordinates", "pca", "lda", "mds", "landmark-mds"), ("system",)),
+    **dict.fromkeys(("dna-coordinates", "islands", "pca", "lda", "mds", "landmark-mds"), ("system",)),
     "dna-naive": ("system", "one-by-one"),
 }
 #: a sample's last line, without the seconds
@@ -35,6 +36,7 @@ REPORTS = {
     "dna-curvature": "130 nucleotides, model trifonov, in 5 tasks",
     "dna-coordinates": "130 nucleotides, model trifonov, in 10 tasks",
     "dna-naive": r"4 tasks, 0\.000 GB of results",
+    "islands": "3 islands of 8, 2 epochs of 2 generations",
     "pca": "2000 rows of 6 columns in 7 blocks, randomised",
     "lda": "2000 rows of 6 columns, 4 classes",
     "mds": "30 points, 3 starts",

@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from concurrent_nb.samples.data_analysis import lda, mds, moments, pca
-from concurrent_nb.samples.data_analysis.analysis_tasks import AnalysisPlan, AnalysisTask
 from concurrent_nb.samples.data_analysis.lda import ClassMoments
 from concurrent_nb.samples.data_analysis.mds import Landmarks, Scaling
 from concurrent_nb.samples.data_analysis.moments import CentredFactor, Moments, Sketch
 from concurrent_nb.samples.data_analysis.row_blocks import Floats, RowBlocks
+from concurrent_nb.samples.phased_plan import PhasedPlan, PhaseTask
 
 #: how many parts the blocks are divided into; not the number of workers, so that no result depends on that
 PARTS: Final = 16
@@ -92,7 +92,7 @@ def _triangulated(blocks: RowBlocks, numbers: range, landmarks: Landmarks) -> Fl
 # --------------------------------------------------------------------------------------------------------------- plans
 
 
-class PcaPlan(AnalysisPlan):
+class PcaPlan(PhasedPlan):
     """Principal components in one phase; the result is a `Pca`.
 
     Args:
@@ -114,14 +114,14 @@ class PcaPlan(AnalysisPlan):
         self.parts = divided(blocks.count, parts)
         self.keep = (keep or components) if method == "incremental" else None
 
-    def begin(self) -> Sequence[AnalysisTask]:
+    def begin(self) -> Sequence[PhaseTask]:
         if self.method == "moments":
             work: list[tuple[Any, ...]] = [(_moments, self.blocks, numbers) for numbers in self.parts]
         else:
             work = [(_factor, self.blocks, numbers, self.keep) for numbers in self.parts]
-        return [AnalysisTask(_named(each[2]), n, *each) for n, each in enumerate(work)]
+        return [PhaseTask(_named(each[2]), n, *each) for n, each in enumerate(work)]
 
-    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+    def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         if self.method == "moments":
             self.result = pca.pca_of_moments(reduce(moments.merged_moments, results), self.components)
         else:
@@ -129,7 +129,7 @@ class PcaPlan(AnalysisPlan):
         return ()
 
 
-class RandomisedPcaPlan(AnalysisPlan):
+class RandomisedPcaPlan(PhasedPlan):
     """Principal components in `passes` + 1 phases, without a matrix of columns x columns; the result is a `Pca`.
 
     Each pass multiplies a random basis by the scatter, which turns it towards the largest components (N. Halko, P.
@@ -156,7 +156,7 @@ class RandomisedPcaPlan(AnalysisPlan):
         self.parts = divided(blocks.count, parts)
         self.basis: Floats | None = None
 
-    def begin(self) -> Sequence[AnalysisTask]:
+    def begin(self) -> Sequence[PhaseTask]:
         self.sketch: Sketch | None = None
         self.done = 0
         columns = self.blocks.block(0).shape[1]
@@ -165,16 +165,16 @@ class RandomisedPcaPlan(AnalysisPlan):
         start = np.random.default_rng(self.seed).normal(size=(columns, min(self.width, columns)))
         return self._pass(start)
 
-    def _pass(self, start: Floats) -> Sequence[AnalysisTask]:
+    def _pass(self, start: Floats) -> Sequence[PhaseTask]:
         self.basis = np.linalg.qr(start)[0]
         function = _sketch if self.done < self.passes else _projected
         name = f"pass {self.done + 1}" if self.done < self.passes else "components"
         return [
-            AnalysisTask(f"{name}, {_named(numbers)}", n, function, self.blocks, numbers, self.basis)
+            PhaseTask(f"{name}, {_named(numbers)}", n, function, self.blocks, numbers, self.basis)
             for n, numbers in enumerate(self.parts)
         ]
 
-    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+    def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         basis = self.basis
         assert basis is not None
         if self.done < self.passes:
@@ -187,7 +187,7 @@ class RandomisedPcaPlan(AnalysisPlan):
         return ()
 
 
-class LdaPlan(AnalysisPlan):
+class LdaPlan(PhasedPlan):
     """Linear discriminants in one phase; the result is an `Lda`. The labels are in blocks of the same sizes."""
 
     def __init__(self, blocks: RowBlocks, labels: RowBlocks, components: int | None = None, parts: int = PARTS) -> None:
@@ -196,18 +196,18 @@ class LdaPlan(AnalysisPlan):
         self.blocks, self.labels, self.components = blocks, labels, components
         self.parts = divided(blocks.count, parts)
 
-    def begin(self) -> Sequence[AnalysisTask]:
+    def begin(self) -> Sequence[PhaseTask]:
         return [
-            AnalysisTask(_named(numbers), n, _classes, self.blocks, self.labels, numbers)
+            PhaseTask(_named(numbers), n, _classes, self.blocks, self.labels, numbers)
             for n, numbers in enumerate(self.parts)
         ]
 
-    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+    def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         self.result = lda.lda_of(reduce(lda.merged_classes, results), self.components)
         return ()
 
 
-class MdsPlan(AnalysisPlan):
+class MdsPlan(PhasedPlan):
     """SMACOF from several starts, a task for each; the result is the `Scaling` with the least stress.
 
     `scalings` then has all of them. The distances are sent once to each machine, not once per task.
@@ -229,20 +229,20 @@ class MdsPlan(AnalysisPlan):
         self.max_iterations, self.tolerance = max_iterations, tolerance
         self.scalings: list[Scaling] = []
 
-    def begin(self) -> Sequence[AnalysisTask]:
+    def begin(self) -> Sequence[PhaseTask]:
         fixed = (self.given, self.dimensions, self.seed)
         return [
-            AnalysisTask(f"start {n}", n, _scaling, *fixed, n, self.max_iterations, self.tolerance)
+            PhaseTask(f"start {n}", n, _scaling, *fixed, n, self.max_iterations, self.tolerance)
             for n in range(self.starts)
         ]
 
-    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+    def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         self.scalings = results
         self.result = mds.best(results)
         return ()
 
 
-class LandmarkMdsPlan(AnalysisPlan):
+class LandmarkMdsPlan(PhasedPlan):
     """Places of many points, in two phases: choose and place landmarks, then all points; the result is their matrix.
 
     Args:
@@ -265,14 +265,14 @@ class LandmarkMdsPlan(AnalysisPlan):
         self.parts = divided(blocks.count, parts)
         self.placed: Landmarks | None = None
 
-    def begin(self) -> Sequence[AnalysisTask]:
+    def begin(self) -> Sequence[PhaseTask]:
         self.placed = None
         return [
-            AnalysisTask(f"candidates {n}", n, _candidates, self.blocks, numbers, self.candidates, self.seed)
+            PhaseTask(f"candidates {n}", n, _candidates, self.blocks, numbers, self.candidates, self.seed)
             for n, numbers in enumerate(self.parts)
         ]
 
-    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+    def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         if self.placed is not None:
             self.result = np.vstack(results)
             return ()
@@ -282,6 +282,6 @@ class LandmarkMdsPlan(AnalysisPlan):
         chosen = rows[mds.farthest(rows, self.landmarks)]
         self.placed = mds.placed_landmarks(chosen, self.dimensions)
         return [
-            AnalysisTask(f"points {n}", n, _triangulated, self.blocks, numbers, self.placed)
+            PhaseTask(f"points {n}", n, _triangulated, self.blocks, numbers, self.placed)
             for n, numbers in enumerate(self.parts)
         ]

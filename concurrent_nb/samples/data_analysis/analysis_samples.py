@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from concurrent_nb.components.config import ChoiceItem, IntItem, TextItem
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.samples.data_analysis.analysis_tasks import AnalysisPlan, AnalysisSystem
+from concurrent_nb.samples.phased_plan import PhasedPlan, PhasedSystem
 from concurrent_nb.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class AnalysisSample(Sample):
         except (ValueError, OSError) as error:
             raise ConfigurationError(f"{type(self).__name__} cannot run: {error}") from error
 
-    def _plan(self) -> AnalysisPlan:
+    def _plan(self) -> PhasedPlan:
         """Return the plan. May raise ValueError."""
         raise NotImplementedError
 
@@ -60,8 +60,8 @@ class AnalysisSample(Sample):
     def count(self) -> int:
         return min(self.parts, self.blocks)
 
-    def system(self) -> AnalysisSystem:
-        return AnalysisSystem(self.plan)
+    def system(self) -> PhasedSystem:
+        return PhasedSystem(self.plan)
 
 
 class PcaSample(AnalysisSample):
@@ -83,7 +83,7 @@ class PcaSample(AnalysisSample):
 
         return NpyRows(Path(self.file).resolve(), self.block_rows) if self.file else self.made()
 
-    def _plan(self) -> AnalysisPlan:
+    def _plan(self) -> PhasedPlan:
         from concurrent_nb.samples.data_analysis.analysis_plans import (  # here: it needs numpy
             PcaPlan,
             RandomisedPcaPlan,
@@ -118,7 +118,7 @@ class LdaSample(AnalysisSample):
 
     classes = IntItem(4, min=2, help="Number of classes.")
 
-    def _plan(self) -> AnalysisPlan:
+    def _plan(self) -> PhasedPlan:
         from concurrent_nb.samples.data_analysis.analysis_plans import LdaPlan  # here: it needs numpy
 
         data = self.made(self.classes)
@@ -140,7 +140,7 @@ class MdsSample(AnalysisSample):
     starts = IntItem(8, min=1, help="Number of starts, a task for each.")
     iterations = IntItem(300, min=1, help="Most iterations from each start.")
 
-    def _plan(self) -> AnalysisPlan:
+    def _plan(self) -> PhasedPlan:
         import numpy as np
 
         from concurrent_nb.samples.data_analysis import analysis_plans, mds  # here: it needs numpy
@@ -166,7 +166,7 @@ class LandmarkMdsSample(AnalysisSample):
     dimensions = IntItem(2, min=1, help="Dimensions of the places.")
     landmarks = IntItem(50, min=2, help="Number of landmarks.")
 
-    def _plan(self) -> AnalysisPlan:
+    def _plan(self) -> PhasedPlan:
         from concurrent_nb.samples.data_analysis.analysis_plans import LandmarkMdsPlan  # here: it needs numpy
 
         return LandmarkMdsPlan(self.made(3), self.dimensions, self.landmarks, seed=self.seed, parts=self.parts)

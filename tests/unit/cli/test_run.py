@@ -112,7 +112,7 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     dna = ("dna-coordinates", "dna-curvature", "dna-naive")
     analysis = ("landmark-mds", "lda", "mds", "pca")
-    for name in (*dna, *analysis, "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
+    for name in (*dna, *analysis, "islands", "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
         assert re.search(rf"^  {name} +[A-Z].*[.?]$", output, re.MULTILINE)
     assert "run NAME --help" in output
 

@@ -20,9 +20,9 @@ from concurrent_nb.samples.data_analysis.analysis_plans import (
     RandomisedPcaPlan,
     divided,
 )
-from concurrent_nb.samples.data_analysis.analysis_tasks import AnalysisPlan, AnalysisTask, run_plan
 from concurrent_nb.samples.data_analysis.pca import Pca
 from concurrent_nb.samples.data_analysis.row_blocks import ArrayRows, NpyRows, SyntheticRows
+from concurrent_nb.samples.phased_plan import PhasedPlan, PhaseTask, run_plan
 
 MADE = SyntheticRows(rows=500, columns=12, block_rows=64, rank=4, classes=3, seed=7)
 ROWS = np.concatenate([MADE.block(number) for number in range(MADE.count)])
@@ -123,7 +123,7 @@ def test_plans_that_make_no_sense_are_refused(make: Any, message: str) -> None:
         (LandmarkMdsPlan(ArrayRows(np.arange(90.0)[:, None], 9), 2, 30), "do not span 2 dimensions"),
     ],
 )
-def test_data_that_do_not_fit_are_refused_while_it_runs(plan: AnalysisPlan, message: str) -> None:
+def test_data_that_do_not_fit_are_refused_while_it_runs(plan: PhasedPlan, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run_plan(None, plan)
 
@@ -214,7 +214,7 @@ def test_landmarks_are_far_apart_and_classical_scaling_is_pca() -> None:
 class _Other:
     """An executor whose tasks end in another order."""
 
-    def map(self, function: Any, tasks: Sequence[AnalysisTask]) -> list[Any]:
+    def map(self, function: Any, tasks: Sequence[PhaseTask]) -> list[Any]:
         done = [function(task) for task in reversed(tasks)]
         return done[::-1]
 

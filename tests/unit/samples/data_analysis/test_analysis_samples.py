@@ -19,7 +19,7 @@ from concurrent_nb.samples.data_analysis.analysis_samples import (
     MdsSample,
     PcaSample,
 )
-from concurrent_nb.samples.data_analysis.analysis_tasks import run_plan
+from concurrent_nb.samples.phased_plan import run_plan
 
 SMALL = {"rows": 2000, "columns": 6, "block_rows": 150}
 

@@ -1,7 +1,7 @@
 """Plans: work of one or more phases, each of which is known when the one before has ended; and what runs them.
 
 run_plan(app, plan)                              # phases from here; any concurrent.futures.Executor
-app.push_tasksystem(AnalysisSystem(plan))        # phases in the cluster; data between them stay there
+app.push_tasksystem(PhasedSystem(plan))        # phases in the cluster; data between them stay there
 run_plan(None, plan)                             # in this process, one task after the other
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
 
-class AnalysisTask(Task):
+class PhaseTask(Task):
     """Calls a function; its result is (number, what the function returns)."""
 
     def __init__(self, name: str, number: int, function: Callable[..., Any], *arguments: Any) -> None:
@@ -25,37 +25,39 @@ class AnalysisTask(Task):
         return self.number, self.function(*self.arguments)
 
 
-class AnalysisPlan:
+class PhasedPlan:
     """Base class: decides what each phase computes. Its tasks are numbered from 0 in each phase."""
 
     result: Any = None  #: once `proceed` has returned no tasks
 
-    def begin(self) -> Sequence[AnalysisTask]:
+    def begin(self) -> Sequence[PhaseTask]:
         """Return the tasks of the first phase."""
         raise NotImplementedError
 
-    def proceed(self, results: list[Any]) -> Sequence[AnalysisTask]:
+    def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         """Receive the results of a phase, in the order of its tasks; return the tasks of the next, or none."""
         raise NotImplementedError
 
 
-def run_plan(executor: Executor | None, plan: AnalysisPlan) -> Any:
-    """Run a plan's phases one after the other; return its result."""
+def run_plan(executor: Executor | None, plan: PhasedPlan, show: Callable[[PhasedPlan], object] | None = None) -> Any:
+    """Run a plan's phases one after the other; return its result. After each phase `show` is called with the plan."""
     tasks = plan.begin()
     while tasks:
         done = map(_call, tasks) if executor is None else executor.map(_call, tasks)
         tasks = plan.proceed([result for _, result in done])
+        if show is not None:
+            show(plan)
     return plan.result
 
 
-def _call(task: AnalysisTask) -> tuple[int, Any]:
+def _call(task: PhaseTask) -> tuple[int, Any]:
     return task()
 
 
-class AnalysisSystem(ITaskSystem):
+class PhasedSystem(ITaskSystem):
     """Runs a plan in the cluster; its result is the plan's."""
 
-    def __init__(self, plan: AnalysisPlan) -> None:
+    def __init__(self, plan: PhasedPlan) -> None:
         self.plan = plan
 
     def init_system(self, master: MasterHandle) -> None:
@@ -65,7 +67,7 @@ class AnalysisSystem(ITaskSystem):
     def generate_tasks(self, master: MasterHandle) -> Iterable[Task]:
         return self._phase(self.plan.begin())
 
-    def _phase(self, tasks: Sequence[AnalysisTask]) -> Sequence[AnalysisTask]:
+    def _phase(self, tasks: Sequence[PhaseTask]) -> Sequence[PhaseTask]:
         self.results, self.size = {}, len(tasks)
         return tasks
 
