@@ -45,9 +45,9 @@ from concurrent_nb.wire.session import Session
 from tests.simulator.checkers import UNREGISTERED
 from tests.simulator.network import SimulatedCall, SimulatedLink
 from tests.simulator.plans import Violation, WantedTask
+from tests.simulator.simulated_world import SimulatedWorld
 from tests.simulator.virtual_clock import Action, Actor, Steps
 from tests.simulator.virtual_workers import VirtualPool
-from tests.simulator.world import World
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class SimulatedMembership:
 class CheckedMasterCore(MasterCore):
     """The real core; every session that it ends is checked."""
 
-    world: World
+    world: SimulatedWorld
 
     def remove(
         self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
@@ -80,7 +80,7 @@ class CheckedMasterCore(MasterCore):
 class MasterActor(Actor):
     """One life of the master."""
 
-    def __init__(self, world: World, epoch: int, *, same_port: bool) -> None:
+    def __init__(self, world: SimulatedWorld, epoch: int, *, same_port: bool) -> None:
         super().__init__(world.clock, "master", world.settings.turn_s)
         self._world = world
         settings = world.settings
@@ -149,7 +149,7 @@ class MasterActor(Actor):
 class Node(Actor):
     """What slaves and applications have in common: a host, a key, the control channel, a link."""
 
-    def __init__(self, world: World, role: str, name: str) -> None:
+    def __init__(self, world: SimulatedWorld, role: str, name: str) -> None:
         super().__init__(world.clock, name, world.settings.turn_s)
         self.role = role
         self.host = world.network.host()
@@ -211,7 +211,7 @@ class Node(Actor):
 class SlaveActor(Node):
     """A slave and its pool of workers."""
 
-    def __init__(self, world: World, name: str, slots: int, credit: int) -> None:
+    def __init__(self, world: SimulatedWorld, name: str, slots: int, credit: int) -> None:
         super().__init__(world, "slave", name)
         self.slots = slots
         self.credit = credit
@@ -309,7 +309,7 @@ class SlaveActor(Node):
 class ApplicationActor(Node):
     """An application; `users` decides what its user does."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: SimulatedWorld, name: str) -> None:
         super().__init__(world, "client", name)
         self.core: ClientCore[WantedTask] = ClientCore(interval_s=1.0)
         self._loop = ClientLoop(self.core, self._take_news, "simulated")

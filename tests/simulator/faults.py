@@ -11,7 +11,7 @@ from concurrent_nb.tasks.task_record import TaskState
 from tests.simulator.actors import ApplicationActor, MasterActor, Node, SlaveActor
 from tests.simulator.network import HEARTBEAT_TIMEOUT_S, SimulatedHost
 from tests.simulator.plans import Violation
-from tests.simulator.world import SimulatedMaster, World
+from tests.simulator.simulated_world import SimulatedMaster, SimulatedWorld
 
 #: the master removes a node whose connection has ended, and one that is silent, within so many seconds
 _NOTICED_S: Final = 2.5
@@ -23,7 +23,7 @@ class Faults:
 
     def __init__(
         self,
-        world: World,
+        world: SimulatedWorld,
         slaves: list[SlaveActor],
         apps: list[ApplicationActor],
         add_slave: Callable[[], None],

@@ -29,9 +29,9 @@ from tests.simulator.checkers import OutcomeChecker, SessionChecker
 from tests.simulator.faults import Faults
 from tests.simulator.idle import busy_reasons, leftovers
 from tests.simulator.plans import Kind, TaskCatalog, Violation
+from tests.simulator.simulated_world import Settings, SimulatedWorld, Trace, draw_settings
 from tests.simulator.users import User, draw_functions
 from tests.simulator.virtual_clock import VirtualClock
-from tests.simulator.world import Settings, Trace, World, draw_settings
 
 #: a history with more events than this makes no progress
 EVENTS_MAX: Final = 200_000
@@ -79,7 +79,7 @@ class Simulation:
             deaths_allowed=self.settings.deaths_allowed,
             is_patient=self.settings.grace_s >= LOST_WITHIN_S,
         )
-        self.world = World(
+        self.world = SimulatedWorld(
             self.settings, chance, clock, catalog, checker, SessionChecker(), Trace(clock, envelopes=trace)
         )
         self.slaves: list[SlaveActor] = []

@@ -15,7 +15,7 @@ from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs
 from tests.simulator.actors import ApplicationActor
 from tests.simulator.plans import Kind, Plan, WantedJob, WantedTask
-from tests.simulator.world import World
+from tests.simulator.simulated_world import SimulatedWorld
 
 #: most tasks of a job, with weights
 _SIZES: Final = ((1, 2), (4, 4), (15, 4), (60, 2), (200, 0.2))
@@ -34,7 +34,7 @@ _SPECIAL_KINDS: Final = (
 class User:
     """The user of one application."""
 
-    def __init__(self, world: World, app: ApplicationActor, functions: list[FunctionPayload]) -> None:
+    def __init__(self, world: SimulatedWorld, app: ApplicationActor, functions: list[FunctionPayload]) -> None:
         self.app = app
         self._world = world
         self._chance = world.chance
@@ -211,7 +211,7 @@ class User:
         return WantedTask(job, index, plan, function, body + b"." * padding, timeout_s, retries)
 
 
-def draw_functions(world: World) -> list[FunctionPayload]:
+def draw_functions(world: SimulatedWorld) -> list[FunctionPayload]:
     """Return the functions that all users share."""
     functions = []
     for number in range(world.chance.randint(1, 6)):

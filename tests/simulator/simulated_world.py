@@ -198,7 +198,7 @@ def _spell(field: Any) -> str:
 
 
 @dataclass(eq=False)
-class World:
+class SimulatedWorld:
     """The parts of one history."""
 
     settings: Settings
