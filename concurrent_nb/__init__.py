@@ -21,6 +21,7 @@ Running tasks:   ApplicationNode, TaskFunction, task; options of tasks: Needs
 Results:         TaskFuture, Job, SystemRun, as_completed, gather, show_progress
 In a task:       report, publish, display, rng, stats; return values with a meaning: Hit, Tile
 Work as objects: Task, ITaskSystem
+Worlds of steps: World, StepContext; shared data: shared_array, shared_value
 Environment:     follow, unfollow, follow_modules
 
 `help(concurrent_nb.ApplicationNode)` and the help of the others have examples. A name is loaded when it is first used,
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
     from concurrent_nb.tasks.system import ITaskSystem as ITaskSystem
     from concurrent_nb.tasks.system import Task as Task
     from concurrent_nb.wire.messages import Needs as Needs
+    from concurrent_nb.worlds.context import StepContext as StepContext
+    from concurrent_nb.worlds.shared_values import shared_array as shared_array
+    from concurrent_nb.worlds.shared_values import shared_value as shared_value
+    from concurrent_nb.worlds.world import World as World
 
 __version__ = "0.2.0"
 
@@ -71,11 +76,13 @@ _PUBLIC = {
     "ITaskSystem": "concurrent_nb.tasks.system",
     "Job": "concurrent_nb.api",
     "Needs": "concurrent_nb.wire.messages",
+    "StepContext": "concurrent_nb.worlds.context",
     "SystemRun": "concurrent_nb.api",
     "Task": "concurrent_nb.tasks.system",
     "TaskFunction": "concurrent_nb.task_functions",
     "TaskFuture": "concurrent_nb.api",
     "Tile": "concurrent_nb.shipping.runtime.tiles",
+    "World": "concurrent_nb.worlds.world",
     "application": "concurrent_nb.task_functions",
     "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
@@ -86,6 +93,8 @@ _PUBLIC = {
     "publish": "concurrent_nb.shipping.runtime.notes",
     "report": "concurrent_nb.shipping.runtime.notes",
     "rng": "concurrent_nb.shipping.serialization.random_streams",
+    "shared_array": "concurrent_nb.worlds.shared_values",
+    "shared_value": "concurrent_nb.worlds.shared_values",
     "show_progress": "concurrent_nb.api",
     "stats": "concurrent_nb.task_statistics",
     "task": "concurrent_nb.task_functions",

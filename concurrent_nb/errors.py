@@ -181,6 +181,15 @@ class SystemStalled(ConcurrentError):
     """A task system has no task left and is not complete, so it could never end."""
 
 
+class WorldError(ConcurrentError):
+    """A step of a world has failed; `step` and `member` say where (-1: it concerns no single step or member)."""
+
+    def __init__(self, message: str, step: int = -1, member: int = -1) -> None:
+        super().__init__(message)
+        self.step = step
+        self.member = member
+
+
 class RemoteError(TaskError):
     """The task raised an exception that cannot be pickled; `type_name` is its class."""
 

@@ -12,9 +12,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
@@ -93,6 +94,8 @@ PLACES_KNOWN_S: Final = 1.0
 SLAVES_WITHIN_S: Final = 5.0
 SLAVES_ASKED_EVERY_S: Final = 0.05
 _NO_OPTIONS: Final = TaskOptions()
+#: by name, because worlds are built on applications
+_WORLD_MODULE: Final = "concurrent_nb.worlds.world"
 
 
 class _MapOptions(TypedDict, total=False):
@@ -547,6 +550,24 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises NotPicklable if the value cannot be sent.
         """
         return self._packer.put(value)
+
+    def world(self, members: Sequence[Any] | Mapping[str, Any], **options: Any) -> Any:
+        """Return a `World` of members that advance in steps, and live in the workers between steps.
+
+        >>> class Clock:
+        ...     def __init__(self):
+        ...         self.ticks = 0
+        ...     def step(self, ctx):
+        ...         self.ticks += 1
+        >>> world = app.world([Clock(), Clock()])
+        >>> world.run(3).number
+        3
+        >>> world.members[1].ticks
+        3
+
+        docs/worlds.md is the guide; `help(concurrent_nb.World)` lists the options and errors.
+        """
+        return import_module(_WORLD_MODULE).World(self, members, **options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more tasks, and leave the cluster when those that were accepted have ended.

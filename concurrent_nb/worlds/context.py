@@ -1,0 +1,196 @@
+"""What a member receives as `ctx` in its step."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from concurrent_nb.errors import WorldError
+from concurrent_nb.worlds.mail import MemberInbox, MemberOutbox
+from concurrent_nb.worlds.shared_values import Contribution, SharedStore, is_protected
+
+if TYPE_CHECKING:
+    from concurrent_nb.worlds.mail import Ids
+
+
+class StepContext:
+    """A member's access to its world, in its `step`.
+
+    >>> class Ping:
+    ...     def __init__(self, other):
+    ...         self.other, self.heard = other, 0
+    ...     def step(self, ctx):
+    ...         self.heard += len(ctx.inbox)
+    ...         ctx.send(self.other, f"step {ctx.step}")
+    >>> world = app.world([Ping(1), Ping(0)])
+    >>> world.run(5).messages
+    2
+    >>> world.members[0].heard
+    4
+
+    It reads the world as it was when the step began. What it writes, sends and begets takes effect when the step ends.
+    The object is the same for all members of a group and all steps: use it in `step` only.
+    """
+
+    def __init__(self, seed: int, shared: SharedStore, names: Mapping[str, int], messages_max: int) -> None:
+        self.id = 0  #: of this member: numbers from 0 on, in the order of birth
+        self.step = 0  #: number of this step, from 1 on
+        self._seed = seed
+        self._shared = shared
+        self._names = names
+        self._next_id = 0  # ids from here on are nobody's
+        self._position = 0
+        self._inbox = MemberInbox((), np.empty(0, np.int64))
+        self._is_first = True
+        self._outbox = MemberOutbox(self._find, messages_max)
+        self._writes: dict[str, list[tuple[int, Any, Any]]] = {}  # by name: member, flat indexes or None, value
+        self._measured: dict[str, list[tuple[int, float]]] = {}
+        self._born: list[tuple[int, Any, str]] = []
+        self._left: list[int] = []
+        self._readers: dict[str, list[int]] = {}
+        #: Send a value to a member, by its id or name, or to several. It is in their inbox in the next step; each gets
+        #: a copy of its own. `send(to, value)` raises WorldError for a name that no member has.
+        self.send = self._outbox.send
+
+    @property
+    def inbox(self) -> list[Any]:
+        """The values that were sent to this member in the last step, in the order of their senders."""
+        inbox, at = self._inbox, self._position
+        return inbox.values[inbox.bounds[at] : inbox.bounds[at + 1]]
+
+    @property
+    def senders(self) -> list[int]:
+        """The ids of those who have sent the values of `inbox`, in the same order."""
+        return self._inbox.senders_of(self._position)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """A random number generator of this member and step: the same numbers wherever the member lives.
+
+        It is made anew with each call, which takes about 15 us, so keep it in a variable.
+        """
+        seeds = np.random.SeedSequence(self._seed, spawn_key=(self.id, self.step))
+        return np.random.Generator(np.random.PCG64(seeds))
+
+    def read(self, name: str) -> Any:
+        """Return shared data as they were when the step began: arrays and containers that refuse changes.
+
+        Raises WorldError if the world shares no data of that name.
+        """
+        value = self._shared.read(name)
+        if not is_protected(value):
+            self._readers.setdefault(name, []).append(self.id)
+        return value
+
+    def write(self, name: str, value: Any, at: Any = None) -> None:
+        """Write shared data; the rule of the datum says what becomes of it when the step ends.
+
+        Args:
+            name: of the datum.
+            value: what to write.
+            at: of an array: the index of a cell, or of several; None: all of it.
+
+        Raises WorldError if there is no such datum, IndexError, and TypeError for a value that does not fit an array.
+        """
+        datum = self._shared.find(name)
+        if not datum.is_array:
+            if at is not None:
+                raise TypeError(f"{name!r} is no array, so it has no cells to write at")
+            self._writes.setdefault(name, []).append((self.id, None, value))
+            return
+        flat = self._shared.flat(name, ... if at is None else at)
+        given = np.asarray(value)
+        if not np.can_cast(given.dtype, datum.value.dtype, "same_kind") and not (
+            given.dtype.kind in "iub" and datum.value.dtype.kind in "iuf"
+        ):
+            raise TypeError(f"{name!r} is an array of {datum.value.dtype}, which cannot take a value of {given.dtype}")
+        self._writes.setdefault(name, []).append((self.id, flat, value))
+
+    def add(self, name: str, *args: Any) -> None:
+        """Add to shared data: `add(name, value)`, or `add(name, at, value)` for cells of an array.
+
+        As `write`, for data whose rule is a sum. Raises WorldError if it is not.
+        """
+        if self._shared.find(name).merge != "sum":
+            raise WorldError(f'{name!r} is not merged by sum: declare it with merge="sum", or use ctx.write')
+        *at, value = args
+        self.write(name, value, *at)
+
+    def spawn(self, member: Any, name: str = "") -> None:
+        """Add a member to the world, which makes its first step in the next one. Its id follows those of all others.
+
+        Args:
+            member: an object with a method `step(ctx)`; the world gets a copy of it.
+            name: by which others may send to it.
+
+        Raises TypeError if it has no such method.
+        """
+        if not callable(getattr(member, "step", None)):
+            raise TypeError(f"a member has a method step(ctx), and a {type(member).__name__} has none")
+        self._born.append((self.id, member, name))
+
+    def leave(self) -> None:
+        """Remove this member from the world when the step ends. What it has written and sent remains."""
+        self._left.append(self.id)
+
+    def measure(self, name: str, value: float = 1.0) -> None:
+        """Add a value to a statistic of this step, which `Step.stats` has: count, sum, least and largest."""
+        self._measured.setdefault(name, []).append((self.id, float(value)))
+
+    # --------------------------------------------------------------------------------------------------- for the group
+
+    def _find(self, name: str) -> int:
+        found = self._names.get(name)
+        if found is None or found >= self._next_id:
+            raise WorldError(f"no member has the name {name!r}")
+        return found
+
+    def _drop_member(self) -> None:
+        """Forget what the present member has done in this step."""
+        self._outbox.drop_member()
+        lists: list[list[Any]] = [*self._writes.values(), *self._measured.values(), self._born]
+        for each in lists:
+            while each and each[-1][0] == self.id:
+                each.pop()
+        while self._left and self._left[-1] == self.id:
+            self._left.pop()
+
+    def _forget(self, members: set[int]) -> None:
+        """Forget what members have done in this step, but for their messages."""
+        lists: list[list[Any]] = [*self._writes.values(), *self._measured.values(), self._born]
+        for each in lists:
+            each[:] = [entry for entry in each if entry[0] not in members]
+
+    def _take_writes(self) -> dict[str, Contribution]:
+        writes, self._writes = self._writes, {}
+        return {name: self._contribution(name, written) for name, written in writes.items() if written}
+
+    def _contribution(self, name: str, written: list[tuple[int, Any, Any]]) -> Contribution:
+        written.sort(key=_writer)  # after several steps without a barrier
+        datum = self._shared.find(name)
+        writers = [member for member, _, _ in written]
+        if not datum.is_array:
+            return Contribution(np.array(writers, np.int64), [value for _, _, value in written], None)
+        kind = datum.value.dtype
+        if all(isinstance(flat, np.integer) for _, flat, _ in written):  # single cells
+            flat = np.array([flat for _, flat, _ in written], np.int64)
+            return Contribution(np.array(writers, np.int64), np.array([v for _, _, v in written]).astype(kind), flat)
+        cells = [np.ravel(flat) for _, flat, _ in written]
+        values = [np.broadcast_to(np.asarray(v), np.shape(flat)).ravel().astype(kind) for _, flat, v in written]
+        counts = [len(each) for each in cells]
+        return Contribution(
+            np.repeat(np.array(writers, np.int64), counts), np.concatenate(values), np.concatenate(cells)
+        )
+
+    def _take_measured(self) -> "dict[str, tuple[Ids, np.ndarray[Any, Any]]]":
+        measured, self._measured = self._measured, {}
+        for values in measured.values():
+            values.sort(key=_writer)
+        return {
+            name: (np.array([m for m, _ in values], np.int64), np.array([v for _, v in values]))
+            for name, values in measured.items()
+        }
+
+
+def _writer(written: tuple[Any, ...]) -> Any:
+    return written[0]

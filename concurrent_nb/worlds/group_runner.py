@@ -1,0 +1,305 @@
+"""The members of a group, and their steps: inputs of a step in, what the members have done out. Pure.
+
+    GroupRunner(terms, adoption) --run(GroupInput)--> GroupOutput     in a worker, or anywhere
+
+The same inputs give the same outputs, so a group that is lost is made again from its last checkpoint and the inputs
+since.
+"""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from concurrent_nb.shipping.serialization import separate_pickles
+from concurrent_nb.worlds.context import StepContext
+from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack
+from concurrent_nb.worlds.shared_values import Change, Contribution, SharedDatum, SharedStore
+from concurrent_nb.worlds.time_limit import MemberTimer
+
+
+class WorldTerms(NamedTuple):
+    """What is the same for all groups and steps of a world."""
+
+    seed: int
+    on_error: str  #: "stop" or "drop"
+    messages_max: int  #: of a member in a step
+    timeout_s: float | None  #: of a member's step
+
+
+class MemberPack(NamedTuple):
+    """Pickled members."""
+
+    ids: Ids  #: ascending
+    bodies: list[bytes]
+    table: separate_pickles.Table
+    costs_s: np.ndarray[Any, Any]  #: time of a step of each, a moving average; 0 if it is not known
+
+    def between(self, first: int, end: int) -> "MemberPack":
+        """Return the members at the positions `first` to `end`."""
+        return MemberPack(self.ids[first:end], self.bodies[first:end], self.table, self.costs_s[first:end])
+
+    def added(self, other: "MemberPack") -> "MemberPack":
+        """Return the members of this pack and then of another one."""
+        return MemberPack(
+            np.concatenate((self.ids, other.ids)),
+            self.bodies + other.bodies,
+            {**self.table, **other.table},
+            np.concatenate((self.costs_s, other.costs_s)),
+        )
+
+
+NO_MEMBERS = MemberPack(np.empty(0, np.int64), [], {}, np.empty(0))
+
+
+class GroupInput(NamedTuple):
+    """What a group needs for its next step, or its next steps if there is no barrier between them."""
+
+    step: int  #: number of the first step, from 1 on
+    steps: int
+    packs: Sequence[MessagePack | None]  #: messages in the order of groups; None: those that the group has kept itself
+    changes: Sequence[Change]  #: of shared data since the group's last step
+    born: MemberPack  #: new members
+    names: Mapping[str, int]  #: names of new members
+    first_ids: Ids  #: of all groups
+    group: int  #: number of this one
+    next_id: int  #: no member has an id from here on
+
+
+class Adoption(NamedTuple):
+    """What another worker needs to continue a group: a checkpoint and the inputs since."""
+
+    members: MemberPack
+    shared: Mapping[str, SharedDatum]
+    names: Mapping[str, int]
+    kept: Sequence[MessagePack]  #: messages to the group itself
+    log: Sequence[GroupInput]
+
+
+class FailedMember(NamedTuple):
+    """A member whose step has failed."""
+
+    member: int
+    step: int
+    type_name: str
+    text: str  #: one line
+    traceback: str
+
+
+class Collected(NamedTuple):
+    """A checkpoint of a group."""
+
+    members: MemberPack
+    kept: Sequence[MessagePack]
+    elapsed_s: float
+
+
+class GroupOutput(NamedTuple):
+    """What the members of a group have done."""
+
+    step: int  #: number of the last step
+    sent: Mapping[int, MessagePack]  #: by group; those to the group itself only with `collected`
+    writes: Mapping[str, Contribution]
+    born: MemberPack  #: without ids
+    born_names: list[str]
+    left: list[int]
+    failed: list[FailedMember]
+    measured: Mapping[str, tuple[Ids, np.ndarray[Any, Any]]]  #: by name: ids of members, values
+    members: int  #: that are there now
+    messages: int  #: sent
+    undelivered: int  #: messages to members that had left
+    elapsed_s: float
+    slowest: int  #: id of the member that took longest
+    slowest_s: float
+    collected: Collected | None
+
+
+class GroupRunner:
+    """A group whose members live in this process.
+
+    Args:
+        clock: the time in seconds.
+
+    Raises whatever unpickling a member raises.
+    """
+
+    def __init__(self, terms: WorldTerms, adoption: Adoption, clock: Callable[[], float]) -> None:
+        self._terms = terms
+        self._clock = clock
+        self._shared = SharedStore(adoption.shared)
+        self._names = dict(adoption.names)
+        self._ids = np.array(adoption.members.ids)
+        self._members: list[Any] = separate_pickles.loads_all(adoption.members.bodies, adoption.members.table)
+        self._costs_s = np.array(adoption.members.costs_s, np.float64)
+        self._kept = list(adoption.kept)
+        self._context = StepContext(terms.seed, self._shared, self._names, terms.messages_max)
+        self._timer = MemberTimer(terms.timeout_s)
+        self.step = 0  #: number of the last step
+        self.batch = -1  #: number of the orders for which it has made its last step; set by those who keep it
+        self.first_id = 0  #: where the range of its ids begins; set by those who keep it
+
+    def repeat(self, log: Sequence[GroupInput]) -> None:
+        """Make the steps of a log, which this group has made elsewhere."""
+        for inputs in log:
+            self.run(inputs)
+
+    def run(self, inputs: GroupInput, collect: bool = False) -> GroupOutput:
+        """Make a step, or several; return what the members have done.
+
+        Args:
+            collect: add a checkpoint to the output.
+
+        If a member has failed and the terms are to stop, the output has nothing else, and the group must not be used.
+        """
+        began_s = self._clock()
+        for change in inputs.changes:
+            self._shared.apply(change)
+        self._names.update(inputs.names)
+        if len(inputs.born.ids):
+            self._add(inputs.born)
+        context = self._context
+        context._next_id = inputs.next_id
+        packs = [pack for each in inputs.packs for pack in (self._kept if each is None else (each,))]
+        context._inbox = MemberInbox(packs, self._ids)
+        undelivered = context._inbox.undelivered
+        failed: list[FailedMember] = []
+        slowest, slowest_s = -1, -1.0
+        left: list[int] = []
+        for number in range(inputs.step, inputs.step + inputs.steps):
+            if number > inputs.step:
+                context._inbox = MemberInbox((), self._ids)
+            context.step = number
+            times = self._step_all(number, failed)
+            if failed and self._terms.on_error == "stop":
+                return _only_failed(number, failed, len(self._ids))
+            if len(times):
+                at = int(np.argmax(times))
+                if times[at] > slowest_s:
+                    slowest, slowest_s = int(self._ids[at]), float(times[at])
+            gone = {*context._left, *(each.member for each in failed)}
+            left += sorted(set(context._left))
+            context._left = []
+            if gone:
+                self._remove(gone)
+        self.step = inputs.step + inputs.steps - 1
+        messages = context._outbox.count
+        pack, wrong = context._outbox.pack(inputs.next_id)
+        if wrong:
+            failed += [self._no_receiver(sender, to, inputs.next_id) for sender, to in wrong.items()]
+            if self._terms.on_error == "stop":
+                return _only_failed(self.step, failed, len(self._ids))
+            context._forget(set(wrong))
+            self._remove(set(wrong))
+        born, born_names = self._take_born()
+        sent = pack.split(inputs.first_ids)
+        self._kept = [sent[inputs.group]] if inputs.group in sent else []
+        elapsed_s = self._clock() - began_s
+        collected = self._collect() if collect else None
+        if collected is None:
+            sent.pop(inputs.group, None)
+        return GroupOutput(
+            self.step,
+            sent,
+            context._take_writes(),
+            born,
+            born_names,
+            left,
+            failed,
+            context._take_measured(),
+            len(self._ids),
+            messages,
+            undelivered,
+            elapsed_s,
+            slowest,
+            slowest_s,
+            collected,
+        )
+
+    def _no_receiver(self, sender: int, to: Any, next_id: int) -> FailedMember:
+        text = f"it sends to {to!r:.80}, and the members of this world have ids from 0 to {next_id - 1}"
+        return FailedMember(sender, self.step, "", text, "")
+
+    def _step_all(self, step: int, failed: list[FailedMember]) -> np.ndarray[Any, Any]:
+        """Call all members; return the seconds that each took."""
+        context, clock, timer = self._context, self._clock, self._timer
+        outbox = context._outbox
+        ended_member = outbox.ended_member
+        is_limited = timer.is_limited
+        times = [clock()]
+        add_time = times.append
+        numbers = self._ids.tolist()
+        for position, (member, number) in enumerate(zip(self._members, numbers, strict=True)):
+            context.id = number
+            context._position = position
+            try:
+                if is_limited:
+                    with timer.limit():
+                        member.step(context)
+                else:
+                    member.step(context)
+                ended_member()
+            except Exception as error:  # noqa: BLE001  (code of the user's: the step fails, or the member is dropped)
+                context._drop_member()
+                ended_member()
+                failed.append(_failure(number, step, error))
+                if self._terms.on_error == "stop":
+                    break
+            add_time(clock())
+        outbox.ended_step(numbers)
+        if context._readers and (change := self._shared_change()):
+            failed.append(FailedMember(change[1], step, "", change[0], ""))
+        seconds = np.diff(np.array(times))
+        if len(seconds) == len(self._costs_s):
+            self._costs_s = np.where(self._costs_s > 0, 0.8 * self._costs_s + 0.2 * seconds, seconds)
+        return seconds
+
+    def _shared_change(self) -> tuple[str, int] | None:
+        """Return what is wrong, and a member, if a member has changed shared data that it was given to read."""
+        readers, self._context._readers = self._context._readers, {}
+        for name, members in readers.items():
+            if self._shared.restore(name):
+                who = ", ".join(map(str, members[:3])) + (", ..." if len(members) > 3 else "")
+                return f"{name!r} was changed, and may only be read; it was read by {who}: use ctx.write", members[0]
+        return None
+
+    def _add(self, born: MemberPack) -> None:
+        self._members += separate_pickles.loads_all(born.bodies, born.table)
+        self._ids = np.concatenate((self._ids, born.ids))
+        self._costs_s = np.concatenate((self._costs_s, born.costs_s))
+
+    def _remove(self, gone: set[int]) -> None:
+        stays = ~np.isin(self._ids, list(gone))
+        self._members = [member for member, is_here in zip(self._members, stays.tolist(), strict=True) if is_here]
+        self._ids = self._ids[stays]
+        self._costs_s = self._costs_s[stays]
+
+    def _take_born(self) -> tuple[MemberPack, list[str]]:
+        born, self._context._born = self._context._born, []
+        if not born:
+            return NO_MEMBERS, []
+        born.sort(key=lambda each: each[0])
+        pickler = separate_pickles.SeparatePickler()
+        bodies = [pickler.dumps(member) for _, member, _ in born]
+        pack = MemberPack(np.zeros(len(born), np.int64), bodies, pickler.table, np.zeros(len(born)))
+        return pack, [name for _, _, name in born]
+
+    def _collect(self) -> Collected:
+        began_s = self._clock()
+        return Collected(self.members(), list(self._kept), self._clock() - began_s)
+
+    def members(self) -> MemberPack:
+        """Return a pickle of each member. Raises whatever pickling raises."""
+        pickler = separate_pickles.SeparatePickler()
+        bodies = [pickler.dumps(member) for member in self._members]
+        return MemberPack(self._ids.copy(), bodies, pickler.table, self._costs_s.copy())
+
+
+def _only_failed(step: int, failed: list[FailedMember], members: int) -> GroupOutput:
+    return GroupOutput(step, {}, {}, NO_MEMBERS, [], [], failed, {}, members, 0, 0, 0.0, -1, 0.0, None)
+
+
+def _failure(member: int, step: int, error: Exception) -> FailedMember:
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return FailedMember(member, step, type(error).__name__, f"{error}"[:1000], text[-20000:])

@@ -1,0 +1,83 @@
+"""The groups that live in a process between steps. Pure: time is an argument.
+
+A group is taken out while it advances, so that one whose step was interrupted is not used again.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from concurrent_nb.worlds.group_runner import GroupRunner
+from concurrent_nb.worlds.step_driver import StepTable, WorkerAnswer
+
+#: groups that live in one process at most, of all worlds; those that were not used for longest go first
+GROUPS_MAX: Final = 64
+#: seconds after which a group that was not used goes
+UNUSED_S: Final = 600.0
+
+
+class LivingGroups:
+    """Advances groups.
+
+    Args:
+        key: of the process: no other one has or had it.
+        place: host and pid, for people.
+        clock: the time in seconds.
+    """
+
+    def __init__(self, key: str, place: str, clock: Callable[[], float]) -> None:
+        self._key = key
+        self._place = place
+        self._clock = clock
+        #: by world and number; with the time of the last use
+        self._living: OrderedDict[tuple[bytes, int], tuple[GroupRunner, float]] = OrderedDict()
+
+    def carry_out(self, number: int, table: StepTable) -> WorkerAnswer:
+        """Advance the groups that live here, and those that may be adopted.
+
+        Args:
+            number: of the order among those that have the same table.
+
+        Raises whatever unpickling or pickling a member raises.
+        """
+        outputs = {}
+        lost = []
+        for group, inputs in table.inputs.items():
+            runner = None
+            owner = table.owners.get(group)
+            known, _ = self._living.get((table.world, group), (None, 0.0))
+            if known is not None and known.batch >= table.batch:
+                continue  # another order of the same table was here, or of a later one
+            if owner == self._key:
+                runner, _ = self._living.pop((table.world, group), (None, 0.0))
+                if runner is None or (runner.step, runner.first_id) != (inputs.step - 1, inputs.first_ids[group]):
+                    lost.append(group)
+                    continue
+            elif owner is None and group in table.offers[number] and table.barred.get(group) != self._key:
+                adoption = table.adoptions[group]
+                runner = GroupRunner(table.terms, adoption, self._clock)
+                runner.repeat(adoption.log)
+            if runner is None:
+                continue
+            output = outputs[group] = runner.run(inputs, table.collects)
+            if not output.failed or table.terms.on_error == "drop":
+                runner.batch = table.batch
+                runner.first_id = int(inputs.first_ids[group])
+                self._living[table.world, group] = runner, self._clock()
+        self._remove_unused()
+        return WorkerAnswer(self._key, self._place, "", outputs, lost)
+
+    def forget(self, world: bytes) -> None:
+        """Remove the groups of a world."""
+        for key in [key for key in self._living if key[0] == world]:
+            del self._living[key]
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    def _remove_unused(self) -> None:
+        while self._living:
+            key, (_, used_s) = next(iter(self._living.items()))
+            if len(self._living) <= GROUPS_MAX and self._clock() - used_s < UNUSED_S:
+                return
+            del self._living[key]

@@ -1,0 +1,322 @@
+"""Messages between members, packed: those of one group in one step, by the group to which they go.
+
+    MemberOutbox: send(to, value), ... --pack, split--> {group: MessagePack}
+    MemberInbox(packs of all groups)   --> values by member
+
+Numbers travel as arrays, other values that cannot change as they are, and anything else with a pickle of its own, so
+that no two members get the same object. Groups are ranges of ids, so packs in the order of their groups have their
+messages in the order of the senders: sorting them by receiver, in a way that keeps this order, is all there is to do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from concurrent_nb.errors import WorldError
+from concurrent_nb.shipping.serialization import separate_pickles
+from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+NO_IDS: Final = np.empty(0, np.int64)
+
+
+class MessagePack(NamedTuple):
+    """Messages in the order of their senders, and of each sender in the order in which it has sent them."""
+
+    to: Ids
+    senders: Ids
+    values: Any  #: an array of numbers; or a list of values, or of pickles if there is a table
+    table: separate_pickles.Table | None  #: of the pickles
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much it takes in memory or on its way."""
+        size: int = self.to.nbytes * 2
+        if isinstance(self.values, np.ndarray):
+            return size + int(self.values.nbytes)
+        if self.table is None:
+            return size + 32 * len(self.values)
+        return size + sum(map(len, self.values))
+
+    def take(self, at: Any) -> "MessagePack":
+        """Return some of the messages, by index."""
+        values = self.values[at] if isinstance(self.values, np.ndarray) else [self.values[i] for i in at.tolist()]
+        return MessagePack(self.to[at], self.senders[at], values, self.table)
+
+    def split(self, first_ids: Ids) -> dict[int, "MessagePack"]:
+        """Return the messages by the group to which they go; group g begins with the id `first_ids[g]`."""
+        if not len(self.to):
+            return {}
+        if len(first_ids) == 1:
+            return {0: self}
+        groups = np.searchsorted(first_ids, self.to, side="right") - 1
+        # Sorting small integers takes an eighth of the time.
+        order = np.argsort(groups.astype(np.uint16) if len(first_ids) < 65536 else groups, kind="stable")
+        ends = np.cumsum(np.bincount(groups, minlength=len(first_ids)))
+        packs = {}
+        begin = 0
+        for group, end in enumerate(ends.tolist()):
+            if end > begin:
+                packs[group] = self.take(order[begin:end])
+            begin = end
+        return packs
+
+
+def packed_values(values: Sequence[Any]) -> tuple[Any, separate_pickles.Table | None]:
+    """Return values as a MessagePack holds them, and the table of their pickles."""
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return np.array(values, np.float64), None
+    if kinds == {int}:
+        try:
+            return np.array(values, np.int64), None
+        except OverflowError:
+            return list(values), None
+    if kinds <= SMALL_ATOMS or all(map(is_small, values)):
+        return list(values), None
+    pickler = separate_pickles.SeparatePickler()
+    return [pickler.dumps(value) for value in values], pickler.table
+
+
+class MemberOutbox:
+    """What the members of a group send in a step.
+
+    `send` is called by members, `ended_member` after each and `ended_step` after all of them.
+
+    Args:
+        find: returns the id of a member's name; raises WorldError.
+        room: messages that a member may send in a step.
+    """
+
+    def __init__(self, find: Callable[[str], int], room: int) -> None:
+        self._find = find
+        self._room = room
+        self._to: list[Any] = []  # ids, but for what is checked only when it is packed
+        self._values: list[Any] = []
+        self._multiple: list[int] = []  # positions of values that go to several
+        self._counts: list[int] = []  # to how many
+        self._senders: list[int] = []
+        self._ends: list[int] = []  # of each sender's values
+        self._limit = room  # of the length of `_to` while the present member sends
+        self.send = self._make_send()
+        self.ended_member = self._make_ended_member()
+
+    def _make_send(self) -> Callable[[Any, Any], None]:
+        # Closures, because most of the calls of a step are calls of this function.
+        to_all, add_to, add_all, values, add_value = (
+            self._to,
+            self._to.append,
+            self._to.extend,
+            self._values,
+            self._values.append,
+        )
+        add_multiple, add_count = self._multiple.append, self._counts.append
+        send_to_many, check = self._send_to_many, self._check
+
+        def send(to: Any, value: Any) -> None:
+            if type(to) is int:
+                add_to(to)
+                add_value(value)
+                if not len(to_all) & 1023:
+                    check()
+            elif type(to) is list and to and type(to[0]) is int:
+                add_multiple(len(values))
+                add_count(len(to))
+                add_all(to)
+                add_value(value)
+            else:
+                send_to_many(to, value)
+
+        return send
+
+    def _make_ended_member(self) -> Callable[[], None]:
+        to_all, values, add_end, check = self._to, self._values, self._ends.append, self._check
+
+        def ended_member() -> None:
+            count = len(to_all)
+            if count > self._limit:
+                check()
+            self._limit = count + self._room
+            add_end(len(values))
+
+        return ended_member
+
+    def _send_to_many(self, to: Any, value: Any) -> None:
+        if isinstance(to, str):
+            to = (self._find(to),)
+        elif isinstance(to, np.ndarray):
+            to = to.ravel().tolist()
+        elif isinstance(to, (int, np.integer)):
+            to = (int(to),)
+        elif isinstance(to, Iterable):
+            to = [self._find(each) if isinstance(each, str) else each for each in to]
+        else:
+            raise TypeError(f"a message goes to an id, a name or several of them, not to a {type(to).__name__}")
+        if to:
+            self._multiple.append(len(self._values))
+            self._counts.append(len(to))
+            self._to.extend(to)
+            self._values.append(value)
+            self._check()
+
+    def _check(self) -> None:
+        if len(self._to) > self._limit:
+            raise WorldError(
+                f"it has sent more than {self._room:,} messages in this step: send less, or raise messages_max"
+            )
+
+    def ended_step(self, members: Sequence[int]) -> None:
+        """End a step, in which these members were called."""
+        self._senders += members
+
+    def drop_member(self) -> None:
+        """Drop what the present member has sent."""
+        begin = self._ends[-1] if self._ends else 0
+        del self._values[begin:]
+        while self._multiple and self._multiple[-1] >= begin:
+            self._multiple.pop()
+            self._counts.pop()
+        del self._to[begin + sum(self._counts) - len(self._counts) :]
+
+    @property
+    def count(self) -> int:
+        """The number of messages."""
+        return len(self._to)
+
+    def pack(self, next_id: int) -> tuple[MessagePack, dict[int, Any]]:
+        """Return all messages in the order of their senders, and begin anew.
+
+        Also returns, by sender, a receiver that is no id of a member, or of one that was there (those are below
+        `next_id`). What these members have sent is left out.
+        """
+        to, is_wrong = self._checked_ids(next_id)
+        ends = np.array(self._ends, np.int64)
+        senders = np.repeat(np.array(self._senders, np.int64), np.diff(ends, prepend=0))
+        values, table = packed_values(self._values)
+        if self._multiple:
+            counts = np.ones(len(self._values), np.int64)
+            counts[self._multiple] = self._counts
+            senders = np.repeat(senders, counts)
+            if isinstance(values, np.ndarray):
+                values = np.repeat(values, counts)
+            else:
+                values = [
+                    copy for value, count in zip(values, counts.tolist(), strict=True) for copy in [value] * count
+                ]
+        pack = MessagePack(to, senders, values, table)
+        wrong: dict[int, Any] = {}
+        if is_wrong is not None:
+            wrong = {int(senders[at]): self._to[at] for at in np.flatnonzero(is_wrong)[::-1].tolist()}
+            pack = pack.take(np.flatnonzero(~np.isin(senders, list(wrong))))
+        for held in (self._to, self._values, self._multiple, self._counts, self._senders, self._ends):
+            held.clear()
+        self._limit = self._room
+        if np.any(pack.senders[1:] < pack.senders[:-1]):  # of several steps without a barrier
+            pack = pack.take(np.argsort(pack.senders, kind="stable"))
+        return pack, wrong
+
+    def _checked_ids(self, next_id: int) -> tuple[Ids, Any]:
+        """Return the receivers as an array of ids, and which of them are wrong; None if none is."""
+        if not self._to:
+            return NO_IDS, None
+        try:
+            ids = np.array(self._to)
+        except (ValueError, OverflowError):  # there are sequences among them, or huge numbers
+            ids = np.empty(0, object)
+        if ids.dtype.kind not in "iu" or ids.ndim != 1:
+            ids = np.array([self._id_or_none(each) for each in self._to], np.int64)
+        ids = ids.astype(np.int64, copy=False)
+        if ids.min() >= 0 and ids.max() < next_id:
+            return ids, None
+        return ids, (ids < 0) | (ids >= next_id)
+
+    def _id_or_none(self, to: Any) -> int:
+        """Return the id of a receiver, -1 if it is none."""
+        if isinstance(to, str):
+            try:
+                return self._find(to)
+            except WorldError:
+                return -1
+        return int(to) if isinstance(to, (int, np.integer)) and 0 <= to < 2**62 else -1
+
+
+class MemberInbox:
+    """The messages to the members of a group, by member.
+
+    Args:
+        packs: of all groups, in the order of their groups.
+        ids: of the members, ascending.
+    """
+
+    def __init__(self, packs: Sequence[MessagePack], ids: Ids) -> None:
+        packs = [pack for pack in packs if len(pack.to)]
+        self.values: list[Any] = []
+        self.bounds: list[int] = [0] * (len(ids) + 1)  #: values of the member at position p: bounds[p] to bounds[p + 1]
+        self.undelivered = 0  #: messages to members that have left
+        self._senders = NO_IDS
+        self._sender_list: list[int] | None = None
+        if not packs:
+            return
+        to = np.concatenate([pack.to for pack in packs])
+        senders = np.concatenate([pack.senders for pack in packs])
+        positions, is_there = _positions_of(to, ids)
+        self.undelivered = len(to) - int(np.count_nonzero(is_there))
+        order = np.argsort(positions.astype(np.uint16) if len(ids) < 65535 else positions, kind="stable")
+        if self.undelivered:
+            order = order[is_there[order]]
+        self._senders = senders[order]
+        self.bounds[1:] = np.cumsum(np.bincount(positions[order], minlength=len(ids))[: len(ids)]).tolist()
+        kinds = {pack.values.dtype.char if isinstance(pack.values, np.ndarray) else "" for pack in packs}
+        if len(kinds) == 1 and "" not in kinds:
+            self.values = np.concatenate([pack.values for pack in packs])[order].tolist()
+        else:
+            values: list[Any] = []
+            for pack in packs:
+                values += _opened(pack)
+            self.values = [values[at] for at in order.tolist()]
+
+    def senders_of(self, position: int) -> list[int]:
+        """Return the ids of the senders of a member's messages."""
+        if self._sender_list is None:
+            self._sender_list = self._senders.tolist()
+        return self._sender_list[self.bounds[position] : self.bounds[position + 1]]
+
+
+def _positions_of(to: Ids, ids: Ids) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the positions of ids among ascending ones, and whether they are there; if not, the position is the end."""
+    if not len(ids):
+        return np.zeros(len(to), np.int64), np.zeros(len(to), bool)
+    first, count = int(ids[0]), len(ids)
+    span = int(ids[-1]) - first + 1
+    at = to - first
+    is_inside = (at >= 0) & (at < span)
+    if span == count:
+        return np.where(is_inside, at, count), is_inside
+    if span <= 16 * count + 1024:  # a table is faster than a search
+        positions = np.full(span + 1, count)
+        positions[ids - first] = np.arange(count)
+        found = positions[np.where(is_inside, at, span)]
+        return found, found < count
+    found = np.searchsorted(ids, to)
+    found[ids[np.minimum(found, count - 1)] != to] = count
+    return found, found < count
+
+
+def _opened(pack: MessagePack) -> list[Any]:
+    if isinstance(pack.values, np.ndarray):
+        values: list[Any] = pack.values.tolist()
+        return values
+    if pack.table is None:
+        return list(pack.values)
+    return separate_pickles.loads_all(pack.values, pack.table)
+
+
+def split_packs(packs: Iterable[MessagePack], first_ids: Ids) -> Mapping[int, list[MessagePack]]:
+    """Return packs by the group to which they go."""
+    found: dict[int, list[MessagePack]] = {}
+    for pack in packs:
+        for group, part in pack.split(first_ids).items():
+            found.setdefault(group, []).append(part)
+    return found

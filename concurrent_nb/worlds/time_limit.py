@@ -1,0 +1,50 @@
+"""The time limit of a member's step: an exception in it, where the system has an alarm for that.
+
+In the main thread of a worker on Linux and macOS a step that takes too long is interrupted, unless it is in C code that
+returns to Python only later. Elsewhere (Windows, tasks in threads) it fails after it has returned.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from concurrent_nb.errors import WorldError
+
+
+class MemberTimer:
+    """Limits the time of steps.
+
+    Args:
+        timeout_s: of one member's step; None: no limit.
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self.is_limited = timeout_s is not None
+
+    @contextmanager
+    def limit(self) -> Iterator[None]:
+        """Run a step. Raises WorldError in it when its time is over, or after it."""
+        assert self._timeout_s is not None
+        if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+            began_s = time.monotonic()
+            yield
+            if time.monotonic() - began_s > self._timeout_s:
+                raise self._error()
+            return
+        before = signal.signal(signal.SIGALRM, self._alarm)
+        signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def _alarm(self, number: int, frame: FrameType | None) -> None:
+        raise self._error()
+
+    def _error(self) -> WorldError:
+        return WorldError(f"it took longer than {self._timeout_s:g} s, the world's timeout_s for a member's step")

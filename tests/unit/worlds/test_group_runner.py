@@ -1,0 +1,333 @@
+"""What members do in a step, and what bad members get: clear words with step and member."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from concurrent_nb.errors import ConfigurationError, WorldError
+from concurrent_nb.worlds.group_runner import NO_MEMBERS, Adoption, GroupInput, GroupOutput, GroupRunner, WorldTerms
+from concurrent_nb.worlds.mail import MessagePack
+from concurrent_nb.worlds.shared_values import SharedStore, declared, shared_array, shared_value
+from tests.unit.worlds.virtual_workers import packed
+
+
+class Doing:
+    """Does in each step what it is told."""
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+        self.got: list[Any] = []
+
+    def step(self, ctx: Any) -> None:
+        self.got += ctx.inbox
+        self.what(ctx)
+
+
+class OneGroup:
+    """A world of one group."""
+
+    def __init__(
+        self, *members: Any, on_error: str = "stop", shared: dict[str, Any] | None = None, **terms: Any
+    ) -> None:
+        self.store = SharedStore(declared(shared))
+        found = WorldTerms(1, on_error, 100, None)._replace(**terms)
+        adoption = Adoption(packed(list(members)), self.store.data, {f"m{i}": i for i in range(len(members))}, (), ())
+        self.runner = GroupRunner(found, adoption, lambda: 0.0)
+        self.next_id = len(members)
+        self.step_number = 0
+        self.change: Any = {}
+
+    def step(self, packs: Sequence[MessagePack | None] = (None,)) -> GroupOutput:
+        self.step_number += 1
+        inputs = GroupInput(
+            self.step_number, 1, packs, [self.change], NO_MEMBERS, {}, np.zeros(1, np.int64), 0, self.next_id
+        )
+        output = self.runner.run(inputs)
+        self.change = self.store.merge([output.writes])
+        return output
+
+    @property
+    def members(self) -> list[Any]:
+        return self.runner._members
+
+
+def failure(*members: Any, **options: Any) -> str:
+    """Return what is said of the member that fails in the first step."""
+    output = OneGroup(*members, **options).step()
+    assert not output.sent and not output.writes
+    (failed,) = output.failed
+    assert failed.step == 1
+    return f"{failed.member} {failed.type_name} {failed.text}"
+
+
+def test_messages_arrive_in_the_next_step_in_the_order_of_their_senders() -> None:
+    def send(ctx: Any) -> None:
+        ctx.send(0, (ctx.id, "first"))
+        ctx.send("m0", (ctx.id, "second"))
+        ctx.send([0, "m2", np.int64(0)], ctx.step)
+        ctx.send(np.array([1]), 1.5)
+
+    world = OneGroup(Doing(send), Doing(send), Doing(lambda ctx: None))
+    assert world.step().messages == 12
+    assert world.members[0].got == []
+    world.step()
+    assert world.members[0].got == [(0, "first"), (0, "second"), 1, 1, (1, "first"), (1, "second"), 1, 1]
+    assert world.members[1].got == [1.5, 1.5]
+    assert world.members[2].got == [1, 1]
+    assert [type(each) for each in world.members[2].got] == [int, int]
+
+
+@pytest.mark.parametrize("value", [1, 1.0, 2**80, True, None, "text", (1, "a"), [1], {"a": [2]}, {3}])
+def test_values_arrive_as_they_were_sent(value: Any) -> None:
+    def send(ctx: Any) -> None:
+        ctx.send([0, 1], value)
+
+    world = OneGroup(Doing(send), Doing(lambda ctx: None))
+    world.step()
+    world.step()
+    for member in world.members:
+        assert member.got == [value] and type(member.got[0]) is type(value)
+    if not isinstance(value, (int, float, str, tuple, type(None))):
+        assert world.members[0].got[0] is not world.members[1].got[0]
+
+
+def test_each_receiver_has_a_copy_of_its_own() -> None:
+    class Note:
+        def __init__(self) -> None:
+            self.text = "a"
+
+    def send(ctx: Any) -> None:
+        for each in ctx.inbox:
+            each.text += "b"
+        ctx.send([0, 1], Note())
+
+    world = OneGroup(Doing(send), Doing(send))
+    world.step()
+    world.step()
+    assert [note.text for note in world.members[0].got] == ["ab", "ab"]
+
+
+def test_members_share_nothing() -> None:
+    common: list[int] = []
+    world = OneGroup(*[Doing(lambda ctx: None) for _ in range(2)])
+    for member in world.members:
+        member.got = common
+    again = OneGroup(*world.members)
+    again.members[0].got.append(1)
+    assert again.members[1].got == []
+
+
+def test_random_numbers_are_those_of_the_member_and_step() -> None:
+    def draw(ctx: Any) -> None:
+        ctx.write("drawn", ctx.rng.random())
+
+    drawn = []
+    for _ in range(2):
+        world = OneGroup(Doing(draw), Doing(draw), shared={"drawn": shared_value([], merge="concat")})
+        world.step()
+        world.step()
+        drawn.append(world.store.data["drawn"].value)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 4
+
+
+def test_reads_are_of_the_step_before() -> None:
+    def add(ctx: Any) -> None:
+        assert ctx.read("sum") == 2 * (ctx.step - 1)
+        ctx.add("sum", 1)
+
+    world = OneGroup(Doing(add), Doing(add), shared={"sum": shared_value(0, merge="sum")})
+    assert not world.step().failed and not world.step().failed
+
+
+def test_an_exception_is_named_with_its_member() -> None:
+    assert failure(Doing(lambda ctx: None), Doing(lambda ctx: 1 / 0)) == "1 ZeroDivisionError division by zero"
+
+
+def test_sending_to_nobody_is_named() -> None:
+    text = failure(Doing(lambda ctx: ctx.send(7, 1)))
+    assert text == "0  it sends to 7, and the members of this world have ids from 0 to 0"
+    assert "to -1," in failure(Doing(lambda ctx: ctx.send(-1, 1)))
+    assert "to 1.5," in failure(Doing(lambda ctx: ctx.send([1.5], 1)))
+    assert "no member has the name 'x'" in failure(Doing(lambda ctx: ctx.send("x", 1)))
+    assert "not to a NoneType" in failure(Doing(lambda ctx: ctx.send(None, 1)))
+
+
+def test_who_sends_to_nobody_can_be_dropped() -> None:
+    def good(ctx: Any) -> None:
+        ctx.send(0, "good")
+
+    def bad(ctx: Any) -> None:
+        ctx.send(0, "bad")
+        ctx.add("sum", 1)
+        ctx.send(99, 1)
+
+    world = OneGroup(Doing(good), Doing(bad), on_error="drop", shared={"sum": shared_value(0, merge="sum")})
+    output = world.step()
+    assert [each.member for each in output.failed] == [1] and output.members == 1
+    assert world.store.data["sum"].value == 0
+    world.step()
+    assert world.members[0].got == ["good"]
+
+
+def test_messages_to_those_who_have_left_are_counted() -> None:
+    def bye(ctx: Any) -> None:
+        ctx.send(0, "bye")
+        ctx.leave()
+
+    world = OneGroup(Doing(lambda ctx: ctx.send(1, "hello")), Doing(bye))
+    assert world.step().left == [1]
+    output = world.step()
+    assert output.undelivered == 1 and output.members == 1
+    assert world.members[0].got == ["bye"]
+
+
+def flood(ctx: Any) -> None:
+    while True:
+        ctx.send(0, "again")
+
+
+def flood_lists(ctx: Any) -> None:
+    for _ in range(10**6):
+        ctx.send([0] * 100, "again")
+
+
+@pytest.mark.parametrize("what", [flood, flood_lists])
+def test_a_flood_of_messages_ends(what: Any) -> None:
+    text = failure(Doing(lambda ctx: None), Doing(what), messages_max=5000)
+    assert text.startswith("1 WorldError it has sent more than 5,000 messages in this step")
+
+
+def test_a_step_that_takes_too_long_is_interrupted() -> None:
+    def hang(ctx: Any) -> None:
+        while True:
+            pass
+
+    text = failure(Doing(lambda ctx: None), Doing(hang), timeout_s=0.05)
+    assert text == "1 WorldError it took longer than 0.05 s, the world's timeout_s for a member's step"
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        (np.zeros(3), lambda value: value.__setitem__(0, 1)),
+        ({"a": 1}, lambda value: value.__setitem__("a", 2)),
+        ([1], lambda value: value.append(2)),
+        ({1}, lambda value: value.add(2)),
+        ({"a": {"b": 1}}, lambda value: value["a"].clear()),
+    ],
+)
+def test_what_may_only_be_read_refuses_changes(value: Any, change: Any) -> None:
+    text = failure(Doing(lambda ctx: change(ctx.read("data"))), shared={"data": value})
+    assert text.startswith(("0 ValueError", "0 TypeError", "0 AttributeError"))
+
+
+class Settings:
+    def __init__(self) -> None:
+        self.level = 1
+
+
+def change_settings(ctx: Any) -> None:
+    if ctx.id == 1:
+        ctx.read("settings").level = 7
+
+
+def test_or_a_change_is_found_and_undone() -> None:
+    members = [Doing(lambda ctx: None), Doing(change_settings)]
+    text = failure(*members, shared={"settings": Settings()})
+    assert text.startswith("1  'settings' was changed, and may only be read; it was read by 1")
+    world = OneGroup(*members, on_error="drop", shared={"settings": Settings()})
+    world.step()
+    assert world.runner._shared.data["settings"].value.level == 1
+
+
+def test_two_writers_need_a_rule() -> None:
+    def write(ctx: Any) -> None:
+        ctx.write("best", ctx.id)
+
+    world = OneGroup(Doing(write), Doing(write), Doing(write), shared={"best": 0})
+    with pytest.raises(WorldError, match=r"members 0 and 1 write 'best' in the same step: name a rule"):
+        world.step()
+    single = OneGroup(Doing(lambda ctx: None), Doing(write), shared={"best": 0})
+    single.step()
+    assert single.store.data["best"].value == 1
+
+
+def test_two_writers_of_a_cell_need_a_rule() -> None:
+    def write(ctx: Any) -> None:
+        ctx.write("grid", 1.0, at=(0, ctx.id % 2))
+
+    shared = {"grid": np.zeros((2, 2))}
+    OneGroup(Doing(write), Doing(write), shared=shared).step()
+    with pytest.raises(WorldError, match=r"members 0 and 2 write to the same cell \(0\) of 'grid'"):
+        OneGroup(Doing(write), Doing(write), Doing(write), shared=shared).step()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (lambda ctx: ctx.read("x"), "this world shares no 'x'; it shares 'grid', 'best'"),
+        (lambda ctx: ctx.write("grid", 1, at=9), "IndexError"),
+        (lambda ctx: ctx.write("grid", "a", at=0), "cannot take a value of"),
+        (lambda ctx: ctx.write("grid", 1.5, at=0), "cannot take a value of float64"),
+        (lambda ctx: ctx.write("best", 1, at=0), "no array"),
+        (lambda ctx: ctx.add("best", 1), "not merged by sum"),
+        (lambda ctx: ctx.spawn(1), "a member has a method step"),
+        (lambda ctx: ctx.measure("x", "y"), "ValueError"),
+    ],
+)
+def test_wrong_calls_are_errors_of_their_member(what: Any, words: str) -> None:
+    assert words in failure(Doing(what), shared={"grid": np.zeros(3, int), "best": 0})
+
+
+@pytest.mark.parametrize(
+    ("merge", "expected"), [("sum", [6, 1, 0]), ("min", [0, 0, 0]), ("max", [3, 1, 0]), ("last", [1, 1, 0])]
+)
+def test_rules_of_arrays(merge: str, expected: list[int]) -> None:
+    def write(ctx: Any) -> None:
+        ctx.write("grid", 3 - ctx.id, at=0)
+        if ctx.id == 2:
+            ctx.write("grid", 1, at=[0, 1])
+
+    world = OneGroup(Doing(write), Doing(write), Doing(write), shared={"grid": shared_array(np.zeros(3, int), merge)})
+    world.step()
+    assert world.store.data["grid"].value.tolist() == (expected if merge != "sum" else [7, 1, 0])
+    other = SharedStore(declared({"grid": shared_array(np.zeros(3, int), merge)}))
+    other.apply(world.change)
+    assert other.data["grid"].value.tolist() == world.store.data["grid"].value.tolist()
+
+
+@pytest.mark.parametrize(
+    ("merge", "first", "expected"),
+    [("sum", 1, 4), ("min", 1, 0), ("max", 1, 2), ("last", 9, 2), ("concat", [9], [9, 0, 1, 2])],
+)
+def test_rules_of_values(merge: str, first: Any, expected: Any) -> None:
+    members = [Doing(lambda ctx: ctx.write("x", ctx.id)) for _ in range(3)]
+    world = OneGroup(*members, shared={"x": shared_value(first, merge)})
+    world.step()
+    assert world.store.data["x"].value == expected
+
+
+def test_only_what_has_changed_of_an_array_travels() -> None:
+    world = OneGroup(
+        Doing(lambda ctx: ctx.add("grid", 500, 2)), shared={"grid": shared_array(np.zeros(1000), merge="sum")}
+    )
+    world.step()
+    assert world.change["grid"].at.tolist() == [500] and world.change["grid"].values.tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: shared_value(1, merge="median"), "is no rule"),
+        (lambda: shared_value(1, merge="concat"), "appends to a list"),
+        (lambda: shared_array(np.zeros(1), merge="concat"), "an array keeps its size"),
+        (lambda: shared_array(np.array([None])), "numbers, not objects"),
+        (lambda: declared({1: 2}), "not a string"),  # type: ignore[dict-item]
+    ],
+)
+def test_wrong_declarations_are_refused(make: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make()

@@ -1,0 +1,257 @@
+"""A world of random members is the same for any groups and workers, whatever is lost."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from concurrent_nb.errors import WorldError
+from concurrent_nb.worlds.group_runner import WorldTerms
+from concurrent_nb.worlds.shared_values import declared, shared_array, shared_value
+from concurrent_nb.worlds.step_driver import StepDriver
+from concurrent_nb.worlds.world_state import WorldState
+from tests.unit.worlds.virtual_workers import VirtualWorkers, members_of, packed
+
+STEPS = 6
+
+
+class Creature:
+    """Does everything that a member can do, by chance."""
+
+    def __init__(self, energy: float) -> None:
+        self.energy = energy
+        self.heard: list[Any] = []
+
+    def step(self, ctx: Any) -> None:
+        rng = ctx.rng
+        a, b, c = rng.random(3).tolist()
+        self.heard = [*self.heard, *zip(ctx.senders, ctx.inbox, strict=True)][-4:]
+        self.energy += 0.1 * sum(value for value in ctx.inbox if isinstance(value, float)) - 0.2 * a
+        self.energy += 0.01 * float(ctx.read("field")[1].sum()) + 0.001 * ctx.read("total")
+        ctx.send(int(9 * b), a)
+        if b < 0.2:
+            ctx.send([int(9 * a), int(9 * b), int(9 * c)], {"energy": self.energy} if c < 0.5 else "a word")
+        ctx.add("field", (int(2 * a), int(3 * b)), c)
+        ctx.add("total", a)
+        ctx.write("last", ctx.id)
+        ctx.write("words", (ctx.step, ctx.id))
+        ctx.write("folded", c)
+        ctx.measure("energy", self.energy)
+        if a < 0.1:
+            ctx.spawn(Creature(c))
+        if c < 0.05:
+            ctx.leave()
+        if 0.48 < b < 0.5:
+            raise ArithmeticError("unlucky")
+
+
+def folded(value: float, written: list[float]) -> float:
+    for each in written:
+        value = value / 3 + each
+    return value
+
+
+def new_state(seed: int, groups: int, count: int = 9) -> WorldState:
+    chance = random.Random(seed)
+    shared = {
+        "field": shared_array(np.zeros((2, 3)), merge="sum"),
+        "total": shared_value(0.0, merge="sum"),
+        "last": shared_value(0, merge="last"),
+        "words": shared_value([], merge="concat"),
+        "folded": shared_value(0.0, merge=folded),
+    }
+    members = packed([Creature(chance.random()) for _ in range(count)])
+    return WorldState(WorldTerms(seed, "drop", 1000, None), members, declared(shared), {}, groups)
+
+
+def outcome(
+    seed: int,
+    groups: int,
+    workers: int,
+    loss: float = 0.0,
+    every: int | None = None,
+    resolution: int = 1,
+    count: int = 9,
+    runs: int = 1,
+) -> tuple[Any, ...]:
+    """Run a world; return all that can be seen of it."""
+    state = new_state(seed, groups, count)
+    virtual = VirtualWorkers(workers, seed, loss)
+    driver = StepDriver(b"world", state, workers, groups, every, virtual.clock)
+    for _ in range(runs):
+        virtual.run(driver, driver.start(STEPS // runs, 0, resolution))
+        assert driver.error is None and driver.is_over
+    members = {number: (each.energy, each.heard) for number, each in members_of(state).items()}
+    shared = {name: np.asarray(datum.value).tolist() for name, datum in state.shared.data.items()}
+    steps = [
+        (
+            step.number,
+            step.members,
+            step.messages,
+            step.undelivered,
+            step.born,
+            step.left,
+            step.stats,
+            len(step.dropped),
+        )
+        for step in driver.records
+    ]
+    return members, shared, steps
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_the_world_is_the_same_on_any_number_of_workers(part: int) -> None:
+    for seed in range(50 * part, 50 * part + 50):
+        expected = outcome(seed, 1, 1)
+        assert outcome(seed, 2, 2) == expected
+        assert outcome(seed, 5, 3, loss=0.1) == expected
+        if seed % 10 == 0:
+            assert outcome(seed, 50, 5, count=60) == outcome(seed, 1, 1, count=60)
+
+
+def test_it_is_the_same_for_any_checkpoints() -> None:
+    for seed in range(20):
+        expected = outcome(seed, 1, 1)
+        for every in (1, 2, 3):
+            assert outcome(seed, 3, 2, loss=0.2, every=every) == expected
+
+
+def test_it_is_the_same_in_one_run_and_in_several() -> None:
+    for seed in range(20):
+        members, shared, steps = outcome(seed, 3, 2, runs=3)
+        assert (members, shared, steps) == outcome(seed, 1, 1)
+
+
+def test_it_is_the_same_with_barriers_every_few_steps() -> None:
+    for seed in range(20):
+        assert outcome(seed, 4, 3, loss=0.1, resolution=3) == outcome(seed, 1, 1, resolution=3)
+
+
+def test_a_worker_that_is_lost_costs_the_steps_since_the_checkpoint() -> None:
+    state = new_state(1, 2)
+    virtual = VirtualWorkers(2, 1)
+    driver = StepDriver(b"world", state, 2, 2, 4, virtual.clock)
+    virtual.run(driver, driver.start(6))
+    assert [len(group.log) for group in state.groups] == [2, 2]
+
+
+class Idle:
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+
+    def step(self, ctx: Any) -> None:
+        self.at += 1
+
+
+class Ahead(Idle):
+    """Tells the others how far it is."""
+
+    def step(self, ctx: Any) -> None:
+        self.at = ctx.step
+        ctx.send([0, 1, 2, 3], ctx.step)
+        for step in ctx.inbox:
+            ctx.write("spread", abs(step - ctx.step))
+
+
+@pytest.mark.parametrize("slack", [1, 3])
+def test_without_locks_members_are_only_so_many_steps_apart(slack: int) -> None:
+    furthest = 0
+    for seed in range(30):
+        state = WorldState(
+            WorldTerms(seed, "stop", 100, None),
+            packed([Ahead() for _ in range(4)]),
+            declared({"spread": shared_value(0, merge="max")}),
+            {},
+            4,
+        )
+        virtual = VirtualWorkers(3, seed, 0.05)
+        driver = StepDriver(b"world", state, 3, 4, 5, virtual.clock)
+        virtual.run(driver, driver.start(20, slack))
+        assert driver.error is None
+        assert [each.at for each in members_of(state).values()] == [20] * 4
+        spread = state.shared.data["spread"].value
+        assert spread <= slack + 1
+        furthest = max(furthest, spread)
+    assert furthest > 1, "no message has arrived early or late, so nothing was tested"
+
+
+def test_groups_that_are_uneven_are_divided_anew_by_what_members_cost() -> None:
+    state = WorldState(WorldTerms(1, "stop", 100, None), packed([Idle() for _ in range(8)]), {}, {}, 2)
+    state.groups[0].members.costs_s[:] = [9.0, 1, 1, 1]
+    state.groups[1].members.costs_s[:] = 1.0
+    state.divide(2)
+    assert state.first_ids.tolist() == [0, 1]
+
+
+def test_groups_spread_when_one_worker_has_all() -> None:
+    state = WorldState(WorldTerms(1, "stop", 100, None), packed([Idle() for _ in range(8)]), {}, {}, 2)
+    virtual = VirtualWorkers(2, 3)
+    driver = StepDriver(b"world", state, 2, 2, None, virtual.clock)
+    virtual.run(driver, driver.start(40))
+    assert len(set(driver.owners.values())) == 2
+
+
+class Failing(Idle):
+    def step(self, ctx: Any) -> None:
+        super().step(ctx)
+        ctx.send(0, self.at)
+        if ctx.id == 2 and ctx.step == 3:
+            raise ValueError("no way")
+
+
+def run_failing(on_error: str, groups: int) -> tuple[WorldState, StepDriver]:
+    state = WorldState(WorldTerms(1, on_error, 100, None), packed([Failing() for _ in range(4)]), {}, {}, groups)
+    virtual = VirtualWorkers(2, 3)
+    driver = StepDriver(b"world", state, 2, groups, None, virtual.clock)
+    virtual.run(driver, driver.start(5))
+    return state, driver
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_member_that_raises_stops_the_world_after_the_step_before(groups: int) -> None:
+    state, driver = run_failing("stop", groups)
+    assert isinstance(driver.error, WorldError)
+    assert (driver.error.step, driver.error.member) == (3, 2)
+    assert "member 2 failed in step 3: ValueError: no way" in str(driver.error)
+    assert "Failing" not in str(driver.error) and "no way" in str(driver.error.__cause__)
+    assert state.step == 2
+    assert [each.at for each in members_of(state).values()] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_or_it_is_dropped_and_what_it_did_in_the_step_does_not_count(groups: int) -> None:
+    state, driver = run_failing("drop", groups)
+    assert driver.error is None
+    assert [(each.number, each.messages, each.members) for each in driver.records] == [
+        (1, 4, 4),
+        (2, 4, 4),
+        (3, 3, 3),
+        (4, 3, 3),
+        (5, 3, 3),
+    ]
+    assert [each.member for each in driver.records[2].dropped] == [2]
+    assert sorted(members_of(state)) == [0, 1, 3]
+
+
+def test_an_order_that_nobody_can_carry_out_names_the_step_and_the_members() -> None:
+    state = new_state(1, 2)
+    driver = StepDriver(b"world", state, 2, 2, None, VirtualWorkers(1).clock)
+    (orders,) = driver.start(5)
+    driver.failed(orders.batch, MemoryError("full"))
+    assert driver.is_over
+    assert "step 1 could not be made: MemoryError: full" in str(driver.error)
+    assert "members 0 to 3" in str(driver.error) or "members 0 to 4" in str(driver.error)
+
+
+def test_a_run_ends_when_no_member_is_left() -> None:
+    class Leaving:
+        def step(self, ctx: Any) -> None:
+            ctx.leave()
+
+    state = WorldState(WorldTerms(1, "stop", 100, None), packed([Leaving(), Leaving()]), {}, {}, 2)
+    virtual = VirtualWorkers(2)
+    driver = StepDriver(b"world", state, 2, 2, None, virtual.clock)
+    virtual.run(driver, driver.start(100))
+    assert driver.is_over and driver.is_empty and driver.error is None
+    assert [step.number for step in driver.records] == [1]

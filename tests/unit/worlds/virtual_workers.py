@@ -1,0 +1,84 @@
+"""Workers of a world without processes: they take orders in a random order, lose groups, and die."""
+
+import pickle
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from concurrent_nb.clock import ManualClock
+from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler, loads_all
+from concurrent_nb.worlds.group_runner import Adoption, GroupRunner, MemberPack, WorldTerms
+from concurrent_nb.worlds.living_groups import LivingGroups
+from concurrent_nb.worlds.step_driver import StepDriver, StepOrders, WorkerAnswer
+from concurrent_nb.worlds.world_state import WorldState
+
+TERMS = WorldTerms(1, "stop", 100_000, None)
+
+
+def packed(members: list[Any]) -> MemberPack:
+    pickler = SeparatePickler()
+    bodies = [pickler.dumps(member) for member in members]
+    return MemberPack(np.arange(len(members)), bodies, pickler.table, np.zeros(len(members)))
+
+
+class VirtualWorkers:
+    """Carries out the orders of a driver.
+
+    Args:
+        seed: of chance.
+        loss: probability that a worker dies instead of taking an order.
+    """
+
+    def __init__(self, count: int, seed: int = 0, loss: float = 0.0) -> None:
+        self._random = random.Random(seed)
+        self._loss = loss
+        self._made = 0
+        self.clock = ManualClock()
+        self._workers = [self._new() for _ in range(count)]
+        self.deaths = 0
+        self.answers: list[WorkerAnswer] = []
+
+    def _new(self) -> LivingGroups:
+        self._made += 1
+        return LivingGroups(f"worker {self._made}", f"host {self._made}", self.clock)
+
+    def run(self, driver: StepDriver, orders: list[StepOrders]) -> None:
+        """Run until the driver has nothing left to order."""
+        queue = list(_tasks(orders))
+        turns = 0
+        while queue:
+            turns += 1
+            assert turns < 100_000, "the driver orders without end"
+            batch, number, table = queue.pop(self._random.randrange(len(queue)))
+            at = self._random.randrange(len(self._workers))
+            self.clock.advance(self._random.random())
+            if self._random.random() < self._loss:
+                self.deaths += 1
+                self._workers[at] = self._new()  # the order runs again, elsewhere
+                queue.append((batch, number, table))
+                continue
+            answer = self._workers[at].carry_out(number, pickle.loads(table))
+            self.answers.append(answer)
+            more = driver.answered(batch, answer)
+            queue += _tasks(more)
+
+
+def _tasks(orders: list[StepOrders]) -> Iterator[tuple[int, int, bytes]]:
+    for each in orders:
+        table = pickle.dumps(each.table)
+        for number in range(each.tasks):
+            yield each.batch, number, table
+
+
+def members_of(state: WorldState) -> dict[int, Any]:
+    """Return the members of a world by id."""
+    found: dict[int, Any] = {}
+    for number in range(len(state.groups)):
+        adoption: Adoption = state.adoption(number)
+        runner = GroupRunner(state.terms, adoption, lambda: 0.0)
+        runner.repeat(adoption.log)
+        pack = runner.members()
+        found.update(zip(pack.ids.tolist(), loads_all(pack.bodies, pack.table), strict=True))
+    return found
