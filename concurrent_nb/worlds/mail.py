@@ -17,7 +17,8 @@ from concurrent_nb.errors import WorldError
 from concurrent_nb.shipping.serialization import separate_pickles
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 
-Ids = np.ndarray[Any, np.dtype[np.int64]]
+#: ids of members. Those of messages take 4 bytes each where that is enough
+Ids = np.ndarray[Any, np.dtype[Any]]
 
 NO_IDS: Final = np.empty(0, np.int64)
 
@@ -205,6 +206,8 @@ class MemberOutbox:
                 values = [
                     copy for value, count in zip(values, counts.tolist(), strict=True) for copy in [value] * count
                 ]
+        if next_id < 2**31:
+            to, senders = to.astype(np.int32), senders.astype(np.int32)
         pack = MessagePack(to, senders, values, table)
         wrong: dict[int, Any] = {}
         if is_wrong is not None:
@@ -267,7 +270,7 @@ class MemberInbox:
         if self.undelivered:
             order = order[is_there[order]]
         self._senders = senders[order]
-        self.bounds[1:] = np.cumsum(np.bincount(positions[order], minlength=len(ids))[: len(ids)]).tolist()
+        self.bounds[1:] = np.cumsum(np.bincount(positions, minlength=len(ids))[: len(ids)]).tolist()
         kinds = {pack.values.dtype.char if isinstance(pack.values, np.ndarray) else "" for pack in packs}
         if len(kinds) == 1 and "" not in kinds:
             self.values = np.concatenate([pack.values for pack in packs])[order].tolist()
