@@ -238,6 +238,10 @@ class MessageGenerator:
         function, job = self.valid(m.Function), known.own["job"][0]
         frames = [self.valid(m.TaskFrame) for _ in range(chance.choice((1, 2, 9)))]
         messages = [m.OpenJob(job, "bad", False, False), function, m.Submit(job, function.digest, None, 0, frames)]
+        if chance.random() < 0.3:  # tasks that need one another, and some that do not exist
+            indexes = [*[frame.index for frame in frames], 10**6]
+            needed = [m.JobTasks(job, [max(0, chance.choice(indexes)) for _ in range(2)])]
+            messages[2:2] = [m.TaskInputs(job, max(0, frame.index), needed) for frame in frames[:3]]
         after = (m.DropSegments(known.own.get("segment", [])), m.Cancel(job, None), m.CloseJob(job))
         return [*messages, chance.choice(after)] if chance.random() < 0.5 else messages
 

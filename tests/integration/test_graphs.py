@@ -16,6 +16,8 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster
 from concurrent_nb.errors import ConfigurationError, DependencyFailed, NotPicklable, PoisonTask
+from concurrent_nb.transport import connection_file
+from tests.cells import task_of_cell
 from tests.clusters import BRISK, eventually, shared_cluster
 from tests.work import PATIENCE_S
 
@@ -227,6 +229,27 @@ def test_futures_of_others_are_refused_at_once(app: ApplicationNode, cluster: Cl
             app.submit(lambda: foreign).result(PATIENCE_S)
         culprit = app.submit(total, [app.submit(abs, 1), threading.Lock()]).exception(PATIENCE_S)
         assert "is a lock" in str(culprit) or ", a lock" in str(culprit)
+
+
+def test_a_cell_takes_futures(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    names = {"late": app.submit(after, gate, 10), "job": app.start_job(after, [(gate, n) for n in range(3)])}
+    names["both"] = {"late": names["late"], "job": names["job"]}
+    run = app.start_cell(task_of_cell("late + sum(job) + both['late'] + len(both['job'])", names).function)
+    looped = task_of_cell("late * k", names, for_text="k in range(3)")
+    loop = app.start_job(looped.function, looped.calls)
+    gate.touch()
+    assert run.result(PATIENCE_S) == 26
+    assert loop.results(PATIENCE_S) == [0, 10, 20]
+    with concurrent_nb.connect(app_file(app)) as other:
+        foreign = task_of_cell("x + 1", {"x": other.submit(abs, 1)}).function
+        with pytest.raises(NotPicklable, match="another cluster or application"):
+            app.start_cell(foreign)
+
+
+def app_file(app: ApplicationNode) -> Path:
+    """Return the connection file of an application's cluster."""
+    return connection_file.path_of(app._cluster_name)
 
 
 def nested_sum(numbers: int) -> Any:

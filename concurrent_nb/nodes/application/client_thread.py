@@ -27,6 +27,7 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import (
     AccessRefused,
     ClusterError,
+    DependencyFailed,
     MasterLost,
     NotPicklable,
     ProtocolError,
@@ -489,7 +490,10 @@ class ClientThread:
                 entry.payload.lease.end(clean=True)
             if self.kept is not None:
                 self.kept.begun(entry)
+            status = Status.DEPENDENCY_FAILED if isinstance(error, DependencyFailed) else Status.REFUSED
+            entry.handle.status = status
             entry.handle.set_outcome(None, error, self.present)
+            self.end_job_after(entry.job, status)
 
     def give(self, entry: Task, payload: Payload) -> None:
         """Send a held task, with the results that it needs in its payload. In this thread."""
