@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concurrent_nb.errors import WorldError
-from concurrent_nb.worlds.mail import MemberInbox, MemberOutbox
+from concurrent_nb.worlds.mail import NO_IDS, MemberInbox, MemberOutbox
 from concurrent_nb.worlds.shared_values import Contribution, SharedStore, is_protected
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ class StepContext:
     def __init__(self, seed: int, shared: SharedStore, names: Mapping[str, int], messages_max: int) -> None:
         self.id = 0  #: of this member: numbers from 0 on, in the order of birth
         self.step = 0  #: number of this step, from 1 on
+        #: the values that were sent to this member in the last step, in the order of their senders
+        self.inbox: list[Any] = []
         self._seed = seed
         self._shared = shared
         self._names = names
         self._next_id = 0  # ids from here on are nobody's
         self._position = 0
-        self._inbox = MemberInbox((), np.empty(0, np.int64))
-        self._is_first = True
+        self._mail = MemberInbox((), NO_IDS)
         self._outbox = MemberOutbox(self._find, messages_max)
         self._writes: dict[str, list[tuple[int, Any, Any]]] = {}  # by name: member, flat indexes or None, value
         self._measured: dict[str, list[tuple[int, float]]] = {}
@@ -53,15 +54,9 @@ class StepContext:
         self.send = self._outbox.send
 
     @property
-    def inbox(self) -> list[Any]:
-        """The values that were sent to this member in the last step, in the order of their senders."""
-        inbox, at = self._inbox, self._position
-        return inbox.values[inbox.bounds[at] : inbox.bounds[at + 1]]
-
-    @property
     def senders(self) -> list[int]:
         """The ids of those who have sent the values of `inbox`, in the same order."""
-        return self._inbox.senders_of(self._position)
+        return self._mail.senders_of(self._position)
 
     @property
     def rng(self) -> np.random.Generator:

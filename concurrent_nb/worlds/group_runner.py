@@ -134,6 +134,7 @@ class GroupRunner:
         self._costs_s = np.array(adoption.members.costs_s, np.float64)
         self._kept = list(adoption.kept)
         self._context = StepContext(terms.seed, self._shared, self._names, terms.messages_max)
+        self._mail: MemberInbox | None = None
         self._timer = MemberTimer(terms.timeout_s)
         self.step = 0  #: number of the last step
         self.batch = -1  #: number of the orders for which it has made its last step; set by those who keep it
@@ -161,14 +162,15 @@ class GroupRunner:
         context = self._context
         context._next_id = inputs.next_id
         packs = [pack for each in inputs.packs for pack in (self._kept if each is None else (each,))]
-        context._inbox = MemberInbox(packs, self._ids)
-        undelivered = context._inbox.undelivered
+        context._mail = MemberInbox(packs, self._ids, self._mail)
+        self._mail = context._mail
+        undelivered = context._mail.undelivered
         failed: list[FailedMember] = []
         slowest, slowest_s = -1, -1.0
         left: list[int] = []
         for number in range(inputs.step, inputs.step + inputs.steps):
             if number > inputs.step:
-                context._inbox = MemberInbox((), self._ids)
+                context._mail = MemberInbox((), self._ids)
             context.step = number
             times = self._step_all(number, failed)
             if failed and self._terms.on_error == "stop":
@@ -192,7 +194,7 @@ class GroupRunner:
             context._forget(set(wrong))
             self._remove(set(wrong))
         born, born_names = self._take_born()
-        sent = pack.split(inputs.first_ids)
+        sent = context._outbox.split(pack, inputs.first_ids)
         self._kept = [sent[inputs.group]] if inputs.group in sent else []
         elapsed_s = self._clock() - began_s
         collected = self._collect() if collect else None
@@ -223,30 +225,39 @@ class GroupRunner:
     def _step_all(self, step: int, failed: list[FailedMember]) -> np.ndarray[Any, Any]:
         """Call all members; return the seconds that each took."""
         context, clock, timer = self._context, self._clock, self._timer
-        outbox = context._outbox
-        ended_member = outbox.ended_member
-        is_limited = timer.is_limited
+        outbox, is_limited = context._outbox, self._timer.is_limited
+        sent, add_end, receivers = outbox.begin_step()
+        room = self._terms.messages_max
+        # What follows is done for each member, so it calls nothing that it can do itself.
+        numbers, inbox, bounds = self._ids.tolist(), context._mail.values, context._mail.bounds
+        begin = 0
         times = [clock()]
         add_time = times.append
-        numbers = self._ids.tolist()
-        for position, (member, number) in enumerate(zip(self._members, numbers, strict=True)):
+        for position, (member, number, end) in enumerate(zip(self._members, numbers, bounds[1:], strict=True)):
             context.id = number
+            context.inbox = inbox[begin:end]
             context._position = position
+            begin = end
             try:
                 if is_limited:
                     with timer.limit():
                         member.step(context)
                 else:
                     member.step(context)
-                ended_member()
+                count = len(receivers)
+                if count > outbox.limit:
+                    outbox.check()
+                outbox.limit = count + room
             except Exception as error:  # noqa: BLE001  (code of the user's: the step fails, or the member is dropped)
                 context._drop_member()
-                ended_member()
+                outbox.limit = len(receivers) + room
                 failed.append(_failure(number, step, error))
                 if self._terms.on_error == "stop":
                     break
+            add_end(len(sent))
             add_time(clock())
-        outbox.ended_step(numbers)
+        context.inbox = []
+        outbox.end_step(numbers)
         if context._readers and (change := self._shared_change()):
             failed.append(FailedMember(change[1], step, "", change[0], ""))
         seconds = np.diff(np.array(times))

@@ -42,7 +42,7 @@ class LivingGroups:
         """
         outputs = {}
         lost = []
-        for group, inputs in table.inputs.items():
+        for group, (step, first_id) in table.steps.items():
             runner = None
             owner = table.owners.get(group)
             known, _ = self._living.get((table.world, group), (None, 0.0))
@@ -50,19 +50,19 @@ class LivingGroups:
                 continue  # another order of the same table was here, or of a later one
             if owner == self._key:
                 runner, _ = self._living.pop((table.world, group), (None, 0.0))
-                if runner is None or (runner.step, runner.first_id) != (inputs.step - 1, inputs.first_ids[group]):
+                if runner is None or (runner.step, runner.first_id) != (step - 1, first_id):
                     lost.append(group)
                     continue
             elif owner is None and group in table.offers[number] and table.barred.get(group) != self._key:
-                adoption = table.adoptions[group]
+                adoption = table.adoptions[group].open()
                 runner = GroupRunner(table.terms, adoption, self._clock)
                 runner.repeat(adoption.log)
             if runner is None:
                 continue
-            output = outputs[group] = runner.run(inputs, table.collects)
+            output = outputs[group] = runner.run(table.inputs[group].open(), table.collects)
             if not output.failed or table.terms.on_error == "drop":
                 runner.batch = table.batch
-                runner.first_id = int(inputs.first_ids[group])
+                runner.first_id = first_id
                 self._living[table.world, group] = runner, self._clock()
         self._remove_unused()
         return WorkerAnswer(self._key, self._place, "", outputs, lost)

@@ -48,21 +48,34 @@ class MessagePack(NamedTuple):
 
     def split(self, first_ids: Ids) -> dict[int, "MessagePack"]:
         """Return the messages by the group to which they go; group g begins with the id `first_ids[g]`."""
-        if not len(self.to):
-            return {}
-        if len(first_ids) == 1:
-            return {0: self}
-        groups = np.searchsorted(first_ids, self.to, side="right") - 1
-        # Sorting small integers takes an eighth of the time.
-        order = np.argsort(groups.astype(np.uint16) if len(first_ids) < 65536 else groups, kind="stable")
-        ends = np.cumsum(np.bincount(groups, minlength=len(first_ids)))
-        packs = {}
-        begin = 0
-        for group, end in enumerate(ends.tolist()):
-            if end > begin:
-                packs[group] = self.take(order[begin:end])
-            begin = end
-        return packs
+        return self.divided(split_plan(self.to, first_ids))
+
+    def divided(self, plan: "SplitPlan") -> dict[int, "MessagePack"]:
+        """Return the messages as a plan divides them."""
+        return {group: self if at is None else self.take(at) for group, at in plan.items()}
+
+
+#: by group: the indexes of the messages that go to it; None: all
+SplitPlan = Mapping[int, Ids | None]
+
+
+def split_plan(to: Ids, first_ids: Ids) -> SplitPlan:
+    """Return which messages go to which group; group g begins with the id `first_ids[g]`."""
+    if not len(to):
+        return {}
+    if len(first_ids) == 1:
+        return {0: None}
+    groups = np.searchsorted(first_ids, to, side="right") - 1
+    # Sorting small integers takes an eighth of the time.
+    order = np.argsort(groups.astype(np.uint16) if len(first_ids) < 65536 else groups, kind="stable")
+    ends = np.cumsum(np.bincount(groups, minlength=len(first_ids)))
+    plan: dict[int, Ids | None] = {}
+    begin = 0
+    for group, end in enumerate(ends.tolist()):
+        if end > begin:
+            plan[group] = order[begin:end]
+        begin = end
+    return plan
 
 
 def packed_values(values: Sequence[Any]) -> tuple[Any, separate_pickles.Table | None]:
@@ -84,7 +97,7 @@ def packed_values(values: Sequence[Any]) -> tuple[Any, separate_pickles.Table | 
 class MemberOutbox:
     """What the members of a group send in a step.
 
-    `send` is called by members, `ended_member` after each and `ended_step` after all of them.
+    `begin_step`, `send` for each message, `end_step`; then `pack` and `split`.
 
     Args:
         find: returns the id of a member's name; raises WorldError.
@@ -100,9 +113,9 @@ class MemberOutbox:
         self._counts: list[int] = []  # to how many
         self._senders: list[int] = []
         self._ends: list[int] = []  # of each sender's values
-        self._limit = room  # of the length of `_to` while the present member sends
+        self.limit = room  #: of the number of messages, while the present member sends
+        self._addressed: _Addressed | None = None  # the messages of the last step
         self.send = self._make_send()
-        self.ended_member = self._make_ended_member()
 
     def _make_send(self) -> Callable[[Any, Any], None]:
         # Closures, because most of the calls of a step are calls of this function.
@@ -114,7 +127,7 @@ class MemberOutbox:
             self._values.append,
         )
         add_multiple, add_count = self._multiple.append, self._counts.append
-        send_to_many, check = self._send_to_many, self._check
+        send_to_many, check = self._send_to_many, self.check
 
         def send(to: Any, value: Any) -> None:
             if type(to) is int:
@@ -132,18 +145,6 @@ class MemberOutbox:
 
         return send
 
-    def _make_ended_member(self) -> Callable[[], None]:
-        to_all, values, add_end, check = self._to, self._values, self._ends.append, self._check
-
-        def ended_member() -> None:
-            count = len(to_all)
-            if count > self._limit:
-                check()
-            self._limit = count + self._room
-            add_end(len(values))
-
-        return ended_member
-
     def _send_to_many(self, to: Any, value: Any) -> None:
         if isinstance(to, str):
             to = (self._find(to),)
@@ -160,15 +161,22 @@ class MemberOutbox:
             self._counts.append(len(to))
             self._to.extend(to)
             self._values.append(value)
-            self._check()
+            self.check()
 
-    def _check(self) -> None:
-        if len(self._to) > self._limit:
+    def check(self) -> None:
+        """Raise WorldError if the present member has sent too many messages."""
+        if len(self._to) > self.limit:
             raise WorldError(
                 f"it has sent more than {self._room:,} messages in this step: send less, or raise messages_max"
             )
 
-    def ended_step(self, members: Sequence[int]) -> None:
+    def begin_step(self) -> tuple[list[Any], Callable[[int], None], list[Any]]:
+        """Begin a step; return the list of values, a function that takes its length after each member, and the list of
+        receivers, for the caller to look after `limit`."""
+        self.limit = len(self._to) + self._room
+        return self._values, self._ends.append, self._to
+
+    def end_step(self, members: Sequence[int]) -> None:
         """End a step, in which these members were called."""
         self._senders += members
 
@@ -192,33 +200,59 @@ class MemberOutbox:
         Also returns, by sender, a receiver that is no id of a member, or of one that was there (those are below
         `next_id`). What these members have sent is left out.
         """
-        to, is_wrong = self._checked_ids(next_id)
-        ends = np.array(self._ends, np.int64)
-        senders = np.repeat(np.array(self._senders, np.int64), np.diff(ends, prepend=0))
+        addressed = self._addressed
+        if addressed is None or not addressed.is_same(self, next_id):
+            addressed = self._address(next_id)
+        to, senders, is_wrong = addressed.to, addressed.senders, addressed.is_wrong
         values, table = packed_values(self._values)
         if self._multiple:
-            counts = np.ones(len(self._values), np.int64)
-            counts[self._multiple] = self._counts
-            senders = np.repeat(senders, counts)
             if isinstance(values, np.ndarray):
-                values = np.repeat(values, counts)
+                values = np.repeat(values, addressed.counts)
             else:
-                values = [
-                    copy for value, count in zip(values, counts.tolist(), strict=True) for copy in [value] * count
-                ]
-        if next_id < 2**31:
-            to, senders = to.astype(np.int32), senders.astype(np.int32)
+                counts = addressed.counts.tolist()
+                values = [copy for value, count in zip(values, counts, strict=True) for copy in [value] * count]
         pack = MessagePack(to, senders, values, table)
         wrong: dict[int, Any] = {}
         if is_wrong is not None:
             wrong = {int(senders[at]): self._to[at] for at in np.flatnonzero(is_wrong)[::-1].tolist()}
-            pack = pack.take(np.flatnonzero(~np.isin(senders, list(wrong))))
+            stays = ~np.isin(senders, list(wrong))
+            pack = pack.take(
+                np.flatnonzero(stays) if addressed.order is None else addressed.order[stays[addressed.order]]
+            )
+        elif addressed.order is not None:
+            pack = pack.take(addressed.order)
+        self._addressed = addressed.kept(self, next_id) if is_wrong is None else None
         for held in (self._to, self._values, self._multiple, self._counts, self._senders, self._ends):
             held.clear()
-        self._limit = self._room
-        if np.any(pack.senders[1:] < pack.senders[:-1]):  # of several steps without a barrier
-            pack = pack.take(np.argsort(pack.senders, kind="stable"))
+        self.limit = self._room
         return pack, wrong
+
+    def split(self, pack: MessagePack, first_ids: Ids) -> dict[int, MessagePack]:
+        """Return the pack of the last step by group, as `MessagePack.split` does."""
+        addressed = self._addressed
+        if addressed is None:
+            return pack.split(first_ids)
+        if addressed.plan is None or addressed.first_ids is not first_ids:
+            if addressed.first_ids is None or not np.array_equal(addressed.first_ids, first_ids):
+                addressed.plan = split_plan(pack.to, first_ids)
+            addressed.first_ids = first_ids
+        assert addressed.plan is not None
+        return pack.divided(addressed.plan)
+
+    def _address(self, next_id: int) -> "_Addressed":
+        to, is_wrong = self._checked_ids(next_id)
+        ends = np.array(self._ends, np.int64)
+        senders = np.repeat(np.array(self._senders, np.int64), np.diff(ends, prepend=0))
+        counts = np.ones(len(self._values), np.int64)
+        if self._multiple:
+            counts[self._multiple] = self._counts
+            senders = np.repeat(senders, counts)
+        if next_id < 2**31:
+            to, senders = to.astype(np.int32), senders.astype(np.int32)
+        order = None
+        if np.any(senders[1:] < senders[:-1]):  # of several steps without a barrier
+            order = np.argsort(senders, kind="stable")
+        return _Addressed(to, senders, counts, order, is_wrong)
 
     def _checked_ids(self, next_id: int) -> tuple[Ids, Any]:
         """Return the receivers as an array of ids, and which of them are wrong; None if none is."""
@@ -245,32 +279,76 @@ class MemberOutbox:
         return int(to) if isinstance(to, (int, np.integer)) and 0 <= to < 2**62 else -1
 
 
+class _Addressed:
+    """Who sends to whom in a step. Members often send to the same ones in the next step, and then it is used again.
+
+    Args:
+        order: of the messages by sender; None: they are in that order.
+        is_wrong: which receivers are no members; None: none of them.
+    """
+
+    def __init__(self, to: Ids, senders: Ids, counts: Ids, order: Ids | None, is_wrong: Any) -> None:
+        self.to, self.senders, self.counts, self.order, self.is_wrong = to, senders, counts, order, is_wrong
+        self.plan: SplitPlan | None = None
+        self.first_ids: Ids | None = None
+        self._source: tuple[list[Any], ...] | None = None
+        self._next_id = 0
+
+    def kept(self, outbox: MemberOutbox, next_id: int) -> "_Addressed":
+        """Return this, with a copy of what it was made from."""
+        if self._source is None:
+            self._source = tuple(list(held) for held in _sources(outbox))
+        self._next_id = next_id
+        return self
+
+    def is_same(self, outbox: MemberOutbox, next_id: int) -> bool:
+        """Return whether the messages of an outbox go the same ways.
+
+        Comparing lists of the same objects takes a tenth of the time of making arrays of them.
+        """
+        is_int32 = (self._next_id < 2**31) == (next_id < 2**31)
+        return self._source is not None and is_int32 and self._source == _sources(outbox)
+
+
+def _sources(outbox: MemberOutbox) -> tuple[list[Any], ...]:
+    return outbox._multiple, outbox._counts, outbox._senders, outbox._ends, outbox._to
+
+
+class _Sorted(NamedTuple):
+    """How messages are sorted by receiver."""
+
+    ids: Ids  #: of the members
+    to: Ids
+    order: Ids
+    bounds: list[int]
+    undelivered: int
+
+
 class MemberInbox:
     """The messages to the members of a group, by member.
 
     Args:
         packs: of all groups, in the order of their groups.
         ids: of the members, ascending.
+        before: the inbox of the step before. If the messages go the same ways, they are sorted as those were.
     """
 
-    def __init__(self, packs: Sequence[MessagePack], ids: Ids) -> None:
+    def __init__(self, packs: Sequence[MessagePack], ids: Ids, before: "MemberInbox | None" = None) -> None:
         packs = [pack for pack in packs if len(pack.to)]
         self.values: list[Any] = []
         self.bounds: list[int] = [0] * (len(ids) + 1)  #: values of the member at position p: bounds[p] to bounds[p + 1]
         self.undelivered = 0  #: messages to members that have left
-        self._senders = NO_IDS
-        self._sender_list: list[int] | None = None
+        self._packs = packs
+        self._sorted: _Sorted | None = None
+        self._senders: list[int] | None = None
         if not packs:
             return
         to = np.concatenate([pack.to for pack in packs])
-        senders = np.concatenate([pack.senders for pack in packs])
-        positions, is_there = _positions_of(to, ids)
-        self.undelivered = len(to) - int(np.count_nonzero(is_there))
-        order = np.argsort(positions.astype(np.uint16) if len(ids) < 65535 else positions, kind="stable")
-        if self.undelivered:
-            order = order[is_there[order]]
-        self._senders = senders[order]
-        self.bounds[1:] = np.cumsum(np.bincount(positions, minlength=len(ids))[: len(ids)]).tolist()
+        known = None if before is None else before._sorted
+        if known is None or not (np.array_equal(known.ids, ids) and np.array_equal(known.to, to)):
+            known = _sort(to, ids)
+        self._sorted = known
+        self.undelivered, self.bounds, order = known.undelivered, known.bounds, known.order
         kinds = {pack.values.dtype.char if isinstance(pack.values, np.ndarray) else "" for pack in packs}
         if len(kinds) == 1 and "" not in kinds:
             self.values = np.concatenate([pack.values for pack in packs])[order].tolist()
@@ -282,9 +360,22 @@ class MemberInbox:
 
     def senders_of(self, position: int) -> list[int]:
         """Return the ids of the senders of a member's messages."""
-        if self._sender_list is None:
-            self._sender_list = self._senders.tolist()
-        return self._sender_list[self.bounds[position] : self.bounds[position + 1]]
+        if self._senders is None:
+            self._senders = []
+            if self._sorted is not None:
+                senders = np.concatenate([pack.senders for pack in self._packs])
+                self._senders = senders[self._sorted.order].tolist()
+        return self._senders[self.bounds[position] : self.bounds[position + 1]]
+
+
+def _sort(to: Ids, ids: Ids) -> _Sorted:
+    positions, is_there = _positions_of(to, ids)
+    undelivered = len(to) - int(np.count_nonzero(is_there))
+    order = np.argsort(positions.astype(np.uint16) if len(ids) < 65535 else positions, kind="stable")
+    if undelivered:
+        order = order[is_there[order]]
+    counts = np.bincount(positions, minlength=len(ids))[: len(ids)]
+    return _Sorted(ids, to, order, [0, *np.cumsum(counts).tolist()], undelivered)
 
 
 def _positions_of(to: Ids, ids: Ids) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from concurrent_nb.errors import RemoteTraceback, WorldError
+from concurrent_nb.shipping.serialization.sealed import Sealed, seal
 from concurrent_nb.worlds.group_runner import Adoption, FailedMember, GroupInput, GroupOutput, WorldTerms
 from concurrent_nb.worlds.step_record import GroupShare, Step, measured_in
 from concurrent_nb.worlds.world_state import WorldState
@@ -45,10 +46,11 @@ class StepTable(NamedTuple):
     world: bytes  #: id
     batch: int  #: number of the orders: what a group has done for a later one is not undone
     terms: WorldTerms
-    inputs: Mapping[int, GroupInput]  #: by group
+    steps: Mapping[int, tuple[int, int]]  #: by group: number of its next step, and where its range of ids begins
+    inputs: Mapping[int, Sealed[GroupInput]]  #: by group
     owners: Mapping[int, str]  #: the worker in which a group lives; those that are not here may be adopted
     barred: Mapping[int, str]  #: the worker that may not adopt a group, because it has too many
-    adoptions: Mapping[int, Adoption]
+    adoptions: Mapping[int, Sealed[Adoption]]
     offers: Sequence[Sequence[int]]  #: by number of the order: groups that its worker may adopt
     collects: bool  #: outputs have checkpoints
 
@@ -374,10 +376,11 @@ class StepDriver:
             self._world,
             batch,
             self.state.terms,
-            {number: self._inputs[number] for number in todo},
+            {number: (self._inputs[number].step, int(self.state.first_ids[number])) for number in todo},
+            {number: seal(self._inputs[number]) for number in todo},
             {number: self.owners[number] for number in todo if number in self.owners},
             {number: worker for number, worker in self._barred.items() if number in todo},
-            {number: self.state.adoption(number) for number in free},
+            {number: seal(self.state.adoption(number)) for number in free},
             offers,
             self._collects,
         )

@@ -36,7 +36,7 @@ class OrderTask(Task):
     """An order as a task of a task system."""
 
     def __init__(self, batch: int, number: int, table: StepTable) -> None:
-        super().__init__(name=f"step {min(inputs.step for inputs in table.inputs.values())}")
+        super().__init__(name=f"step {min(step for step, _ in table.steps.values())}")
         self.batch = batch
         self.number = number
         self.table: StepTable | None = table

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb import ApplicationNode, Cluster, World, shared_array, shared_value
+from concurrent_nb import ApplicationNode, Cluster, World, connect, shared_array, shared_value
 from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
 from tests import fixtures
 from tests.clusters import eventually
@@ -215,6 +215,12 @@ def test_what_cannot_be_sent_is_named(app: ApplicationNode) -> None:
 def test_wrong_runs_are_refused(app: ApplicationNode, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         new_world(app).run(**options)
+
+
+def test_it_runs_on_an_engine(expected: Any) -> None:
+    with connect("inline", workers=2) as app, new_world(app) as world:
+        world.run(24)
+        assert outcome(world) == expected
 
 
 def test_a_lock_free_run_makes_all_steps(app: ApplicationNode) -> None:

@@ -67,7 +67,7 @@ class VirtualWorkers:
 
 def _tasks(orders: list[StepOrders]) -> Iterator[tuple[int, int, bytes]]:
     for each in orders:
-        table = pickle.dumps(each.table)
+        table = pickle.dumps(each.table, 5)
         for number in range(each.tasks):
             yield each.batch, number, table
 
