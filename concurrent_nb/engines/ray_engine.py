@@ -129,6 +129,11 @@ class RayEngine:
         self._events, self._session = events, session
         if not ray.is_initialized():
             self._connect()
+        elif self._where != "ray":
+            raise EngineUnavailable(
+                "this process is connected to a Ray already: connect to 'ray' to use that one, or call ray.shutdown()"
+                f" before you connect to {self._where}"
+            )
         try:
             # By value, because a worker may have none of ours.
             facts = ray.remote(lambda text: eval(text)).options(num_cpus=0)

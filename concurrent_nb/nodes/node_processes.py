@@ -23,6 +23,9 @@ from concurrent_nb.shipping.environment.tracker import TRACKER
 #: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
 TERMINATE_AFTER_S: Final = 1.0
 KILL_AFTER_S: Final = 3.0
+#: how often a slave that dies is started again within RESTARTS_S
+RESTARTS: Final = 4
+RESTARTS_S: Final = 30.0
 
 
 @dataclass(eq=False, slots=True)
@@ -35,7 +38,7 @@ class SlaveProcess:
     is_leaving: bool = False  #: because fewer workers were requested: it ends when its running tasks have ended
     supervisor: threading.Thread | None = None
     #: a slave that dies more often is not started again
-    deaths: RestartLimit = field(default_factory=lambda: RestartLimit(4, within_s=30.0))
+    deaths: RestartLimit = field(default_factory=lambda: RestartLimit(RESTARTS, RESTARTS_S))
 
 
 class NodeStarter:

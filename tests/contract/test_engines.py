@@ -623,11 +623,15 @@ def test_a_ray_elsewhere_that_does_not_answer_is_named_at_once(
     monkeypatch: pytest.MonkeyPatch, has_client: bool
 ) -> None:
     monkeypatch.setattr("concurrent_nb.engines.ray_engine.importlib.util.find_spec", lambda name: has_client or None)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # it may be, for other tests
     words = r"no Ray client server answers at ray://127\.0\.0\.1:1:" if has_client else r"pip install 'ray\[client\]'"
     with pytest.raises(EngineUnavailable, match=words):
         concurrent_nb.connect("ray://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="no address of Ray"):
         concurrent_nb.connect("ray://host:port")
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with pytest.raises(EngineUnavailable, match=r"call ray\.shutdown\(\) before you connect to ray://127\.0\.0\.1:1"):
+        concurrent_nb.connect("ray://127.0.0.1:1")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")

@@ -502,7 +502,7 @@ if "--fork-server" in sys.orig_argv:
 def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("concurrent_nb.nodes.cluster.RESTARTS", 2)  # five are more of the same
+    monkeypatch.setattr("concurrent_nb.nodes.node_processes.RESTARTS", 1)  # five are more of the same
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with Cluster(workers=1) as cluster:

@@ -7,8 +7,8 @@ import sys
 from concurrent_nb.nodes.common.child_processes import end_children, write_line
 
 READS = "import sys; sys.stdin.read()"
-GOES_ON = "import time; time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+GOES_ON = "import signal; signal.pause()"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
 
 
 def child(code: str) -> "subprocess.Popen[str]":
