@@ -43,14 +43,15 @@ def run_plan(executor: Executor | None, plan: PhasedPlan, show: Callable[[Phased
     """Run a plan's phases one after the other; return its result. After each phase `show` is called with the plan."""
     tasks = plan.begin()
     while tasks:
-        done = map(_call, tasks) if executor is None else executor.map(_call, tasks)
+        done = map(run_task, tasks) if executor is None else executor.map(run_task, tasks)
         tasks = plan.proceed([result for _, result in done])
         if show is not None:
             show(plan)
     return plan.result
 
 
-def _call(task: PhaseTask) -> tuple[int, Any]:
+def run_task(task: PhaseTask) -> tuple[int, Any]:
+    """Run a task of a phase: the function that an executor maps."""
     return task()
 
 

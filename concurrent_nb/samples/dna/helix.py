@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from concurrent_nb.samples.dna.wedge_models import BORDER, MODELS, NUCLEOTIDES, Step, WedgeModel
+from concurrent_nb.samples.dna.wedge_models import BORDER, MODELS, NUCLEOTIDES, WedgeModel, WedgeStep
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ def start_points() -> Floats:
     return np.array([[0, 0, 0, 1], [x, y, z, 1], [-x, y, -z, 1], [0, 0, 1, 0]], dtype=np.float64)
 
 
-def step_matrix(step: Step, rise: float) -> Floats:
+def step_matrix(step: WedgeStep, rise: float) -> Floats:
     """Return the matrix of a step, which is multiplied to row vectors from the right."""
     w, r, t = np.radians([step.twist, -step.roll, -step.tilt])
     (sw, sr, st), (cw, cr, ct) = np.sin([w, r, t]), np.cos([w, r, t])

@@ -21,7 +21,7 @@ class UnknownNucleotide(ValueError):
 
 
 @dataclass(frozen=True)
-class Step:
+class WedgeStep:
     """The position of a base pair relative to the one before: angles in degrees."""
 
     twist: float
@@ -30,7 +30,7 @@ class Step:
 
 
 #: the step next to the end of a sequence, where a model of three nucleotides has no entry
-BORDER: Final = Step(34.3)
+BORDER: Final = WedgeStep(34.3)
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,23 @@ class WedgeModel:
     """A table of steps for each group of `order` nucleotides; `about` says whose it is.
 
     >>> MODELS["trifonov"].step("AA")
-    Step(twist=35.62, roll=-6.5, tilt=3.2)
+    WedgeStep(twist=35.62, roll=-6.5, tilt=3.2)
     >>> MODELS["trifonov"].step("TT")  # the other strand of AA
-    Step(twist=35.62, roll=-6.5, tilt=-3.2)
+    WedgeStep(twist=35.62, roll=-6.5, tilt=-3.2)
     """
 
     name: str
     about: str
     order: int
-    steps: dict[str, Step] = field(repr=False)
+    steps: dict[str, WedgeStep] = field(repr=False)
     rise: float = RISE
 
-    def step(self, oligo: str) -> Step:
+    def step(self, oligo: str) -> WedgeStep:
         """Return the step of some nucleotides: that of the table, or of the other strand, which tilts the other way."""
         if oligo in self.steps:
             return self.steps[oligo]
         other = self.steps[reverse_complement(oligo)]
-        return Step(other.twist, other.roll, -other.tilt)
+        return WedgeStep(other.twist, other.roll, -other.tilt)
 
 
 def reverse_complement(sequence: str) -> str:
@@ -81,13 +81,13 @@ def _dinucleotides(
     name: str, about: str, twist: tuple[float, ...], roll: tuple[float, ...], tilt: tuple[float, ...]
 ) -> WedgeModel:
     rows = zip(twist, roll, tilt, strict=True)
-    return WedgeModel(name, about, 2, {oligo: Step(*row) for oligo, row in zip(_DINUCLEOTIDES, rows, strict=True)})
+    return WedgeModel(name, about, 2, {oligo: WedgeStep(*row) for oligo, row in zip(_DINUCLEOTIDES, rows, strict=True)})
 
 
 def _trinucleotides(name: str, about: str, twist: float, rise: float, rolls: str) -> WedgeModel:
     """Read "AAA 0.0 AAC 3.7 ...": only the roll differs."""
     words = rolls.split()
-    steps = {oligo: Step(twist, float(roll)) for oligo, roll in zip(words[::2], words[1::2], strict=True)}
+    steps = {oligo: WedgeStep(twist, float(roll)) for oligo, roll in zip(words[::2], words[1::2], strict=True)}
     return WedgeModel(name, about, 3, steps, rise)
 
 

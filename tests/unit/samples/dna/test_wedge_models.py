@@ -7,8 +7,8 @@ import pytest
 from concurrent_nb.samples.dna.wedge_models import (
     KINETOPLAST,
     MODELS,
-    Step,
     UnknownNucleotide,
+    WedgeStep,
     clean,
     reverse_complement,
 )
@@ -32,11 +32,11 @@ def test_the_one_entry_that_differs_between_strands_is_kept_as_published() -> No
 
 
 def test_the_tables_are_the_published_ones_at_a_few_places() -> None:
-    assert MODELS["trifonov"].step("TG") == Step(34.5, 1.6, -3.1)  # CA, the other way
-    assert MODELS["calladine"].step("TA") == Step(34.0, 6.6, 0.0)
-    assert MODELS["reversed"].step("AA") == Step(35.0, 3.3, 0.0)
-    assert MODELS["desantis"].step("CC") == Step(33.0, 1.3, 0.6)  # GG
-    assert MODELS["consensus"].step("GGC") == Step(36.0, 9.1, 0.0)  # GCC
+    assert MODELS["trifonov"].step("TG") == WedgeStep(34.5, 1.6, -3.1)  # CA, the other way
+    assert MODELS["calladine"].step("TA") == WedgeStep(34.0, 6.6, 0.0)
+    assert MODELS["reversed"].step("AA") == WedgeStep(35.0, 3.3, 0.0)
+    assert MODELS["desantis"].step("CC") == WedgeStep(33.0, 1.3, 0.6)  # GG
+    assert MODELS["consensus"].step("GGC") == WedgeStep(36.0, 9.1, 0.0)  # GCC
     assert MODELS["consensus"].rise == 3.4
 
 
