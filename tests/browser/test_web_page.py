@@ -105,7 +105,7 @@ def test_hostile_texts_are_texts(page: Page) -> None:
 
 def test_of_a_thousand_jobs_only_those_seen_have_rows(page: Page) -> None:
     assert page.locator(".cnb-job").count() < 40
-    jobs = page.get_by_role("group", name="Jobs")
+    jobs = page.get_by_role("group", name="Jobs", exact=True)
     jobs.evaluate("list => { list.scrollTop = list.scrollHeight; }")
     last = page.locator(".cnb-job[aria-posinset='1000']")
     last.wait_for()
