@@ -10,6 +10,8 @@
 
 const PARTS = ["head", "bars", "errors", "view", "timeline"];
 const SILENT_S = 10; // a kernel that is alive sends a heartbeat every two seconds
+const LOST_S = 3; // the same, after the front end has reported that the kernel restarts
+const ENDING_S = 30; // a kernel that still sends heartbeats so long after that has not been restarted
 const jobs = (window.concurrentNbJobs ??= new Map());
 
 export default () => ({
@@ -24,8 +26,8 @@ export default () => ({
     model.on("change:tiles", paint); // before the heartbeat, because the first tiles may arrive with it
     model.on("change:beat", beat);
     model.on("change:last", beat);
-    // The front end has lost or restarted the kernel; a beat says that it was not so.
-    const lost = () => jobs.get(name)?.leave(model, true);
+    // The front end restarts the kernel, or has lost it, and closes all widgets.
+    const lost = () => jobs.get(name)?.lose();
     model.on("comm_live_update", lost);
     return () => {
       model.off("change:tiles", paint);
@@ -53,7 +55,7 @@ class Job {
     this.shown = new WeakMap(); // page -> the HTML of its parts
     this.lastBeat = 0;
     this.isSilent = false;
-    this.isLost = false; // the front end says that the kernel is gone
+    this.lostAt = null; // when the front end has reported that the kernel restarts, or is lost
     this.pages = document.getElementsByClassName(name); // a live collection
     this.observer = new MutationObserver(() => this.update());
     this.observer.observe(document.body, { childList: true, subtree: true });
@@ -68,17 +70,23 @@ class Job {
       if (model.get("tiles") !== first) this.take(model);
     }
     this.lastBeat = Date.now();
-    this.isSilent = this.isLost = false;
+    this.isSilent = false;
+    if (this.lostAt !== null && this.lastBeat - this.lostAt > 1000 * ENDING_S) this.lostAt = null;
     if (model.get("last")) this.end(model.get("last"));
     else this.update();
   }
 
   // The model is closed; a newer one may have replaced it.
-  leave(model, isLost = false) {
+  leave(model) {
     if (this.model !== model) return;
     this.model = null;
-    this.isLost = isLost;
     this.lastBeat = Math.min(this.lastBeat, Date.now() - 1000 * (SILENT_S - 3)); // wait 3 s for a newer one, or a beat
+  }
+
+  // A kernel that has been told to end may open another widget meanwhile, and even report the end of the job.
+  lose() {
+    this.model = null;
+    if (this.lostAt === null || !this.isSilent) this.lostAt = Date.now(); // what the page already says stays
   }
 
   end(last) {
@@ -130,17 +138,21 @@ class Job {
 
   // Report a kernel that is gone.
   watch() {
-    const silent = (Date.now() - this.lastBeat) / 1000;
-    this.isSilent = silent >= SILENT_S; // before the text changes, because the observer then calls `update`
+    const isLost = this.lostAt !== null;
+    const silent = (Date.now() - Math.max(this.lastBeat, this.lostAt ?? 0)) / 1000;
+    // Before the text changes, because the observer then calls `update`.
+    this.isSilent = silent >= (isLost ? LOST_S : SILENT_S);
     for (const page of this.pages) {
       const pace = page.querySelector(".cnb-pace");
-      if (!pace || silent < SILENT_S) continue;
-      const words = this.isLost ? "the kernel was restarted, or is gone" : `no message from the kernel for ${Math.round(silent)} s`;
+      if (!pace || !this.isSilent) continue;
+      const words = isLost
+        ? "the kernel was restarted, or is gone"
+        : `no message from the kernel for ${Math.round(silent)} s`;
       if (pace.textContent !== words) pace.textContent = words;
       page.style.opacity = 0.6;
       this.shown.set(page, {});
     }
-    if (silent < SILENT_S) for (const page of this.pages) page.style.opacity = 1;
+    if (!this.isSilent) for (const page of this.pages) page.style.opacity = 1;
   }
 
   // ---------------------------------------------------------------------------------------------------- the picture
