@@ -31,6 +31,14 @@ class MessagePack(NamedTuple):
     values: Any  #: an array of numbers; or a list of values, or of pickles if there is a table
     table: separate_pickles.Table | None  #: of the pickles
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self.values, np.ndarray):
+            return MessagePack, tuple(self)
+        # One buffer instead of three, because each is stored, announced and mapped by itself.
+        parts = [np.ascontiguousarray(part).view(np.uint8) for part in (self.to, self.senders, self.values)]
+        kinds = self.to.dtype.char, self.senders.dtype.char, self.values.dtype.char
+        return unpacked, (np.concatenate(parts), len(self.to), kinds)
+
     @property
     def size_bytes(self) -> int:
         """About how much it takes in memory or on its way."""
@@ -53,6 +61,17 @@ class MessagePack(NamedTuple):
     def divided(self, plan: "SplitPlan") -> dict[int, "MessagePack"]:
         """Return the messages as a plan divides them."""
         return {group: self if at is None else self.take(at) for group, at in plan.items()}
+
+
+def unpacked(buffer: np.ndarray[Any, Any], count: int, kinds: Sequence[str]) -> MessagePack:
+    """Return a pack that has travelled in one buffer."""
+    arrays = []
+    begin = 0
+    for kind in kinds:
+        end = begin + count * np.dtype(kind).itemsize
+        arrays.append(buffer[begin:end].view(kind))
+        begin = end
+    return MessagePack(arrays[0], arrays[1], arrays[2], None)
 
 
 #: by group: the indexes of the messages that go to it; None: all
@@ -140,6 +159,8 @@ class MemberOutbox:
                 add_count(len(to))
                 add_all(to)
                 add_value(value)
+                if len(to_all) > self.limit:
+                    check()
             else:
                 send_to_many(to, value)
 

@@ -1,6 +1,7 @@
 """A world: objects of the user's that advance in steps, in the workers of a cluster."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -8,11 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -32,6 +34,8 @@ from concurrent_nb.worlds.world_trace import events_of
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.futures import TaskFuture
     from concurrent_nb.nodes.application.node import ApplicationNode
+
+R = TypeVar("R")
 
 log: Final = logging.getLogger(__name__)
 
@@ -121,12 +125,14 @@ class World:
         ids = {name: number for number, name in enumerate(names)}
         self._state = WorldState(terms, pack, declared(shared), ids, groups or 1)
         self._driver: StepDriver | None = None
-        self._answers: SimpleQueue[tuple[int, TaskFuture[WorkerAnswer]]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[int, TaskFuture[WorkerAnswer]] | _Change] = SimpleQueue()
         self._open: set[TaskFuture[WorkerAnswer]] = set()
         self._lock = threading.Lock()  # held while steps are made
         self._display: WorldDisplay | None = None  # of the present run
         self._late: set[int] = set()  # members of whom it was said that they are late
         self._is_between = True  # no step is being made
+        self._thread = 0  # that makes steps
+        self._changing = threading.Lock()  # held while it is decided who makes a change
         self._stops = threading.Event()  # set when a step shall not be waited for any more
         self._history: deque[Step] = deque(maxlen=HISTORY_MAX)
 
@@ -178,7 +184,7 @@ class World:
         last = None
         try:
             for last in self._made(steps, slack, resolution, pauses=False):
-                display.add(last, self._shared_for_view())
+                display.add(last, self._shared_for_view)
         finally:
             self._display = None
             display.close()
@@ -246,7 +252,7 @@ class World:
                 count = (slack + 1) * resolution if pauses else steps
                 assert count is not None
                 count = count if steps is None else min(count, steps - made)
-                self._is_between = False
+                self._begin_steps(threading.get_ident())
                 coming = self._drive(driver, count, slack, resolution, collects_last=not pauses)
                 for step in list(coming) if pauses else coming:
                     self._note(step)
@@ -258,8 +264,8 @@ class World:
                 if driver.is_empty or self._stops.is_set():
                     return
         finally:
-            self._is_between = True
             self._abandon()
+            self._end_steps()
             self._lock.release()
 
     def _note(self, step: Step) -> None:
@@ -288,11 +294,15 @@ class World:
             if driver.is_over or self._stops.is_set():
                 return
             try:
-                batch, future = self._answers.get(timeout=LOOK_S)
+                answer = self._answers.get(timeout=LOOK_S)
             except Empty:
                 if self._display is not None:
                     self._display.wait(driver.waits_for(), LOOK_S)
                 continue
+            if isinstance(answer, _Change):
+                answer.make()
+                continue
+            batch, future = answer
             self._open.discard(future)
             if (error := future.exception()) is not None:
                 self._send(driver.failed(batch, error))
@@ -320,6 +330,7 @@ class World:
     def _run_in_cluster(self, steps: int, slack: int, resolution: int) -> Step:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("this world is making steps already")
+        self._begin_steps(0)
         try:
             system = WorldSystem(
                 self.id, self._state, steps, slack, resolution, self._workers, self._groups, self._every
@@ -336,6 +347,7 @@ class World:
                 raise end.error from end.cause
             return self._last(None)
         finally:
+            self._end_steps()
             self._lock.release()
 
     def _last(self, last: Step | None) -> Step:
@@ -409,28 +421,58 @@ class World:
     # ------------------------------------------------------------------------------------------------------ changing it
 
     def add(self, member: Any, name: str = "") -> int:
-        """Add a member, which makes its first step in the next one; return its id.
+        """Add a member, which makes its first step in the next one that begins; return its id.
 
-        Raises ConfigurationError if it has no method `step`, NotPicklable if it cannot be sent, WorldError if another
-        member has its name, and RuntimeError while steps are made.
+        It may be called at any time, also while another thread makes steps.
+
+        Raises ConfigurationError if it has no method `step`, NotPicklable if it cannot be sent, and WorldError if
+        another member has its name.
         """
-        self._check_between()
         _check_members([member], [name] if name else [])
-        number = self._state.next_id
-        pack = _packed([member], number)
-        if name:
-            self._state.add_name(name, number)
-        self._state.add_members(pack)
-        return number
+        pack = _packed([member], 0)
+
+        def change() -> int:
+            number = self._state.next_id
+            if name:
+                self._state.add_name(name, number)
+            self._state.add_members(pack._replace(ids=np.array([number], np.int64)))
+            return number
+
+        return self._change(change)
 
     def write(self, name: str, value: Any) -> None:
-        """Replace a shared datum. Raises WorldError if there is none, ValueError, RuntimeError while steps are made."""
-        self._check_between()
-        self._state.write(name, value)
+        """Replace a shared datum. Raises WorldError if there is none, and ValueError if it does not fit an array.
 
-    def _check_between(self) -> None:
-        if not self._is_between:
-            raise RuntimeError("this world is making steps: change it before, after, or between those of `steps`")
+        It may be called at any time, also while another thread makes steps.
+        """
+        self._change(lambda: self._state.write(name, value))
+
+    def _change(self, change: Callable[[], R]) -> R:
+        """Change the state now, or have the thread that makes steps change it."""
+        with self._changing:
+            if self._is_between or self._thread == threading.get_ident():
+                return change()
+            done: Future[R] = Future()
+            self._answers.put(_Change(done, change))
+        return done.result()
+
+    def _begin_steps(self, thread: int) -> None:
+        """Have all other threads leave changes to the one that makes steps from now on; 0: none does before the end."""
+        with self._changing:
+            self._is_between, self._thread = False, thread
+
+    def _end_steps(self) -> None:
+        """Allow changes from now on, and make those that wait."""
+        with self._changing:
+            self._is_between = True
+            waiting: list[_Change] = []
+            with contextlib.suppress(Empty):
+                while True:
+                    answer = self._answers.get_nowait()
+                    if isinstance(answer, _Change):
+                        waiting.append(answer)
+        for each in waiting:
+            each.make()
 
     def close(self) -> None:
         """Let workers forget the members. The world remains as it is, and a further run opens its last checkpoint."""
@@ -446,6 +488,21 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Change:
+    """A change of the state that the thread which makes steps shall make."""
+
+    def __init__(self, done: "Future[Any]", change: Callable[[], Any]) -> None:
+        self._done = done
+        self._change = change
+
+    def make(self) -> None:
+        """Make it, for the thread that waits for it."""
+        try:
+            self._done.set_result(self._change())
+        except Exception as error:  # noqa: BLE001  (the thread that waits raises it)
+            self._done.set_exception(error)
 
 
 def _is_integer(value: object, least: int) -> bool:

@@ -39,9 +39,9 @@ class WorldDisplay:
         self._began_s = time.monotonic()
         self._shown_s = 0.0
         self._late_s = 0.0  # for which the present step has been waited
-        self._last: tuple[Step, Mapping[str, Any]] | None = None
+        self._last: tuple[Step, Callable[[], Mapping[str, Any]]] | None = None
 
-    def add(self, step: Step, shared: Mapping[str, Any]) -> None:
+    def add(self, step: Step, shared: Callable[[], Mapping[str, Any]]) -> None:
         """Take a step that was made."""
         self._last = step, shared
         self._late_s = 0.0
@@ -89,7 +89,7 @@ class WorldDisplay:
         step, shared = self._last
         if self._shows:
             self._write(self.text(step))
-        if self._view is not None and (picture := self._view(step, shared)) is not None:
+        if self._view is not None and (picture := self._view(step, shared())) is not None:
             if self._display is None:
                 sys.stdout.write(f"{picture}\n")
             elif self._picture is None:

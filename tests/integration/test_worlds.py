@@ -63,11 +63,11 @@ def test_the_result_is_the_same_on_any_workers(app: ApplicationNode, expected: A
         assert all(sum(group.members for group in step.groups) == 40 for step in world.history)
 
 
-def test_members_live_in_workers_between_steps(app: ApplicationNode) -> None:
+def test_members_live_in_workers_between_steps(app: ApplicationNode, cluster: Cluster) -> None:
     with new_world(app) as world:
         world.run(20)
         assert len({group.worker for step in world.history[-3:] for group in step.groups}) == 2
-        assert {group.slave for group in world.history[-1].groups} == {app.status()["slaves"][0]["name"]}
+        assert {group.slave for group in world.history[-1].groups} == {cluster.status()["slaves"][0]["name"]}
 
 
 def test_steps_one_by_one_are_the_same(app: ApplicationNode, expected: Any) -> None:
@@ -182,6 +182,28 @@ def test_a_world_changes_between_steps(app: ApplicationNode) -> None:
         assert world.members["late"].at in (9, 0, 1, 2, 3)
         with pytest.raises(WorldError, match="two members have the name 'late'"):
             world.add(Walker(1), name="late")
+
+
+def test_members_join_a_running_world(app: ApplicationNode) -> None:
+    with new_world(app) as world:
+        numbers: list[int] = []
+
+        def join() -> None:
+            eventually(lambda: world.step >= 3, "it runs")
+            numbers.append(world.add(Walker(1)))
+            world.write("visits", np.zeros(10))
+            with pytest.raises(WorldError, match="shares no 'x'"):
+                world.write("x", 1)
+
+        thread = threading.Thread(target=join)
+        thread.start()
+        for _ in world.steps(steps=2):
+            pass
+        while thread.is_alive():
+            world.run(10)
+        thread.join()
+        world.run(1)
+        assert numbers == [40] and len(world) == 41
 
 
 @pytest.mark.parametrize(
