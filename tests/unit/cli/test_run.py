@@ -112,7 +112,7 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     dna = ("dna-coordinates", "dna-curvature", "dna-naive")
     analysis = ("landmark-mds", "lda", "mds", "pca")
-    for name in (*dna, *analysis, "islands", "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
+    for name in ("arena", *dna, *analysis, "islands", "expensive", "mandelbrot or mandlebrot", "md5", "pi"):
         assert re.search(rf"^  {name} +[A-Z].*[.?]$", output, re.MULTILINE)
     assert "run NAME --help" in output
 
@@ -144,7 +144,7 @@ def test_help_lists_the_options_of_a_sample(name: str, options: list[str], capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mandelbort"], "unknown sample 'mandelbort': choose one of dna-coordinates, dna-curvature, dna-naive"),
+        (["mandelbort"], "unknown sample 'mandelbort': choose one of arena, dna-coordinates, dna-curvature"),
         (["mandelbrot", "--factor", "0"], "MandelbrotSample.factor cannot be 0: give a whole number of at least 1"),
         (["mandelbrot", "--iters", "70000"], "MandelbrotSample.iters cannot be 70000"),
         (["mandelbrot", "--width", "wide"], "MandelbrotSample.width cannot be 'wide'"),

@@ -1,0 +1,53 @@
+"""`concurrent-nb run arena`."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from concurrent_nb.api import ApplicationNode
+from concurrent_nb.components.config import IntItem, TextItem
+from concurrent_nb.components.core import ComponentManager
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.samples.arena.robots import EXAMPLES
+from concurrent_nb.samples.arena.tournament import TournamentPlan, TournamentResult
+from concurrent_nb.samples.phased_plan import PhasedSystem
+from concurrent_nb.samples.sample import Sample, Show
+
+
+class ArenaSample(Sample):
+    """A tournament of robots, which fight by the rules of Robocode Tank Royale; each match is a task."""
+
+    ways: ClassVar[tuple[str, ...]] = ("system",)
+
+    robots = IntItem(64, min=2, help="Number of robots, of four kinds.")
+    rounds = IntItem(3, min=1, help="Number of rounds.")
+    size = IntItem(8, min=2, max=30, help="Robots in a match.")
+    turns = IntItem(1000, min=1, help="Most turns of a match.")
+    seed = IntItem(0, min=0, help="Seed of places, of groups, and of the robots' random streams.")
+    replay = TextItem("", help="HTML file to write, which plays the final match.")
+
+    def __init__(self, manager: ComponentManager) -> None:
+        super().__init__(manager)
+        fighters = [EXAMPLES[number % len(EXAMPLES)]() for number in range(self.robots)]
+        self.plan = TournamentPlan(fighters, self.rounds, self.size, self.seed, max_turns=self.turns)
+
+    @property
+    def count(self) -> int:
+        return self.rounds * -(-self.robots // self.size)
+
+    def system(self) -> PhasedSystem:
+        return PhasedSystem(self.plan)
+
+    def describe(self, answer: TournamentResult, elapsed_s: float) -> str:
+        best = enumerate(answer.standings[:10], 1)
+        lines = [f"{place:>3}. {each.name} {each.number}: {each.points:.3f}" for place, each in best]
+        size = f"{self.robots} robots, {self.count} matches in {self.rounds} rounds ({elapsed_s:.2f} s)"
+        return "\n".join([*lines, size])
+
+    def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> TournamentResult:
+        found: TournamentResult = super().answer(app, way, show)
+        if self.replay and found.final.replay is not None:
+            try:
+                Path(self.replay).write_text(found.final.replay.page(), encoding="utf-8")
+            except OSError as error:
+                raise ConfigurationError(f"the replay cannot be written: {error}") from error
+        return found
