@@ -5,12 +5,13 @@ all-at-once   the application sends all tasks, and combines the results
 one-by-one    the application sends each task when it has the result of the task before
 """
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Final
 
 from concurrent_nb.api import ApplicationNode
-from concurrent_nb.components.core import Component
+from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.tasks.system import ITaskSystem, Task
 
@@ -25,6 +26,20 @@ class Sample(Component):
 
     #: the ways in which it can run, the best one first
     ways: ClassVar[tuple[str, ...]] = ("system", "all-at-once", "one-by-one")
+    #: packages that it needs, on which concurrent_nb does not depend
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, manager: ComponentManager) -> None:
+        super().__init__(manager)
+        self.require(*self.packages)
+
+    def require(self, *packages: str) -> None:
+        """Raise ConfigurationError unless these packages are installed."""
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ConfigurationError(
+                f"{type(self).__name__} needs {' and '.join(missing)}: pip install 'concurrent-nb[samples]'"
+            )
 
     @property
     def count(self) -> int:

@@ -27,6 +27,7 @@ class AnalysisSample(Sample):
     """
 
     ways: ClassVar[tuple[str, ...]] = ("system",)
+    packages: ClassVar[tuple[str, ...]] = ("numpy",)
 
     rows = IntItem(100_000, min=2, help="Rows of made-up data.")
     columns = IntItem(50, min=1, help="Columns of made-up data.")

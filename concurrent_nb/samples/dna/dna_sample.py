@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class DnaSample(Sample):
     """Base class of the DNA samples: the sequence, the model, and files of the result."""
 
+    packages: ClassVar[tuple[str, ...]] = ("numpy",)
+
     sequence = TextItem(THESIS, help="Nucleotides (A, C, G, T), or the word kinetoplast.")
     repeats = IntItem(1000, min=1, help="How often the sequence is repeated; one with a name is not.")
     fasta = TextItem("", help="FASTA file with the sequence, instead of --sequence.")
@@ -31,6 +33,8 @@ class DnaSample(Sample):
 
     def __init__(self, manager: ComponentManager) -> None:
         super().__init__(manager)
+        if getattr(self, "plot", ""):
+            self.require("matplotlib")
         self.title, letters = self._read()
         if len(letters) < 2:
             raise ConfigurationError(f"the sequence has {len(letters)} nucleotides: give at least 2")

@@ -19,6 +19,7 @@ class IslandsSample(Sample):
     """
 
     ways: ClassVar[tuple[str, ...]] = ("system",)
+    packages: ClassVar[tuple[str, ...]] = ("deap",)
 
     problem = ChoiceItem("rastrigin", ("rastrigin", "sphere", "griewank", "ackley"), help="Function to minimise.")
     dimensions = IntItem(20, min=1, help="Numbers in a genome.")
@@ -35,14 +36,10 @@ class IslandsSample(Sample):
             raise ConfigurationError(f"{self.migrants} migrants of {self.size} individuals: choose fewer than all")
 
     def plan(self) -> PhasedPlan:
-        """Return the plan. Raises ConfigurationError if DEAP is not installed."""
-        try:
-            # Here: it needs DEAP, on which the package does not depend.
-            from concurrent_nb.samples.genetic import islands
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"this sample needs DEAP: pip install 'concurrent-nb[samples]' ({error})"
-            ) from error
+        """Return the plan."""
+        # Here: it needs DEAP, on which the package does not depend.
+        from concurrent_nb.samples.genetic import islands
+
         problem = islands.Problem.named(self.problem, self.dimensions)
         return islands.IslandsPlan(
             problem, self.islands, self.size, self.epochs, self.generations, self.migrants, self.seed

@@ -199,3 +199,11 @@ def test_an_expensive_task_says_what_it_cost_and_the_sample_what_was_won() -> No
 def test_options_that_make_no_sense_are_refused_by_name(kind: type[Sample], item: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"{kind.__name__}\.{item} cannot be {value!r}"):
         made(kind, **{item: value})
+
+
+def test_a_sample_whose_packages_are_missing_names_the_remedy() -> None:
+    class Needy(PiSample):
+        packages = ("no_such_package", "math", "nor_this_one")
+
+    with pytest.raises(ConfigurationError, match=r"Needy needs no_such_package and nor_this_one: pip install 'conc"):
+        made(Needy)
