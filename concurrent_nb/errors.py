@@ -177,6 +177,10 @@ class DependencyFailed(TaskError):
     """The task did not run, because a task whose result it needs has failed or was cancelled: its `__cause__`."""
 
 
+class KeptResultLost(TaskError):
+    """A result that was kept in the cluster is not there any more; the message has the reason."""
+
+
 class SystemStalled(ConcurrentError):
     """A task system has no task left and is not complete, so it could never end."""
 

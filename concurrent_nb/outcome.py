@@ -20,10 +20,11 @@ class Status(IntEnum):
     TAKEN_BACK = 10  #: it had not begun, and its application has taken it back to run it itself; no payload
     DEPENDENCY_FAILED = 11  #: a task whose result it needs has failed or was cancelled; the ErrorReport of that task
     INPUT_GONE = 12  #: the master does not have a result that it needs, and its application has it; no payload
+    KEPT = 13  #: as OK, and its result stays in the cluster; no payload
 
 
 #: statuses that count as a success
-SUCCESSES = frozenset({Status.OK, Status.HIT})
+SUCCESSES = frozenset({Status.OK, Status.HIT, Status.KEPT})
 #: statuses after which `retries` may run the task again
 RETRIABLE = frozenset({Status.ERROR, Status.TIMEOUT})
 

@@ -86,6 +86,7 @@ def _job(job: dict[str, Any]) -> str:
     return (
         f"  job {shown(job['name']) or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
         f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
+        + (f"; keeps {_count(job['kept'], 'result')} of {format_bytes(job['kept_bytes'])}" if job.get("kept") else "")
         + (f"; waits until its owner has received {format_bytes(untaken)} of results" if untaken else "")
     )
 

@@ -32,6 +32,7 @@ class CellOptions:
     sort: str | None = None
     size: tuple[int, int] | None = None  #: width and height in pixels
     name: str | None = None
+    keep: bool = False  #: the results stay in the cluster
 
     @property
     def keeps_errors(self) -> bool:
@@ -44,10 +45,17 @@ class CellOptions:
             raise ConfigurationError(
                 "--local runs the cell in this process, and --no-block in the background: leave one of them out"
             )
+        if self.keep:
+            self._check_keep()
         if self.size is not None and self.view != "image":
             raise ConfigurationError("--size is the size of a picture: it needs --view image")
         if self.sort is not None and self.view != "table":
             raise ConfigurationError("--sort is the order of a table: it needs --view table")
+
+    def _check_keep(self) -> None:
+        others = {"--local": self.local, "--until": self.until_text, "--batch": self.batch}
+        if (other := next((name for name, value in others.items() if value), None)) is not None:
+            raise ConfigurationError(f"--keep leaves the results in the cluster, which does not go with {other}")
 
     def check_for_tasks(self) -> None:
         """Raise ConfigurationError if an option needs --for, which is missing."""
@@ -72,6 +80,7 @@ class CellOptions:
             "--view": self.view,
             "--strategy": self.strategy,
             "--batch": self.batch,
+            "--keep": self.keep,
         }
         if (option := next((name for name, value in only_for_tasks.items() if value), None)) is not None:
             raise ConfigurationError(

@@ -85,6 +85,9 @@ class CellRunner:
                 job = self._run_system(system, options, display, printer)
         if job.first_error is not None and job.hit is None and not options.keeps_errors:
             raise self._error_of(job, is_local)
+        if options.keep and not is_local:
+            kept = job if task.is_loop else job.futures[0]
+            return self._bind(options.out, kept, shown=options.out is None)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=options.keeps_errors)
         self._print_hints(task, options, tree, job)
         # A notebook does not show None, so a list of nothing but None is not shown either.
@@ -126,7 +129,7 @@ class CellRunner:
 
         def start() -> Job:
             try:
-                if options.no_block and not task.is_loop:
+                if options.no_block and not task.is_loop and not options.keep:
                     task.function.keep_lines()  # the source of a system's methods
                     return app.start_cell(task.function, **common)
                 return app.start_job(
@@ -135,6 +138,7 @@ class CellRunner:
                     until=task.until,
                     stop_on_error=not options.keeps_errors,
                     batch=options.batch,
+                    keep=options.keep,
                     **common,
                 )
             except MasterLost:
@@ -198,14 +202,14 @@ class CellRunner:
             self._button,
             self._started,
             where,
-            continues=lambda job: system_of(job, task.is_loop) is not None,
+            continues=lambda job: system_of(job, task.is_loop or options.keep) is not None,
         )
         try:
             self._wait_in(watch)
         except KeyboardInterrupt as interrupt:
             self._keep_finished(job, options, interrupt)
             raise
-        return system_of(job, task.is_loop)
+        return system_of(job, task.is_loop or options.keep)
 
     def _wait_in(self, watch: JobWatch) -> None:
         try:

@@ -290,6 +290,11 @@ class ConcurrentMagics(Magics):
         help="assign the value to this variable instead of showing it; with --no-block, the job",
     )
     @takes("--no-block", action="store_true", help="do not wait for the tasks; the value is the job")
+    @takes(
+        "--keep",
+        action="store_true",
+        help="leave the results in the cluster, for other tasks; the value is the future, with --for the job",
+    )
     @takes("--local", action="store_true", help="run the tasks in this process, without a cluster, to debug them")
     @takes(
         "--batch",

@@ -21,6 +21,8 @@ from concurrent_nb.scheduling.events import (
     JobClosed,
     JobOpened,
     OutcomesAcknowledged,
+    ResultsFreed,
+    ResultsWanted,
     TasksRan,
     TasksSubmitted,
 )
@@ -28,7 +30,7 @@ from concurrent_nb.scheduling.placement import why_too_large
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
-from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
+from concurrent_nb.tasks.task_record import JobRecord, TaskLinks, TaskRecord, TaskState
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask
 
 #: explicit needs that mean the same as None
@@ -150,6 +152,32 @@ class ClientEventHandler:
         job.accepted += len(ended)
         job.sums.acknowledge(len(ended), now)
 
+    def results_wanted(self, event: ResultsWanted, now: float) -> None:
+        """Deliver results that are kept, to the session that asks."""
+        job = self._job_of(event)
+        if job is None:
+            refuse(event, f"results of job {event.job.hex()[:8]} are wanted, which is not open: open it first")
+        for index in event.indexes:
+            task = job.kept.get(index)
+            slave = "" if task is None else task.outcome_slave
+            parcel = self._state.outbox.parcel(job, slave)
+            if parcel is None:
+                return  # it asks again in its next session
+            if task is not None and task.outcome is not None:
+                parcel.add(task.outcome, task.outcome_buffers)
+            elif task is None:
+                parcel.add(OutcomeFrame(index, 0, Status.INPUT_GONE, 0.0, 0, b""))
+
+    def results_freed(self, event: ResultsFreed, now: float) -> None:
+        """Drop results that are kept, unless tasks need them."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        for index in event.indexes:
+            if (task := job.kept.get(index)) is not None:
+                self._state.free(task)
+        self._forget_if_done(job)
+
     def acknowledged(self, event: OutcomesAcknowledged, now: float) -> None:
         """Forget tasks whose outcomes the owner has."""
         job = self._job_of(event)
@@ -249,6 +277,10 @@ class ClientEventHandler:
                 fresh.append(task)
             elif known.state == TaskState.FINISHED:
                 self._lifecycle.deliver(known)
+        if event.keep:
+            for task in fresh:
+                task.links = TaskLinks(users=1, is_kept=True)
+                job.kept[task.index] = task
         if event.objects:
             objects = {frame.index: each for frame, each in zip(event.tasks, event.objects, strict=True)}
             for task in fresh:
@@ -264,11 +296,18 @@ class ClientEventHandler:
         return [task for task in fresh if task.index not in inputs]
 
     def _forget_if_done(self, job: JobRecord) -> None:
-        if job.closed and not job.tasks:
+        if job.closed and not job.tasks and not job.kept:
             self._state.forget(job)
 
     def _job_of(
-        self, event: TasksSubmitted | JobClosed | CancelRequested | TasksRan | OutcomesAcknowledged
+        self,
+        event: TasksSubmitted
+        | JobClosed
+        | CancelRequested
+        | TasksRan
+        | OutcomesAcknowledged
+        | ResultsWanted
+        | ResultsFreed,
     ) -> JobRecord | None:
         """Return the event's job, None if it is unknown or forgotten. Refuse the event if the job has another owner."""
         job = self._state.jobs.get(event.job)

@@ -19,7 +19,7 @@ from concurrent_nb.scheduling.scheduler_state import SchedulerState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, ends_job, report_of
 from concurrent_nb.tasks.shared_objects import objects_of
 from concurrent_nb.tasks.states import UNBLOCK, move
-from concurrent_nb.tasks.task_record import JobRecord, TaskLinks, TaskRecord, TaskState
+from concurrent_nb.tasks.task_record import FunctionEdge, JobRecord, TaskLinks, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame
 
 #: ends after which no process refers to the results that a task needed
@@ -27,6 +27,8 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: longest pickled exception of an input that its dependents get, in bytes
 _EXCEPTION_BYTES_MAX: Final = 16 * 1024
 _TEXT_MAX: Final = 1000
+#: most pairs of functions whose edges are counted for one job
+EDGES_MAX: Final = 1000
 
 
 class Dependencies:
@@ -54,22 +56,21 @@ class Dependencies:
             if needed.outcome is not None and needed.outcome.status not in SUCCESSES:
                 self._fail(task, needed)
                 return
-        links = task.links = TaskLinks(tuple(found))
+        links = task.links = task.links or TaskLinks()
+        links.inputs = tuple(found)
         for needed in found:
             if needed.links is None:
                 needed.links = TaskLinks()
             needed.links.users += 1
+            self._count_edge(needed, task)
             if needed.outcome is None:
                 links.missing += 1
                 needed.links.dependents.append(task)
         task.state = TaskState.BLOCKED  # a new task: no transition
+        self._state.blocked += 1
         if not links.missing:
             self._is_ready(task)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether `settle` has to be called."""
-        return bool(self._state.settled or self._ready or self._over)
+        self._state.settled.append(task)  # so that `settle` is called
 
     def settle(self) -> None:
         """Act on the ends of linked tasks: queue or end their dependents, release their inputs."""
@@ -78,6 +79,8 @@ class Dependencies:
         while settled or over:
             while settled:
                 task = settled.popleft()
+                if task.outcome is None and task.state != TaskState.FORGOTTEN:
+                    continue  # it was linked
                 self._release_inputs(task)
                 self._end_dependents(task)
             while over:
@@ -89,11 +92,22 @@ class Dependencies:
             waiting = [task for task in ready if task.state == TaskState.BLOCKED]  # the others have ended meanwhile
             for task in waiting:
                 move(task, UNBLOCK)
+            state.blocked -= len(waiting)
             for _, alike in groupby(waiting, lambda task: (task.job.id, task.function, task.timeout_s, task.objects)):
                 tasks = list(alike)
                 for _, same in groupby(tasks, lambda task: task.needs):
                     run = list(same)
                     state.add(run[0].needs, run)
+
+    def _count_edge(self, needed: TaskRecord, task: TaskRecord) -> None:
+        edges, pair = task.job.edges, (needed.function, task.function)
+        edge = edges.get(pair)
+        if edge is None:
+            if len(edges) >= EDGES_MAX:
+                return
+            name_of = self._state.task_log.name_of
+            edge = edges[pair] = FunctionEdge(name_of(needed.function), name_of(task.function))
+        edge.count += 1
 
     def _find(self, job: JobRecord, job_id: JobId, index: int) -> TaskRecord | None:
         """Return a task of the same owner whose result is here, or will be."""
@@ -130,10 +144,7 @@ class Dependencies:
             assert of_input is not None
             of_input.users -= 1
             of_input.clean = of_input.clean and at_rest
-            key = needed.job.id, needed.index
-            if not of_input.users and self._state.retained.get(key) is needed:
-                del self._state.retained[key]
-                self._state.outbox.release_result(needed.job.id, needed.index, clean=of_input.clean)
+            self._state.release_if_unused(needed)
 
     def _end_dependents(self, task: TaskRecord) -> None:
         links = task.links

@@ -81,6 +81,7 @@ class TasksSubmitted(Struct, frozen=True, gc=False):
     inputs: Sequence[
         tuple[int, Sequence[tuple[JobId, int]]]
     ] = ()  #: index of each task that needs results, and the tasks that have them
+    keep: bool = False  #: their results stay until they are freed
 
 
 class JobClosed(Struct, frozen=True, gc=False):
@@ -100,6 +101,22 @@ class CancelRequested(Struct, frozen=True, gc=False):
     job: JobId
     indexes: Sequence[int] | None
     unstarted_only: bool = False
+
+
+class ResultsWanted(Struct, frozen=True, gc=False):
+    """The owner asks for results that are kept."""
+
+    client: SessionId
+    job: JobId
+    indexes: Sequence[int]
+
+
+class ResultsFreed(Struct, frozen=True, gc=False):
+    """The owner does not need kept results any more."""
+
+    client: SessionId
+    job: JobId
+    indexes: Sequence[int]
 
 
 class TasksRan(Struct, frozen=True, gc=False):
@@ -203,6 +220,8 @@ Event = (
     | JobClosed
     | CancelRequested
     | TasksRan
+    | ResultsWanted
+    | ResultsFreed
     | ClientLost
     | ClientSilent
     | ClientResumed

@@ -121,6 +121,11 @@ class Scheduler:
         """The number of tasks that are on no slave."""
         return self._state.all_waiting
 
+    @property
+    def blocked(self) -> int:
+        """The number of tasks that need results of tasks that have not ended."""
+        return self._state.blocked
+
     def handle(self, *events: e.Event, now: float) -> list[Instruction]:
         """Handle events, in order, at a time (seconds, never less than before); without events, what is due by now.
 
@@ -143,7 +148,7 @@ class Scheduler:
             self._jobs.abandon_overdue(now)
         if now >= state.overdue.soonest or now >= state.stop_unconfirmed.soonest:
             self._slaves.enforce_time_limits(now)
-        if self._dependencies.is_due:
+        if state.settled:
             self._dependencies.settle()
         state.refresh_touched()
         if state.has_suspects:
@@ -178,6 +183,11 @@ class Scheduler:
     @results_kept_bytes.setter
     def results_kept_bytes(self, size_bytes: int) -> None:
         self._state.limit_kept_bytes(size_bytes)
+
+    def is_kept(self, job: JobId, index: int) -> bool:
+        """Return whether the owner of a task has its result kept."""
+        of_job = self._state.jobs.get(job)
+        return of_job is not None and index in of_job.kept
 
     @property
     def retained(self) -> Collection[TaskRecord]:
@@ -274,6 +284,8 @@ def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
         e.JobClosed: jobs.closed,
         e.CancelRequested: jobs.cancel_requested,
         e.TasksRan: jobs.ran,
+        e.ResultsWanted: jobs.results_wanted,
+        e.ResultsFreed: jobs.results_freed,
         e.ClientLost: jobs.client_lost,
         e.ClientSilent: jobs.client_silent,
         e.ClientResumed: jobs.client_resumed,

@@ -85,6 +85,7 @@ class SchedulerState:
         self.estimates = TaskEstimates()
         #: linked tasks that have ended, or were dropped: `Dependencies.settle` has to be called
         self.settled: deque[TaskRecord] = deque()
+        self.blocked = 0  #: number of blocked tasks
         self.retained: dict[tuple[JobId, int], TaskRecord] = {}  #: forgotten tasks whose results others need
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         #: tasks that run with a time limit, by when their slave is asked again to stop them
@@ -130,6 +131,30 @@ class SchedulerState:
             self.retained[task.job.id, task.index] = task
         elif not task.links.clean:
             self.outbox.release_result(task.job.id, task.index, clean=False)
+
+    def release_if_unused(self, task: TaskRecord) -> None:
+        """Drop the result of a linked task that is forgotten, if nothing needs it any more."""
+        key = task.job.id, task.index
+        links = task.links
+        if links is not None and not links.users and self.retained.get(key) is task:
+            del self.retained[key]
+            self.outbox.release_result(task.job.id, task.index, clean=links.clean)
+
+    def free(self, task: TaskRecord, *, settle: bool = True) -> None:
+        """Note that the owner of a task does not have its result kept any more.
+
+        Args:
+            task: the task, whose result is kept, or was to be.
+            settle: drop what is not needed any more.
+        """
+        links = task.links
+        if links is None or not links.is_kept:
+            return
+        links.is_kept = False
+        links.users -= 1
+        task.job.kept.pop(task.index, None)
+        if settle:
+            self.release_if_unused(task)
 
     def queue_of(self, needs: Needs | None) -> TaskQueue:
         """Return the queue for tasks of these needs that are not suspects."""

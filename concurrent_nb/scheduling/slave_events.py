@@ -27,7 +27,10 @@ LONGEST_S: Final = 1e8
 _OK: Final = int(Status.OK)
 #: statuses that a slave may report
 _CLAIMS: Final = frozenset(
-    map(int, frozenset(Status) - {Status.POISON, Status.REFUSED, Status.DEPENDENCY_FAILED, Status.INPUT_GONE})
+    map(
+        int,
+        frozenset(Status) - {Status.POISON, Status.REFUSED, Status.DEPENDENCY_FAILED, Status.INPUT_GONE, Status.KEPT},
+    )
 )
 #: statuses whose run time is a measurement of the function
 _MEASURED: Final = frozenset(map(int, (Status.OK, Status.HIT, Status.ERROR)))
@@ -229,7 +232,8 @@ class SlaveEventHandler:
                     state.blamed.pop(task, None)
                 if task.links is not None:
                     state.settled.append(task)
-                if parcel is not None:
+                    self._lifecycle.deliver(task)
+                elif parcel is not None:
                     parcel.add(item, buffers)
                 else:
                     state.keep_undelivered(task)

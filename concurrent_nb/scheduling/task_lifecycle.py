@@ -53,8 +53,11 @@ class TaskLifecycle:
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
         self._state.task_log.add(task, outcome, slave)
+        self._state.blocked -= task.state == TaskState.BLOCKED
         self._count(task, outcome, buffers, slave)
         keep(task, outcome, buffers, slave)
+        if task.links is not None and task.links.is_kept:  # only plain values are kept; those come by another way
+            self._state.free(task, settle=False)
         if task.deaths:
             self._state.blamed.pop(task, None)
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
@@ -99,7 +102,9 @@ class TaskLifecycle:
         parcel = self._state.outbox.parcel(task.job, task.outcome_slave)
         if task.outcome is None:
             return
-        if parcel is not None:
+        if parcel is not None and task.links is not None and task.links.is_kept:
+            parcel.add(msgspec.structs.replace(task.outcome, status=int(Status.KEPT), body=b"", sizes=()))
+        elif parcel is not None:
             parcel.add(task.outcome, task.outcome_buffers)
         else:
             self._state.keep_undelivered(task)
@@ -239,7 +244,9 @@ class TaskLifecycle:
             status: TAKEN_BACK: its application runs it; INPUT_GONE: it sends it again, with results that it has.
         """
         outcome = _stopped(task, status)
+        self._state.blocked -= task.state == TaskState.BLOCKED
         keep(task, outcome, (), "")
+        self._state.free(task, settle=False)
         task.job.accepted -= 1
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         if task.links is not None:
@@ -267,6 +274,7 @@ class TaskLifecycle:
                 kept_bytes += cost_of(task.outcome, job)
             if task.deaths:
                 state.blamed.pop(task, None)
+            state.blocked -= task.state == TaskState.BLOCKED
             move(task, ABANDON)
             if task.links is not None:
                 state.retain(task)
@@ -275,6 +283,8 @@ class TaskLifecycle:
             state.release_kept_bytes(job.owner, kept_bytes)
         if job.tasks:
             state.remove_busy_job(job)
+        for task in list(job.kept.values()):
+            state.free(task)
         job.tasks.clear()
         state.waiting_ended(waited)
         state.forget(job)

@@ -35,7 +35,11 @@ def _require(holds: bool, what: object) -> None:
 
 
 def _check_job(state: SchedulerState, job: JobRecord) -> None:
-    _require(not (job.closed and not job.tasks), f"{job} is over, but not forgotten")
+    _require(not (job.closed and not job.tasks and not job.kept), f"{job} is over, but not forgotten")
+    for index, task in job.kept.items():
+        _require(task.links is not None and task.links.is_kept and task.job is job, f"{task} is not kept")
+        is_there = job.tasks.get(index) is task or state.retained.get((job.id, index)) is task
+        _require(is_there, f"{task} is kept, and forgotten")
     if job.client is None:
         _require(job.id in state.lingering, f"{job} has no client, but does not linger")
     else:
@@ -193,7 +197,7 @@ def _check_deadlines(state: SchedulerState) -> None:
 def _check_links(state: SchedulerState) -> None:
     """Check the edges between tasks, from both ends."""
     _require(not state.settled, f"{list(state.settled)} have ended, but their dependents do not know")
-    users: Counter[TaskRecord] = Counter()
+    users: Counter[TaskRecord] = Counter(task for job in state.jobs.values() for task in job.kept.values())
     waiters: Counter[TaskRecord] = Counter()
     tasks = [task for job in state.jobs.values() for task in job.tasks.values()]
     for task in tasks:
@@ -215,6 +219,8 @@ def _check_links(state: SchedulerState) -> None:
             is_there = state.jobs.get(needed.job.id) is needed.job and needed.job.tasks.get(needed.index) is needed
             is_kept = state.retained.get((needed.job.id, needed.index)) is needed
             _require(is_there or is_kept, f"{needed}, which {task} needs, is forgotten")
+    blocked = sum(task.state == TaskState.BLOCKED for task in tasks)
+    _require(state.blocked == blocked, f"{blocked} tasks are blocked, not {state.blocked}")
     linked = {task for task in (*tasks, *users, *state.retained.values()) if task.links is not None}
     for task in linked:
         links = task.links

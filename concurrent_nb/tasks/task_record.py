@@ -20,6 +20,15 @@ Buffer = bytes | bytearray | memoryview
 ObjectSize = tuple[bytes, int]
 
 
+@dataclass(slots=True, eq=False)
+class FunctionEdge:
+    """All edges of a job from tasks of one function to tasks of another: the graph, folded by function."""
+
+    source: str  #: name of the function whose results are needed
+    target: str  #: ... and of the one that needs them
+    count: int = 0
+
+
 class TaskState(IntEnum):
     """The state of an accepted task. Transitions are the table `states.TRANSITIONS`."""
 
@@ -53,6 +62,8 @@ class JobRecord:
     errors: ErrorKinds | None = field(default=None, repr=False)  #: of its tasks; None: there was none
     forgotten_s: float | None = None  #: when it was forgotten: closed, and all outcomes acknowledged
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
+    edges: dict[tuple[Digest, Digest], FunctionEdge] = field(default_factory=dict, repr=False)  #: to tasks of it
+    kept: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: tasks whose results its owner keeps
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +74,7 @@ class TaskLinks:
     missing: int = 0  #: how many of these have not ended
     dependents: "list[TaskRecord]" = field(default_factory=list)  #: tasks that wait for its end
     users: int = 0  #: tasks that need its result and have not ended
+    is_kept: bool = False  #: its owner counts as one of those tasks: it may ask for the result, or give it to others
     clean: bool = True  #: no process can still refer to shared memory of its result, once these have ended
 
 

@@ -96,6 +96,9 @@ class JobStats:
     values: Mapping[str, Statistic | StatisticSummary] = field(default_factory=dict)
     times: JobTimes | None = None
     no_times: str = ""
+    #: the graph, folded by function: name of a function whose results are needed, name of the one that needs them, and
+    #: how many edges there are
+    graph: list[tuple[str, str, int]] = field(default_factory=list)
     is_batched: bool = False
 
     @cached_property
@@ -142,6 +145,7 @@ class JobStats:
             "workers": {name: {"tasks": share.tasks, "run_s": share.run_s} for name, share in self.workers.items()},
             "values": {name: statistic.as_dict() for name, statistic in self.values.items()},
             "times": times,
+            "graph": [list(edge) for edge in self.graph],
             "advice": self.advice,
         }
 
@@ -186,6 +190,8 @@ class JobStats:
             yield "slaves", _share_rows(self.slaves)
         if len(self.workers) > 1:
             yield "workers", _share_rows(self.workers)
+        if self.graph:
+            yield "graph", _edge_rows(self.graph)
 
 
 @dataclass(eq=False)
@@ -289,9 +295,15 @@ def job_stats_of(answer: Mapping[str, Any]) -> JobStats:
         peak_bytes=times.peak_bytes,
         slaves={name: Share(*share) for name, share in sample.get("slaves", {}).items()},
         workers={name: Share(*share) for name, share in sample.get("workers", {}).items()},
+        graph=edges_of(answer),
         values={name: StatisticSummary.from_dict(value) for name, value in answer.get("values", {}).items()},
         times=times,
     )
+
+
+def edges_of(answer: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return the graph in an answer of the master's method `stats`."""
+    return [(source, target, count) for source, target, count in answer.get("graph", ())]
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
@@ -368,6 +380,15 @@ def _share_rows(shares: Mapping[str, Share]) -> list[Row]:
         for name, share in first[:SHOWN_MAX]
     ]
     return [*rows, *([("...", f"{len(first) - SHOWN_MAX:,} more", "")] if len(first) > SHOWN_MAX else [])]
+
+
+def _edge_rows(edges: Sequence[tuple[str, str, int]]) -> list[Row]:
+    largest = sorted(edges, key=lambda edge: -edge[2])
+    rows = [
+        (visible(source), "to", visible(target), _plural(count, "edge"))
+        for source, target, count in largest[:SHOWN_MAX]
+    ]
+    return [*rows, *([("...", "", "", f"{len(edges) - SHOWN_MAX:,} more")] if len(edges) > SHOWN_MAX else [])]
 
 
 def _spread(statistic: Statistic | StatisticSummary, text: Any) -> str:

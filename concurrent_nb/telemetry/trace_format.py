@@ -57,7 +57,9 @@ class TraceEvents:
         """Yield the events that need the end of the trace: the rows of the jobs. To be called once, after `add`."""
         for job, row in self._jobs.items():
             start = floor(row.first_us) - 1
-            args = {"job": job, "tasks": row.tasks}
+            args: dict[str, Any] = {"job": job, "tasks": row.tasks}
+            if row.graph:  # folded by function
+                args["graph"] = {f"{source} -> {target}": count for source, target, count in row.graph}
             yield _slice(row.name or job[:8], "job", row.process, row.tid, start, row.last_us + 1 - start, args)
 
     def _task(self, task: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[TraceEvent]:
@@ -113,6 +115,7 @@ class TraceEvents:
             tid = yield from self._row(process, f"{name} ({job[:8]})".strip())
             row = self._jobs[job] = _JobRow(name, process, tid, accepted, ended)
         row.tasks += 1
+        row.graph = label.get("graph") or row.graph
         row.first_us, row.last_us = min(row.first_us, accepted), max(row.last_us, ended)
         return row
 
@@ -182,12 +185,13 @@ class _Lane:
 class _JobRow:
     """The row of a job."""
 
-    __slots__ = ("first_us", "last_us", "name", "process", "tasks", "tid")
+    __slots__ = ("first_us", "graph", "last_us", "name", "process", "tasks", "tid")
 
     def __init__(self, name: str, process: int, tid: int, first_us: float, last_us: float) -> None:
         self.name, self.process, self.tid = name, process, tid
         self.first_us, self.last_us = first_us, last_us
         self.tasks = 0
+        self.graph: list[Any] = []  # edges by function: source, target, how many
 
 
 def _arguments(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -405,6 +405,8 @@ _LISTS: Final[dict[type, tuple[str, int]]] = {
     m.Returned: ("tasks", 30),
     m.Withdraw: ("tasks", 30),
     m.Cancel: ("indexes", 5),
+    m.FetchResults: ("indexes", 5),
+    m.FreeResults: ("indexes", 5),
     m.DropFunctions: ("digests", 34),
     m.DropSegments: ("segments", 18),
     m.Release: ("slices", 30),

@@ -292,6 +292,7 @@ class Submit(Message, tag=11, frozen=True):
     retries: int  #: how often it may run again after an error or a timeout
     tasks: list[TaskFrame]
     needs: Needs | None = None
+    keep: bool = False  #: their results stay in the cluster until they are freed
 
 
 class Cancel(Message, tag=12, frozen=True):
@@ -335,6 +336,20 @@ class TaskInputs(Message, tag=16, frozen=True):
     job: JobId
     index: Count
     inputs: Annotated[list[JobTasks], msgspec.Meta(max_length=INPUTS_MAX)]
+
+
+class FetchResults(Message, tag=17, frozen=True):
+    """Send these kept results. Each is answered by an outcome: its own, or INPUT_GONE."""
+
+    job: JobId
+    indexes: list[Count]
+
+
+class FreeResults(Message, tag=18, frozen=True):
+    """These results need not be kept any more, but for tasks that need them and have not ended."""
+
+    job: JobId
+    indexes: list[Count]
 
 
 class Measured(Message, tag=14, frozen=True):
@@ -470,6 +485,8 @@ FromClient = (
     | Measured
     | Ran
     | TaskInputs
+    | FetchResults
+    | FreeResults
     | ShareMemory
     | Content
     | Release

@@ -1,5 +1,6 @@
 """Tasks that need the results of others: by every way in which a future becomes an argument, and with what fails."""
 
+import asyncio
 import concurrent.futures
 import operator
 import os
@@ -15,7 +16,8 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster
-from concurrent_nb.errors import ConfigurationError, DependencyFailed, NotPicklable, PoisonTask
+from concurrent_nb.errors import ConfigurationError, DependencyFailed, KeptResultLost, NotPicklable, PoisonTask
+from concurrent_nb.nodes.application.kept_futures import KeptFuture
 from concurrent_nb.transport import connection_file
 from tests.cells import task_of_cell
 from tests.clusters import BRISK, eventually, shared_cluster
@@ -207,10 +209,10 @@ def test_deaths_of_workers_cost_no_results(app: ApplicationNode, tmp_path: Path)
             os.kill(os.getpid(), signal.SIGKILL)
         return float(array.sum())
 
-    array, where = app.submit(np.ones, LARGE), app.submit(where_it_runs, 0)
-    _, pid = where.result(PATIENCE_S)
+    array = app.submit(np.ones, LARGE)
     dying = app.submit(die_once, array, tmp_path / "died")
     assert dying.result(PATIENCE_S) == LARGE
+    _, pid = app.submit(where_it_runs, 0).result(PATIENCE_S)
     os.kill(pid, signal.SIGKILL)
     assert array.then(np.sum).result(PATIENCE_S) == LARGE
     error = app.submit(os._exit, 1).then(abs).exception(PATIENCE_S)
@@ -268,3 +270,83 @@ def test_what_ends_in_this_process_is_sent_along(app: ApplicationNode) -> None:
         value = app.submit(abs, -1)
         followers = [value.then(operator.add, n) for n in range(5)]
         assert [each.result(PATIENCE_S) for each in followers] == [1, 2, 3, 4, 5]
+
+
+# -------------------------------------------------------------------------------------------------------- kept results
+
+
+def test_a_kept_result_comes_here_when_it_is_asked_for(app: ApplicationNode) -> None:
+    kept = app.options(keep=True)
+    array = kept.submit(np.ones, LARGE)
+    double = kept.submit(scaled, array, 2)
+    assert app.submit(np.sum, double).result(PATIENCE_S) == 2 * LARGE
+    assert isinstance(double, KeptFuture)
+    assert double.done()
+    assert double.is_kept
+    assert not double.has_come
+    assert double.exception() is None
+    value = double.result(PATIENCE_S)
+    assert (value == 2).all()
+    assert double.result() is value
+    assert app.submit(np.sum, [array, double]).result(PATIENCE_S) == 3 * LARGE
+    small = kept.submit(pow, 2, 10)
+    assert asyncio.run(awaited(small)) == 1024
+    failing = kept.submit(raise_value_error)
+    with pytest.raises(ValueError, match="no"):
+        failing.result(PATIENCE_S)
+    assert isinstance(failing.then(abs).exception(PATIENCE_S), DependencyFailed)
+    assert list(kept.map(abs, [-1, small])) == [1, 1024]
+    in_callback: list[BaseException] = []
+
+    def fetch(future: Any) -> None:
+        try:
+            future.result()
+        except RuntimeError as error:
+            in_callback.append(error)
+
+    late = kept.submit(time.sleep, 0.05)
+    late.add_done_callback(fetch)
+    eventually(lambda: in_callback or late.has_come, "the callback was called")
+    assert "another thread" in str(in_callback[0])
+
+
+async def awaited(future: Any) -> Any:
+    return await future
+
+
+def test_a_freed_result_is_gone_when_no_task_needs_it(app: ApplicationNode, cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    array = app.options(keep=True).submit(np.ones, LARGE)
+    user = app.submit(lambda values, _: float(values.sum()), array, app.submit(after, gate))
+    eventually(array.done, "it is there")
+    assert isinstance(array, KeptFuture)
+    array.free()
+    gate.touch()
+    assert user.result(PATIENCE_S) == LARGE
+    with pytest.raises(KeptResultLost, match="was freed"):
+        array.result()
+    error = app.submit(np.sum, array).exception(PATIENCE_S)
+    assert isinstance(error, DependencyFailed)
+    assert isinstance(error.__cause__, KeptResultLost)
+    other = app.options(keep=True, name="kept for nobody").submit(np.ones, LARGE)
+    eventually(other.done, "it is there")
+    assert "kept for nobody" in names_of_jobs(cluster)
+    del other
+    eventually(lambda: "kept for nobody" not in names_of_jobs(cluster), "the job is forgotten with its last result")
+
+
+def names_of_jobs(cluster: Cluster) -> list[str]:
+    return [job["name"] for job in cluster.status()["jobs"]]
+
+
+def test_statistics_and_traces_show_the_graph_by_function(app: ApplicationNode, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    numbers = app.start_job(after, [(gate, n) for n in range(4)])
+    sums = app.start_job(total, [tuple(numbers.futures), (numbers.futures[0], numbers.futures[1])], name="sums")
+    eventually(lambda: sums.stats.graph, "the master has them")
+    gate.touch()
+    assert sums.wait(PATIENCE_S)
+    assert sums.stats.graph == [("after", "total", 6)]
+    assert "after  to  total  6 edges" in str(sums.stats)
+    sums.trace(tmp_path / "trace.json")
+    assert '"graph":{"after -> total":6}' in (tmp_path / "trace.json").read_text()

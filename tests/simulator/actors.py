@@ -20,8 +20,10 @@ from concurrent_nb.nodes.application import client_loop
 from concurrent_nb.nodes.application.client_loop import ClientLoop
 from concurrent_nb.nodes.application.core import (
     ClientCore,
+    ClientJob,
     News,
     Payload,
+    ResultFetched,
     TaskEnded,
     TaskEntry,
     TaskRunning,
@@ -35,7 +37,7 @@ from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.slave import process
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import SlaveLoop
-from concurrent_nb.outcome import SUCCESSES
+from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.wire.bound_tasks import ResultParts, bind
@@ -324,6 +326,9 @@ class ApplicationActor(Node):
         self.is_seen_ended = False  #: the master's host reports that its process has ended
         self._inbox: deque[Action] = deque()
         self._held: list[TaskEntry[WantedTask]] = []  # that wait for results
+        self.kept: dict[WantedTask, ClientJob[WantedTask]] = {}  #: tasks whose results are kept in the cluster
+        self.frees = False  #: nothing is kept any more
+        self._asked: set[WantedTask] = set()  # those whose results were asked for
         self.begin(self._run())
 
     def post(self, what: Action) -> None:
@@ -384,6 +389,32 @@ class ApplicationActor(Node):
         self._held += self.core.take_held()
         return member if verdict is Verdict.STAY else (yield from self._look_for_master(member, verdict))
 
+    def _note_kept(self, entry: TaskEntry[WantedTask]) -> None:
+        wanted = entry.handle
+        wanted.is_kept = True
+        self.core.keep(entry.job)
+        self.kept[wanted] = entry.job
+        if self.frees:
+            self.free(wanted)
+
+    def free(self, wanted: WantedTask) -> None:
+        """Have a kept result dropped."""
+        wanted.lost = wanted.lost or not wanted.has_come
+        wanted.is_kept = False
+        self.core.free(self.kept.pop(wanted), wanted.index)
+
+    def fetch(self, wanted: WantedTask) -> None:
+        """Ask for a kept result, unless that was done."""
+        if wanted not in self._asked:
+            self._asked.add(wanted)
+            job = self.kept[wanted]
+
+            def fetched(news: ResultFetched | None) -> None:
+                if news is not None and not wanted.lost:
+                    self._world.checker.fetched(wanted, news)
+
+            self.core.fetch(job, wanted.index, fetched)
+
     def _look_after_held(self) -> None:
         """Give held tasks the results that they need once they are here, or end them."""
         held, self._held = [*self._held, *self.core.take_held()], []
@@ -391,10 +422,13 @@ class ApplicationActor(Node):
             inputs: Sequence[WantedTask] = entry.payload.inputs  # type: ignore[assignment]
             absent = [needed for needed in inputs if not self.core.is_unanswered(needed)]
             ended = [needed for needed in inputs if needed.over]
-            if any(needed.status not in SUCCESSES for needed in ended):
+            away = [needed for needed in absent if needed.is_kept and not needed.has_come]
+            for needed in away:
+                self.fetch(needed)
+            if any(needed.status not in SUCCESSES or needed.lost for needed in ended):
                 if self.core.drop_held(entry):
                     self._world.checker.failed_here(entry.handle)
-            elif all(needed.over for needed in absent):
+            elif all(needed.over for needed in absent) and not away:
                 values = [ResultParts(it.job.id, it.index, *pack_body(it.value, ())) for it in ended]
                 bound = bind(entry.payload.kind, entry.payload.body, entry.payload.sizes, entry.payload.buffers, values)
                 left = tuple(needed for needed in inputs if not needed.over)
@@ -409,6 +443,10 @@ class ApplicationActor(Node):
                 self._loop.sessions_in_vain = 0
                 self._world.trace(self.name, f"{news.entry.handle.name} is {news.frame.status}")
                 self._world.checker.answered(news)
+                if news.frame.status == Status.KEPT:
+                    self._note_kept(news.entry)
+            elif type(news) is ResultFetched:
+                news.then(news)
             elif type(news) is TaskWrote:
                 self._world.checker.wrote(news)
             elif type(news) is TaskRunning:
@@ -454,7 +492,12 @@ class ApplicationActor(Node):
     def _held_due(self) -> bool:
         """Return whether a held task has what it waits for."""
         return any(
-            all(it.done() for it in entry.payload.inputs if not self.core.is_unanswered(it)) for entry in self._held
+            all(
+                it.done() and (it.has_come or not it.is_kept)  # type: ignore[attr-defined]
+                for it in entry.payload.inputs
+                if not self.core.is_unanswered(it)
+            )
+            for entry in self._held
         )
 
     def _give_up(self, member: SimulatedMembership) -> None:

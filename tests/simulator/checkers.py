@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from concurrent_nb.nodes.application.core import TaskEnded, TaskWrote
+from concurrent_nb.nodes.application.core import ResultFetched, TaskEnded, TaskWrote
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire import session as wire_session
@@ -128,13 +128,28 @@ class OutcomeChecker:
             raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {_past_of(wanted)}")
         body, _ = unpack_body(ended.frame.body, ended.buffers)
         expected = None
-        if status in SUCCESSES:
+        if status is Status.KEPT:
+            if not wanted.keep or body:
+                raise Violation(f"{wanted.name} is kept, which was not asked for, or has come nevertheless")
+        elif status in SUCCESSES:
             expected = wanted.value
         elif status is Status.ERROR:
             expected = error_of(wanted)
         if expected is not None and bytes(body) != expected:
             raise Violation(f"{wanted.name} ended with {bytes(body)[:80]!r}, and not with {expected[:80]!r}")
         wanted.status = status
+
+    def fetched(self, wanted: WantedTask, fetched: ResultFetched) -> None:
+        """Check a kept result that an application has fetched."""
+        if fetched.frame.status == Status.INPUT_GONE:
+            if not self.faults:
+                raise Violation(f"the kept result of {wanted.name} is lost, and there is no fault")
+            wanted.lost, wanted.is_kept = True, False
+            return
+        body, _ = unpack_body(fetched.frame.body, fetched.buffers)
+        if fetched.frame.index != wanted.index or bytes(body) != wanted.value:
+            raise Violation(f"the kept result of {wanted.name} is {bytes(body)[:80]!r}, and not {wanted.value[:80]!r}")
+        wanted.has_come = True
 
     def failed_here(self, wanted: WantedTask) -> None:
         """Note that an application has ended a task because one that it needs has failed."""
@@ -154,7 +169,8 @@ class OutcomeChecker:
         """Check everything that was submitted, at the end of the history."""
         for job in self._catalog.jobs:
             for wanted in job.tasks:
-                if wanted.status is Status.DEPENDENCY_FAILED and all(it.status in SUCCESSES for it in wanted.inputs):
+                fine = all(it.status in SUCCESSES and not it.lost for it in wanted.inputs)
+                if wanted.status is Status.DEPENDENCY_FAILED and fine:
                     raise Violation(f"{wanted.name} ended because of what it needs, which has not failed")
                 if wanted.status in SUCCESSES and not all(it.status in SUCCESSES or it.dropped for it in wanted.inputs):
                     raise Violation(f"{wanted.name} has succeeded, although what it needs has failed")
@@ -170,8 +186,13 @@ class OutcomeChecker:
 
     def _possible(self, wanted: WantedTask, status: Status) -> bool:
         plan = wanted.plan
-        if status is Status.OK:
-            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES, Kind.KILLS)
+        if status in (Status.OK, Status.KEPT):
+            return (status is Status.KEPT) == wanted.keep and plan.kind in (
+                Kind.PLAIN,
+                Kind.FLAKY,
+                Kind.DIES,
+                Kind.KILLS,
+            )
         if status is Status.HIT:
             return plan.kind is Kind.HIT
         if status is Status.ERROR:
@@ -230,6 +251,7 @@ def _check_runs(wanted: WantedTask, deaths_allowed: int) -> None:
     status, runs = wanted.status, wanted.runs
     expected = {
         Status.OK: wanted.plan.times + 1,
+        Status.KEPT: wanted.plan.times + 1,
         Status.HIT: 1,
         Status.ERROR: wanted.retries + 1,
         Status.TIMEOUT: wanted.retries + 1,
@@ -246,7 +268,7 @@ def _check_runs(wanted: WantedTask, deaths_allowed: int) -> None:
 
 def _check_news(wanted: WantedTask) -> None:
     """Check that without faults an owner receives all output, and a report of each long task."""
-    if wanted.status is not Status.OK:
+    if wanted.status not in (Status.OK, Status.KEPT):
         return
     if wanted.plan.writes and wanted.wrote != (wanted.runs, wanted.plan.writes):
         raise Violation(f"{wanted.name} wrote {wanted.plan.writes} pieces, the last that arrived is {wanted.wrote}")

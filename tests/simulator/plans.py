@@ -78,6 +78,10 @@ class WantedTask:
     retries: int = 0
     needs: m.Needs | None = None
     inputs: "tuple[WantedTask, ...]" = ()  #: tasks whose results it needs
+    keep: bool = False  #: its result is to be kept in the cluster
+    is_kept: bool = False  #: its result is kept in the cluster
+    has_come: bool = False  #: its kept result has come to its owner
+    lost: bool = False  #: its kept result is not there any more
     cancelled_s: float = inf  #: when its owner has cancelled it
     status: Status | None = None  #: its end, as its owner received it
     dropped: bool = False  #: its owner has given it up, or cancelled it before it was sent

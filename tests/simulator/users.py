@@ -52,6 +52,9 @@ class User:
             clock.at(chance.uniform(0, until_s), lambda: self.app.post(self._close))
         for _ in range(chance.choices((0, 2, 8), (5, 3, 2))[0]):
             clock.at(chance.uniform(0, until_s), lambda: self.app.post(self._submit_one_more))
+        of_kept = Random(f"kept of {self.app.name}: {self._world.settings}")
+        for _ in range(10):
+            clock.at(of_kept.uniform(0, until_s), lambda: self.app.post(lambda: self._use_kept(of_kept)))
 
     def finish(self) -> None:
         """Submit nothing more, and cancel what would never end."""
@@ -65,6 +68,9 @@ class User:
             ]
             if endless:
                 self._cancel(job, endless)
+        self.app.frees = True
+        for wanted in list(self.app.kept):
+            self.app.free(wanted)
         self.app.leaving = self.app.leaving or self._chance.random() < 0.5
 
     # ---------------------------------------------------------------------------------------------------------- steps
@@ -109,6 +115,16 @@ class User:
             job, record = self._chance.choice(pairs)
             self.app.core.add(self._entries(job, record, 1))
 
+    def _use_kept(self, chance: Random) -> None:
+        """Fetch a kept result, or free one."""
+        if not self.app.kept:
+            return
+        wanted = chance.choice(list(self.app.kept))
+        if chance.random() < 0.6:
+            self.app.fetch(wanted)
+        else:
+            self.app.free(wanted)
+
     def _cancel_something(self) -> None:
         if not self._jobs:
             return
@@ -142,6 +158,7 @@ class User:
         padding = chance.choices((0, 40, 500), (6, 3, 1))[0]
         function = chance.choice(self._functions)
         needs = self._needs()
+        keep = Random(f"kept of {job.id.hex()}").random() < 0.2  # as for inputs
         entries = []
         for _ in range(count):
             kind = Kind.PLAIN
@@ -154,10 +171,12 @@ class User:
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             wanted.needs = needs
             wanted.inputs = self._inputs(wanted)
+            wanted.keep = keep
+            record.is_linked = record.is_linked or bool(wanted.inputs)
             self._world.catalog.add(wanted)
             payload = Payload(*pack_body(wanted.body, ()), inputs=wanted.inputs)
             entries.append(
-                TaskEntry(record, wanted.index, function, payload, wanted, TaskLimits(timeout_s, retries), needs)
+                TaskEntry(record, wanted.index, function, payload, wanted, TaskLimits(timeout_s, retries, keep), needs)
             )
         return entries
 

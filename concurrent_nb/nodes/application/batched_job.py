@@ -402,7 +402,7 @@ class BatchedJob:
         self._used_indexes.add(index)
         numbers = _numbers([item.index for item in items])
         payload = chunk_payload([self._items[number] for number in numbers], numbers, self._terms)
-        payload = with_inputs_of(self._function, payload)
+        payload = with_inputs_of(self._function, payload, self.record)
         batch = BatchHandle(self, index, items)
         self._unanswered += 1
         for item in items:

@@ -77,7 +77,7 @@ class CallStream:
         future: TaskFuture[Any] = TaskFuture(self._record.id, index, self._client_thread.cancel)
         future.add_done_callback(ended)
         needs = self._options.needs_with(packed)
-        payload = with_inputs_of(packed, payload)
+        payload = with_inputs_of(packed, payload, self._record)
         entry: TaskEntry[TaskHandle] = TaskEntry(
             self._record, index, packed, payload, future, self._options.limits, needs
         )

@@ -39,8 +39,10 @@ from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
 from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
+    NeededTask,
     News,
     Payload,
+    ResultFetched,
     TaskEnded,
     TaskEntry,
     TaskRunning,
@@ -50,9 +52,10 @@ from concurrent_nb.nodes.application.core import (
 )
 from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.job import OutputPiece
+from concurrent_nb.nodes.application.kept_futures import KeptFuture
 from concurrent_nb.nodes.application.kept_tasks import KeptTasks
 from concurrent_nb.nodes.application.measured_reports import MeasuredReports
-from concurrent_nb.nodes.application.results import answer_of, dependency_failed, failure_of
+from concurrent_nb.nodes.application.results import answer_of, dependency_failed, failure_of, fetched_value
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
@@ -92,6 +95,7 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: by number: a call of the enumeration takes longer than all other bookkeeping of an outcome
 _STATUSES: Final = {int(status): status for status in Status}
 _CANCELLED: Final = Status.CANCELLED  # a name in a module is found faster than a member of an enumeration
+_KEPT: Final = Status.KEPT
 
 Task = TaskEntry[TaskHandle]
 Callback = Callable[[], None]
@@ -154,6 +158,8 @@ class ClientThread:
             0,
         )  # when, since when unused, the count of stored buffers then
         self._segments = SegmentReader()  # shared memory of others, which holds results
+        self._to_free: list[KeptFuture] = []  # kept results that tasks may need that are not sent yet
+        self._freed: deque[tuple[ClientJob[TaskHandle], int]] = deque()  # likewise, kept results
         self._released: deque[Slice] = deque()  # filled when a result is dropped, in any thread
         self._join = join
         self._gone = gone
@@ -356,6 +362,8 @@ class ClientThread:
                 self.member.leave()
             else:
                 self.member.close()
+            for then in self._core.drop_fetches():
+                then(None)
             self._wake.close()
             self._segments.close()
             self.store.close()
@@ -392,6 +400,10 @@ class ClientThread:
         self._loop.receive(now)
         if self._held:
             self._learn_held(now)
+        if self._to_free:
+            self._free_unused()
+        while self._freed:
+            self._core.free(*self._freed.popleft())
         if self._released:
             self._core.release([self._released.popleft() for _ in range(len(self._released))])
         if now - self._tidied[0] >= TIDY_S:
@@ -459,6 +471,8 @@ class ClientThread:
             # The others are in the cluster, or are held themselves: references to them stay.
             absent = [it for it in entry.payload.inputs if not self._core.is_unanswered(it)]
             left = [future for future in absent if not future.done()]
+            if self._fetch_kept(entry, absent):
+                continue
             if not left:
                 self._give_results(entry)
                 continue
@@ -471,6 +485,77 @@ class ClientThread:
 
             for future in left:
                 future.add_done_callback(ended)
+
+    def _fetch_kept(self, entry: Task, inputs: Sequence[NeededTask]) -> bool:
+        """Ask for the kept results that a held task needs, to send them along. Return whether there are any to come."""
+        away = [it for it in inputs if isinstance(it, KeptFuture) and it.is_kept and not it.has_come]
+        if not away:
+            return False
+        missing = len(away)
+
+        def fetched(_: object) -> None:
+            nonlocal missing
+            missing -= 1
+            if not missing and self._core.is_held(entry):
+                self._core.look_again(entry)
+
+        for future in away:
+            self._fetch(future._record, future, fetched)
+        return True
+
+    def fetch(self, job: ClientJob[TaskHandle], future: KeptFuture) -> None:
+        """Ask for a kept result. For any thread. If the cluster is gone, it is lost at once."""
+
+        def begin() -> None:
+            if self._broken is not None or self._leaving:
+                future.fetched(None, self._broken or RuntimeError("cannot fetch results after shutdown"))
+            else:
+                self._fetch(job, future)
+
+        self.call_soon(begin)
+        if self.has_left:
+            future.fetched(None, self._broken or RuntimeError("cannot fetch results after shutdown"))
+
+    def _fetch(
+        self,
+        job: ClientJob[TaskHandle],
+        future: KeptFuture,
+        then: Callable[[ResultFetched | None], object] = lambda _: None,
+    ) -> None:
+        def fetched(news: ResultFetched | None) -> None:
+            if news is None:
+                future.fetched(None, self._broken or RuntimeError("cannot fetch results after shutdown"))
+            else:
+                future.fetched(*fetched_value(news, self._copy))
+            then(news)
+
+        self._core.fetch(job, future.index, fetched)
+
+    def _copy(self, slice_: Slice) -> bytearray:
+        """Copy a slice of a kept result, which others may get after it was freed here."""
+        data = self._segments.read(slice_)
+        self._released.append(slice_)
+        return data
+
+    def free(self, future: KeptFuture) -> None:
+        """Have a kept result dropped when the tasks that were submitted before are at the master. For any thread."""
+        self.call_soon(lambda: self._to_free.append(future))
+
+    def _free_unused(self) -> None:
+        needed = self._core.needed_by_unsent()
+        unused = [future for future in self._to_free if future not in needed]
+        self._to_free = [future for future in self._to_free if future in needed]
+        for future in unused:
+            future.end_keeping()
+
+    def free_later(self, job: ClientJob[TaskHandle], index: int) -> None:
+        """Have a kept result dropped soon. For any thread, and for finalizers."""
+        self._freed.append((job, index))
+
+    def check_may_wait(self) -> None:
+        """Raise RuntimeError in this thread: it cannot wait for what it has to do itself."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a kept result cannot be fetched in a callback: call its result() in another thread")
 
     def _give_results(self, entry: Task) -> None:
         """Send a held task with the results that it needs, or end it if it cannot have them."""
@@ -639,6 +724,8 @@ class ClientThread:
             news.entry.handle.note_running(news.slave)
         elif type(news) is TaskWrote:
             self.show(news)
+        elif type(news) is ResultFetched:
+            news.then(news)
         elif type(news) is UnclaimedResult:
             # It may be a result that has arrived in a former session, and that is still used.
             self._core.release(news.slices, clean=False)
@@ -727,6 +814,9 @@ class ClientThread:
         if self._decoders:
             for stream in (1, 2):
                 self._decoders.pop((future.job_id, future.index, stream), None)
+        if status is _KEPT and isinstance(future, KeptFuture):
+            self._core.keep(entry.job)
+            future.note_kept()
         if status is _CANCELLED:
             future.end_cancelled()
             if self.cancelled_elsewhere is not None and not (entry.cancelled or entry.job.is_over):
@@ -864,6 +954,8 @@ class ClientThread:
         self._end_unsent()
         for entry in [*self._core.drop_all(), *self._unsent, *left]:
             entry.handle.end(None, kind(f"task {entry.handle.task}: {why}"))
+        for then in self._core.drop_fetches():
+            then(None)
         for source in list(self._sources.values()):
             source.fail(kind(why))
         self._gone(gracefully)

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _INPUT_GONE: Final = int(Status.INPUT_GONE)
 _CANCELLED: Final = int(Status.CANCELLED)
+_KEPT: Final = int(Status.KEPT)
 #: statuses of tasks that have not run, and that are no failures
 _NO_FAILURES: Final = frozenset({Status.CANCELLED, Status.TAKEN_BACK})
 #: streams that a task can write to
@@ -58,6 +59,14 @@ class NeededTask(Protocol):
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(handle)` when it has ended."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether it has ended, and its result is kept in the cluster."""
+
+
+#: called with the answer to a request for a kept result; None: the cluster is gone
+Fetched = Callable[["ResultFetched | None"], object]
 
 
 class Payload(Struct, frozen=True, gc=False):
@@ -88,6 +97,7 @@ class TaskLimits(Struct, frozen=True, gc=False):
 
     timeout_s: float | None = None  #: run time allowed per attempt; None: any
     retries: int = 0  #: how often it may run again after an error or a timeout
+    keep: bool = False  #: its result stays in the cluster
 
 
 NO_LIMITS: Final = TaskLimits()
@@ -124,6 +134,9 @@ class ClientJob(Generic[T]):
     sent_bytes: int = 0  #: of those, and of the functions
     is_over: bool = False  #: all of it was cancelled, or it has ended at a hit or an error
     entries: "dict[int, TaskEntry[T]]" = field(default_factory=dict)  #: unanswered, by index
+    is_linked: bool = False  #: some of its tasks need results of others
+    kept: int = 0  #: results that are kept in the cluster
+    freed: list[int] = field(default_factory=list)  #: those that were, as a former session may have kept them
     held: int = 0  #: tasks that are held until their application has the results that they need
     waiting: "deque[TaskEntry[T]]" = field(default_factory=deque)  #: those that are not sent yet, in order
     dropped: list[int] = field(
@@ -187,7 +200,17 @@ class UnclaimedResult(Struct, frozen=True, gc=False):
     slices: list[m.Slice]
 
 
-News = TaskEnded[T] | TaskRunning[T] | TaskWrote[T] | UnclaimedResult | m.Segment | m.DropSegments
+class ResultFetched(Struct, frozen=True):
+    """A result that was kept in the cluster has come, or is not there any more (INPUT_GONE)."""
+
+    then: Fetched
+    job: JobId
+    frame: m.OutcomeFrame
+    buffers: Buffers
+    slave: str
+
+
+News = TaskEnded[T] | TaskRunning[T] | TaskWrote[T] | UnclaimedResult | ResultFetched | m.Segment | m.DropSegments
 
 
 class ClientCore(Generic[T]):
@@ -207,6 +230,7 @@ class ClientCore(Generic[T]):
         self._may_send = False  # something has changed since the last attempt
         self._sessions = 0
         self._unsent: list[TaskUnsent[T]] = []
+        self._fetches: dict[tuple[JobId, int], tuple[ClientJob[T], Fetched]] = {}  # kept results that were asked for
         self._newly_held: list[TaskEntry[T]] = []
         #: held tasks that wait until another one is sent, by that one
         self._parked: dict[TaskEntry[T], list[TaskEntry[T]]] = {}
@@ -257,7 +281,11 @@ class ClientCore(Generic[T]):
             job.dropped += [entry.index for entry in over]
             job.waiting.clear()
             self._wait(job, [entry for entry in job.entries.values() if not entry.is_held])
+            if job.kept:  # the master drops what is kept for jobs that are not opened again
+                self._open(job, session)
             self._close_if_over(job)
+        for (_, index), (job, _) in self._fetches.items():
+            self._ask_for(job, index, session)
         self._send_waiting()
         return dropped
 
@@ -280,7 +308,7 @@ class ClientCore(Generic[T]):
             if job.is_over and not job.open_sent:  # else the master answers for them
                 for entry in run:
                     self._end_unsent(entry)
-            elif self.session is None or job.waiting or any([entry.payload.inputs for entry in run]):  # noqa: C419  (a list is twice as fast)
+            elif self.session is None or job.waiting or (job.is_linked and _needs_results(run)):
                 self._wait(job, run)
             else:
                 payloads = [entry.payload for entry in run]
@@ -349,6 +377,49 @@ class ClientCore(Generic[T]):
         if sent:
             self.session.send(m.Cancel(job, sent, unstarted_only=True))
 
+    def keep(self, job: ClientJob[T]) -> None:
+        """Note that a result of a job is kept in the cluster, until `free` is called."""
+        job.kept += 1
+        self.jobs[job.id] = job
+
+    def free(self, job: ClientJob[T], index: int) -> None:
+        """Have a kept result dropped: nobody asks for it any more."""
+        job.kept -= 1
+        job.freed.append(index)
+        if self.session is None:
+            return
+        if job.open_sent:
+            self.session.send(m.FreeResults(job.id, [index]))
+        else:
+            self._open(job, self.session)
+        self._close_if_over(job)
+
+    def fetch(self, job: ClientJob[T], index: int, then: Fetched) -> None:
+        """Ask for a kept result; it comes as a `ResultFetched`."""
+        self._fetches[job.id, index] = job, then
+        self.jobs[job.id] = job
+        if self.session is not None:
+            self._ask_for(job, index, self.session)
+
+    def _ask_for(self, job: ClientJob[T], index: int, session: Session) -> None:
+        if job.close_sent:  # a master that has nothing of it has forgotten it
+            job.open_sent = job.close_sent = False
+            self._forget_functions(job)
+        self._open(job, session)
+        session.send(m.FetchResults(job.id, [index]))
+        self._close_if_over(job)
+
+    def needed_by_unsent(self) -> set[NeededTask]:
+        """Return the tasks whose results are needed by tasks that are not sent yet."""
+        if not self._waiting and not any(job.held for job in self.jobs.values()):
+            return set()
+        return {needed for entry in self.entries() if entry.is_waiting for needed in entry.payload.inputs}
+
+    def drop_fetches(self) -> list[Fetched]:
+        """Forget all requests for kept results; return whom to inform."""
+        fetches, self._fetches = self._fetches, {}
+        return [then for _, then in fetches.values()]
+
     def take_held(self) -> list[TaskEntry[T]]:
         """Return the tasks that are held since the last call: they need results that the cluster does not have.
 
@@ -359,7 +430,7 @@ class ClientCore(Generic[T]):
 
     def give(self, entry: TaskEntry[T], payload: Payload) -> None:
         """Send a held task with the results that it needs in its payload, unless it has ended meanwhile."""
-        if not self._is_held(entry):
+        if not self.is_held(entry):
             if payload.lease is not None:
                 payload.lease.end(clean=True)
             return
@@ -371,7 +442,7 @@ class ClientCore(Generic[T]):
 
     def drop_held(self, entry: TaskEntry[T]) -> bool:
         """Forget a held task, which the caller ends. False if it has ended."""
-        if not self._is_held(entry):
+        if not self.is_held(entry):
             return False
         del entry.job.entries[entry.index]
         self._let_go(entry)
@@ -389,12 +460,17 @@ class ClientCore(Generic[T]):
         todo = [entry]
         while todo and self._parked:
             for parked in self._parked.pop(todo.pop(), ()):
-                if self._is_held(parked):
+                if self.is_held(parked):
                     self._let_go(parked)
                     self._wait(parked.job, [parked])
                     todo.append(parked)
 
-    def _is_held(self, entry: TaskEntry[T]) -> bool:
+    def look_again(self, entry: TaskEntry[T]) -> None:
+        """Have `take_held` return a held task once more."""
+        self._newly_held.append(entry)
+
+    def is_held(self, entry: TaskEntry[T]) -> bool:
+        """Return whether a task is held."""
         return entry.is_held and entry.job.entries.get(entry.index) is entry
 
     def take_unsent(self) -> list[TaskUnsent[T]]:
@@ -448,11 +524,13 @@ class ClientCore(Generic[T]):
         self._sent += len(run)
         self._sent_bytes += size
         limits = first.limits
-        for entry in run:
-            if entry.payload.inputs:
-                self._announce_inputs(entry, session)
+        if job.is_linked:
+            for entry in run:
+                if entry.payload.inputs:
+                    self._announce_inputs(entry, session)
         session.send(
-            m.Submit(job.id, first.function.digest, limits.timeout_s, limits.retries, frames, first.needs), buffers
+            m.Submit(job.id, first.function.digest, limits.timeout_s, limits.retries, frames, first.needs, limits.keep),
+            buffers,
         )
 
     def _announce_inputs(self, entry: TaskEntry[T], session: Session) -> None:
@@ -495,6 +573,8 @@ class ClientCore(Generic[T]):
             job.open_sent = True
             if job.dropped:
                 session.send(m.Cancel(job.id, list(job.dropped)))
+            if job.freed:
+                session.send(m.FreeResults(job.id, list(job.freed)))
 
     def _close_if_over(self, job: ClientJob[T]) -> None:
         is_open = self.session is not None and job.open_sent and not job.close_sent
@@ -504,7 +584,8 @@ class ClientCore(Generic[T]):
         if job.closed and not job.entries:
             self._forget_functions(job)
             self._waiting.pop(job.id, None)
-            self.jobs.pop(job.id, None)
+            if not job.kept:
+                self.jobs.pop(job.id, None)
 
     def _forget_functions(self, job: ClientJob[T]) -> None:
         """Stop counting a job's functions: the master forgets them with the job."""
@@ -650,6 +731,8 @@ class ClientCore(Generic[T]):
         self._has_unsent_input = False
         for needed in entry.payload.inputs:
             other = self._entry_of(needed)
+            if other is None and needed.is_kept:
+                continue
             if other is None:
                 self._hold(entry)
                 return True
@@ -693,7 +776,7 @@ class ClientCore(Generic[T]):
         """Have the master release contents and functions that no unanswered task needs. False if there are none."""
         assert self.session is not None
         assert self._announced is not None
-        idle = [job for job in self.jobs.values() if job.open_sent and not job.sent]
+        idle = [job for job in self.jobs.values() if job.open_sent and not (job.sent or job.kept)]
         for job in idle:  # it is opened again with its next task
             self.session.send(m.CloseJob(job.id))
             job.open_sent = False
@@ -752,6 +835,10 @@ class ClientCore(Generic[T]):
                 if may_end and ends_job(job, frame.status):
                     is_over = True
                 yield TaskEnded(entry, frame, buffers[at] if buffers else (), message.slave)
+            elif frame.status == _KEPT:
+                continue  # its receipt, once more
+            elif self._fetches and (fetch := self._fetches.pop((job.id, frame.index), None)) is not None:
+                yield ResultFetched(fetch[1], job.id, frame, buffers[at] if buffers else (), message.slave)
             elif slices := slices_of(frame.sizes):
                 yield UnclaimedResult(slices)
         job.sent -= count
@@ -773,7 +860,9 @@ class ClientCore(Generic[T]):
         """Keep a task to send it again: the master does not have a result that it needs."""
         entry.job.entries[entry.index] = entry
         self.jobs[entry.job.id] = entry.job
-        if not self._lacks_inputs(entry):  # they were sent, or will be, again, too
+        if any(needed.is_kept for needed in entry.payload.inputs):
+            self._hold(entry)  # a master that was restarted has no kept results
+        elif not self._lacks_inputs(entry):  # they were sent, or will be, again, too
             self._wait(entry.job, [entry])
 
     def _uncount_buffers(self, payload: Payload) -> int:
@@ -808,6 +897,11 @@ class ClientCore(Generic[T]):
         heartbeat = self._last_sent_s + self.interval_s
         due = None if self.session is None else self.session.next_deadline()
         return heartbeat if due is None else min(heartbeat, due)
+
+
+def _needs_results(run: Sequence[TaskEntry[T]]) -> bool:
+    """Return whether any of these tasks needs results of others."""
+    return any(entry.payload.inputs for entry in run)
 
 
 def _run_key(entry: TaskEntry[T]) -> object:

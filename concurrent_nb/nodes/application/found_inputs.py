@@ -17,12 +17,15 @@ class FoundInputs:
     """
 
     def __init__(self, home: object = None) -> None:
+        self.is_used = False  #: a future was met
         self._home = home
-        self._inputs: dict[TaskFuture, bool] = {}  # whether it leaves a reference
+        self._inputs: dict[TaskFuture, bool]  # whether it leaves a reference
 
     @property
     def futures(self) -> tuple[TaskFuture, ...]:
         """The futures that have left references."""
+        if not self.is_used:
+            return ()
         return tuple([future for future, is_reference in self._inputs.items() if is_reference])
 
     def is_plain(self, future: TaskFuture, budget: int) -> int:
@@ -40,9 +43,11 @@ class FoundInputs:
 
     def _is_reference(self, future: TaskFuture) -> bool:
         # Decided once: it may end meanwhile, and whether the pickle is plain depends on it.
+        if not self.is_used:
+            self.is_used, self._inputs = True, {}
         is_reference = self._inputs.get(future)
         if is_reference is None:
-            has_value = future.done() and not future.cancelled() and future.exception() is None
+            has_value = future.done() and not future.cancelled() and future.exception() is None and not future.is_kept
             is_reference = self._inputs[future] = not has_value
         return is_reference
 

@@ -71,6 +71,11 @@ class TaskFuture(concurrent.futures.Future[T]):
     #: as a part of arguments or of a function it stands for its value, which the task waits for
     leaves_references: Final = True
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the task has ended and its result stays in the cluster."""
+        return False
+
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
         # Most futures have ended before any thread waits for them. So the condition, which makes up half of a future's
         # memory and a third of its time, and the lists of waiters are made when they are first used. All else is set
@@ -187,6 +192,9 @@ class TaskFuture(concurrent.futures.Future[T]):
     def peak_bytes(self) -> int:
         """Most memory that its worker had taken by the end of the task, in bytes; 0 as for `cpu_s`."""
         return self.usage[1] * 1024
+
+    def fetch(self) -> None:
+        """Have the value come here, if it stays in the cluster; other values come by themselves."""
 
     def then(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> "TaskFuture[R]":
         """Run `fn(value, *args, **kwargs)` on the cluster with this task's value; return its future immediately.

@@ -42,7 +42,7 @@ from concurrent_nb.shipping.runtime.notes import (
     TaskStatistics,
 )
 from concurrent_nb.shipping.serialization import task_inputs
-from concurrent_nb.telemetry.job_stats import JobStats, JobTimes, Share
+from concurrent_nb.telemetry.job_stats import JobStats, JobTimes, Share, edges_of
 from concurrent_nb.telemetry.statistic_registry import StatisticRegistry
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ class Job(Generic[T]):
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
         self._statistics = StatisticRegistry()  # what its tasks have measured
+        self._new_kept: Callable[[int], TaskFuture[T]] | None = None  # makes futures whose results stay in the cluster
         self._is_batched = False
         self._index_at_master: Callable[[int], int] = _same  # of the task that a task travels in
         #: returns the master's statistics of a job; None: no master has it
@@ -199,6 +200,9 @@ class Job(Generic[T]):
         self._wait_or_raise(timeout_s)
         if self.input_error is not None:
             raise self.input_error
+        if self._new_kept is not None:
+            for future in self.futures:  # all at once, and not one after another
+                future.fetch()
         return [self._value_of(future) for future in self.futures]
 
     def result(self, timeout_s: float | None = None) -> Any:
@@ -385,6 +389,7 @@ class Job(Generic[T]):
             stats.no_times = str(error)
             return stats
         times = stats.times = JobTimes.from_answer(answer)
+        stats.graph = edges_of(answer)
         # The master also has those of items that travelled together.
         stats.cpu_s, stats.peak_bytes = max(stats.cpu_s, times.cpu_s), max(stats.peak_bytes, times.peak_bytes)
         return stats
@@ -587,7 +592,8 @@ class Job(Generic[T]):
 
     def _new_future(self, index: int) -> TaskFuture[T]:
         """Make the future of the next task, which is about to be sent."""
-        future: TaskFuture[T] = TaskFuture(self.id, index, self._canceller, self)
+        kept = self._new_kept
+        future: TaskFuture[T] = TaskFuture(self.id, index, self._canceller, self) if kept is None else kept(index)
         self._add(future)
         return future
 

@@ -326,7 +326,7 @@ class MapCall:
         future = TaskFuture(self.record.id, next(self._index), self._client_thread.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
-        payload = with_inputs_of(self._function, chunk_payload(chunk.items, chunk.numbers))
+        payload = with_inputs_of(self._function, chunk_payload(chunk.items, chunk.numbers), self.record)
         return TaskEntry(self.record, future.index, self._function, payload, future, self._options.limits, self._needs)
 
     def _ended(self, future: Any) -> None:

@@ -6,6 +6,7 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 """
 
 import concurrent.futures
+import dataclasses
 import itertools
 import math
 import os
@@ -19,6 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+
+from msgspec.structs import replace
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
@@ -37,6 +40,7 @@ from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.inside_task import InsideTask
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.job_origin import ORIGIN, new_record
+from concurrent_nb.nodes.application.kept_futures import KeptFuture
 from concurrent_nb.nodes.application.map_call import MapCall
 from concurrent_nb.nodes.application.master_calls import MasterCalls
 from concurrent_nb.nodes.application.payload import with_inputs_of
@@ -246,6 +250,7 @@ class ApplicationNode(concurrent.futures.Executor):
         needs: Needs | None = None,
         name: str = "",
         strategy: str | None = None,
+        keep: bool = False,
     ) -> BoundOptions:
         """Return an object whose `submit` and `map` run tasks with these options. This application does not change.
 
@@ -260,10 +265,12 @@ class ApplicationNode(concurrent.futures.Executor):
                 slot, in a worker process.
             name: shown in the cluster's status. With a name or a strategy each submit is a job of its own.
             strategy: how the tasks are spread over slaves, see `start_job`.
+            keep: the result of each submit stays in the cluster, and comes here only when its future is asked for it,
+                see `KeptFuture`. For maps it has no effect.
 
         Raises ConfigurationError for values that are not allowed.
         """
-        return BoundOptions(self, options_of(timeout_s, retries, needs, name, strategy))
+        return BoundOptions(self, options_of(timeout_s, retries, needs, name, strategy, keep))
 
     def push_task(self, task: TaskOf[R]) -> TaskFuture[R]:
         """Run a task object on the cluster; return its future.
@@ -456,6 +463,8 @@ class ApplicationNode(concurrent.futures.Executor):
         return_exceptions: bool,
     ) -> Iterator[R]:
         """Map as `map` does, with options for each item."""
+        if options.limits.keep:
+            options = dataclasses.replace(options, limits=replace(options.limits, keep=False))
         check_sizes(options.limits, chunksize, buffersize)
         if options.limits != NO_LIMITS:
             chunksize = 1
@@ -694,6 +703,7 @@ class ApplicationNode(concurrent.futures.Executor):
         strategy: str | None = None,
         needs: Needs | None = None,
         batch: int | Literal["auto"] | None = None,
+        keep: bool = False,
     ) -> Job[R]:
         """Run `function(*call)` for each call as one job; return the job immediately.
 
@@ -720,6 +730,8 @@ class ApplicationNode(concurrent.futures.Executor):
                 decide, as for `map`; None: each travels by itself. Futures, counts and errors are the same, with two
                 exceptions: a task cannot be cancelled by itself once its batch runs, and the tasks around one that
                 overran its time or killed its worker run again.
+            keep: the results stay in the cluster, for tasks that have these futures, or the job, as arguments. They
+                come here only when somebody asks for them, see `KeptFuture`. Not with `batch` or `until`.
 
         Raises:
             ConfigurationError: an option has a value that is not allowed. Nothing has been sent then.
@@ -739,10 +751,15 @@ class ApplicationNode(concurrent.futures.Executor):
             needs=needs,
         )
         calls = checked_calls(calls)
+        if keep and (until or batch_of(batch) is not None):
+            raise ConfigurationError("keep leaves each result in the cluster: leave out until and batch")
         if (size := self._batch_size(batch)) is not None:
             return self._started(BatchedJob(self._packer, self._client_thread, function, calls, size, options).start())
         record = options.new_record()
         job: Job[R] = self._started(Job(record.id, record.name, self._canceller, watched, prints))
+        if keep:
+            job._new_kept = lambda index: KeptFuture(record, index, self._client_thread, job)
+            options = dataclasses.replace(options, limits=replace(options.limits, keep=True))
         self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
         self._client_thread.close_job(record)
         return job
@@ -949,7 +966,11 @@ class ApplicationNode(concurrent.futures.Executor):
         else:  # a name and a strategy are a job's
             job, index = new_record(options.name or self.name, strategy=options.strategy), 0
             self._other_submits.add(job)
-        future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
+        future: TaskFuture[R]
+        if options.limits.keep:
+            future = KeptFuture(job, index, self._client_thread)
+        else:
+            future = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, options)
         if job is not self._submit_job:
             self._client_thread.close_job(job)
@@ -971,8 +992,8 @@ class ApplicationNode(concurrent.futures.Executor):
             self._client_thread.check_open()
             future.end(None, error)
             return
-        if function.payload.inputs:
-            payload = with_inputs_of(function, payload)
+        if payload.inputs or function.payload.inputs:
+            payload = with_inputs_of(function, payload, job)
         if options is None:
             limits, needs = NO_LIMITS, function.needs
         else:

@@ -6,7 +6,8 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from concurrent_nb.nodes.application.core import FunctionPayload, Payload
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore
 from concurrent_nb.shipping.environment.envelope import EnvironmentSource
@@ -54,9 +55,10 @@ def function_payload(function: PickledFunction, needs: m.Needs | None = None) ->
     return FunctionPayload(function.digest, payload, needs, function.name[: m.NAME_MAX])
 
 
-def with_inputs_of(function: FunctionPayload, payload: Payload) -> Payload:
-    """Return the payload of a task that needs the results to which its function refers as well."""
+def with_inputs_of(function: FunctionPayload, payload: Payload, record: ClientJob[TaskHandle]) -> Payload:
+    """Return the payload of a task of a job that needs the results to which its function refers as well."""
     inputs = function.payload.inputs
+    record.is_linked = record.is_linked or bool(inputs or payload.inputs)
     if not inputs:
         return payload
     return replace(payload, inputs=tuple(dict.fromkeys((*payload.inputs, *inputs))))

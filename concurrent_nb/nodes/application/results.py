@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from concurrent_nb import errors, foreign
 from concurrent_nb.ids import task_name
-from concurrent_nb.nodes.application.core import TaskEnded
+from concurrent_nb.nodes.application.core import ResultFetched, TaskEnded
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.segments import CannotOpen
@@ -28,12 +28,18 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 }
 
 
+#: the value of a future whose result is kept in the cluster, until somebody asks for it
+KEPT_VALUE: Final = object()
+
+
 def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
     """Return (value, None) or (None, exception); the exception's cause is the remote traceback, if there is one.
 
     `take` maps a slice of shared memory, for the user to keep and to change.
     """
     frame = ended.frame
+    if frame.status == Status.KEPT:
+        return KEPT_VALUE, None
     body: Buffer = frame.body
     buffers: Sequence[Buffer] = ()
     if not frame.sizes and frame.status in _SUCCESSES:
@@ -47,6 +53,24 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
     if frame.status not in _SUCCESSES:
         return None, _failure_of(frame.status, body, _origin(ended))
     return _loaded(body, buffers, _origin, ended)
+
+
+def fetched_value(fetched: ResultFetched, take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
+    """Return the value of a kept result that has come, or why it has not; as `answer_of`."""
+    task = task_name(fetched.job, fetched.frame.index)
+    if fetched.frame.status == Status.INPUT_GONE:
+        text = f"the result of task {task} was kept in the cluster, whose master is another one now: submit it again"
+        return None, errors.KeptResultLost(text, task=task)
+    try:
+        sizes, buffers = fetched.frame.sizes, _writable(fetched.buffers)
+        body, parts = unpack_body(fetched.frame.body, joined(sizes, buffers, take))
+        return pickles.loads_result(body, parts), None
+    except BaseException as error:
+        if foreign.is_interrupt(error):
+            raise
+        failure = errors.ResultNotLoadable(f"the result of task {task} cannot be unpickled here: {error}", task=task)
+        failure.__cause__ = error
+        return None, failure
 
 
 def open_item(ran: TaskFuture, row: Any) -> tuple[Any, BaseException | None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
@@ -44,10 +45,15 @@ class TaskOptions:
         return function.needs if self.needs is None else checked_needs(self.needs)
 
 
-def options_of(timeout_s: Any, retries: Any, needs: Needs | None, name: object, strategy: str | None) -> TaskOptions:
+def options_of(
+    timeout_s: Any, retries: Any, needs: Needs | None, name: object, strategy: str | None, keep: bool = False
+) -> TaskOptions:
     """Check options. Raises ConfigurationError that names the one that cannot be."""
     checked_needs(needs)
-    return TaskOptions(limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
+    limits = limits_of(timeout_s, retries)
+    if keep:
+        limits = replace(limits, keep=True)
+    return TaskOptions(limits, needs, label_of(name), strategy_of(strategy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ class BoundOptions:
     def __repr__(self) -> str:
         limits, options = self._options.limits, self._options
         given: dict[str, Any] = {"timeout_s": limits.timeout_s, "retries": limits.retries}
-        given |= {"needs": options.needs, "name": options.name, "strategy": options.strategy}
+        given |= {"keep": limits.keep, "needs": options.needs, "name": options.name, "strategy": options.strategy}
         shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
         return f"<{self._application!r} with {shown or 'no options'}>"
 

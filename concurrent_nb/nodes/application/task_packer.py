@@ -132,10 +132,15 @@ class TaskPacker:
 
     def _dumps(self, thing: Any) -> tuple[bytes, list[memoryview]]:
         """Pickle arguments; futures among them leave references."""
-        found = FoundInputs(self._home)
-        with task_inputs.collecting(found):
+        # As `task_inputs.collecting`, which takes longer than most arguments.
+        of_thread = task_inputs.OF_THREAD
+        before = of_thread.collector
+        found = of_thread.collector = FoundInputs(self._home)
+        try:
             body, buffers = pickles.dumps(thing)
-        if found.futures:
+        finally:
+            of_thread.collector = before
+        if found.is_used and found.futures:
             buffers = _BuffersOfDependent(buffers)
             buffers.inputs = found.futures
         return body, buffers
@@ -183,7 +188,7 @@ class TaskPacker:
         needs = packed.needs if options.needs is None else wanted
         entries = []
         for index, call in enumerate(calls):
-            payload = with_inputs_of(packed, self.call_payload(function, call, {}))
+            payload = with_inputs_of(packed, self.call_payload(function, call, {}), record)
             entries.append(TaskEntry(record, index, packed, payload, job._new_handle(index), options.limits, needs))
         return entries
 

@@ -150,6 +150,7 @@ class MasterCore:
             on_event=self._add_event,
             closed=self._drop_functions_in,
             is_needed=scheduler.needs_result,
+            is_kept=scheduler.is_kept,
             limits=limits,
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
@@ -164,6 +165,8 @@ class MasterCore:
             m.Measured: self._on_measured,
             m.Ran: self._on_ran,
             m.TaskInputs: self._on_task_inputs,
+            m.FetchResults: self._on_fetch_results,
+            m.FreeResults: self._on_free_results,
             m.Outcomes: self._on_outcomes,
             m.Started: self._on_started,
             m.Returned: self._on_returned,
@@ -451,7 +454,8 @@ class MasterCore:
         """
         clients = [peer for peer in self.peers.values() if peer.role == "client" and peer.parent is None]
         names = {peer.key.decode(): peer.name for peer in clients}
-        return page_of(self.scheduler.task_log, self.scheduler.jobs, job_id, owner, since, names)
+        ended = self.scheduler.ended_jobs
+        return page_of(self.scheduler.task_log, self.scheduler.jobs, ended, job_id, owner, since, names)
 
     def use_strategy(self, strategy: Strategy, now: float) -> None:
         """Place tasks by another strategy from now on, except those of jobs that name their own."""
@@ -673,6 +677,7 @@ class MasterCore:
                 objects,
                 message.needs,
                 inputs,
+                message.keep,
             )
         )
 
@@ -682,6 +687,12 @@ class MasterCore:
         """Return the inputs of those tasks of a run that have some, which the peer has announced before."""
         job, announced = message.job, peer.inputs
         return [(task.index, announced.pop((job, task.index))) for task in tasks if (job, task.index) in announced]
+
+    def _on_fetch_results(self, peer: Peer, message: m.FetchResults, _: Received, now: float) -> None:
+        self._peer_events.append(e.ResultsWanted(peer.session_id, JobId(message.job), message.indexes))
+
+    def _on_free_results(self, peer: Peer, message: m.FreeResults, _: Received, now: float) -> None:
+        self._peer_events.append(e.ResultsFreed(peer.session_id, JobId(message.job), message.indexes))
 
     def _on_task_inputs(self, peer: Peer, message: m.TaskInputs, _: Received, now: float) -> None:
         refs = peer.inputs.setdefault((message.job, message.index), [])

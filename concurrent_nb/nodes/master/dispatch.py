@@ -218,6 +218,8 @@ class Dispatch:
                 if sizes is not item.sizes:
                     item = msgspec.structs.replace(item, sizes=sizes)
                 copied += sum(map(length, own))
+                if slices_of(item.sizes):
+                    self._memory.shown(deliver.job, item.index)
             items.append(item)
             buffers.append(own)
         return items, buffers

@@ -158,6 +158,7 @@ class SharedMemoryTracker:
         on_event: called with events for the scheduler.
         closed: called with segments that are closed, before any peer must drop them.
         is_needed: returns whether tasks that have not ended need a result, by job and index of its task.
+        is_kept: returns whether its owner has a result kept, of which it has got none of the memory.
         limits: how much a key may share, and how much is copied for it.
     """
 
@@ -170,6 +171,7 @@ class SharedMemoryTracker:
         on_event: Callable[[e.Event], None],
         closed: Callable[[set[bytes]], None],
         is_needed: Callable[[JobId, int], bool] = lambda job, index: False,
+        is_kept: Callable[[JobId, int], bool] = lambda job, index: False,
         limits: Limits = DEFAULT,
     ) -> None:
         self._reader = reader or NullSegmentReader()
@@ -179,6 +181,8 @@ class SharedMemoryTracker:
         self._on_event = on_event
         self._closed = closed
         self._is_needed = is_needed
+        self._is_kept = is_kept
+        self._shown: set[tuple[JobId, int]] = set()  # pinned results that were sent to their owner
         self._limits = limits
         self._log = RateLimitedLog(log)
         self._peers: dict[SessionId, PeerMemory] = {}
@@ -324,21 +328,27 @@ class SharedMemoryTracker:
         """Act on acknowledged outcomes: the client may read their results now; results that it copied are released."""
         for event in acknowledged:
             kept = self.kept.get(event.job, {})
-            for index in event.indexes if kept else ():
+            for index in event.indexes if kept or self._shown else ():
                 results = kept.pop(index, None)
                 if results is None:
-                    continue
-                if self._is_needed(event.job, index):
+                    results = self._take_shown(event.job, index)
+                elif self._is_needed(event.job, index):
                     self._pin(event.job, index, results)
+                    if self._is_kept(event.job, index):
+                        continue  # its owner has got a receipt
+                if results is None:
+                    continue
                 if not client.announced.shares:
                     self._release(results, clean=True)
                     continue
                 for result in results:
-                    if (former := client.held_results.get(result.slice)) is not None:
+                    former = client.held_results.get(result.slice)
+                    if former is not None and former is not result:
                         # The slave has reported the slice twice, and the client will release it once.
                         former.move("release")
                         self._drop_reference(result.slice.segment)
-                    result.move("hand over")
+                    if result.state is not ResultState.HELD:
+                        result.move("hand over")
                     client.held_results[result.slice] = result
 
     def forget_job(self, job: JobId) -> None:
@@ -347,6 +357,17 @@ class SharedMemoryTracker:
             if self._is_needed(job, index):
                 self._pin(job, index, results)
             self._release(results, clean=False)  # the client may have received them without an acknowledgement
+
+    def shown(self, job: JobId, index: int) -> None:
+        """Note that slices of a result are sent to its owner, who may read them once that is acknowledged."""
+        if (job, index) in self._pinned:
+            self._shown.add((job, index))
+
+    def _take_shown(self, job: JobId, index: int) -> list[ResultSlice] | None:
+        if (job, index) not in self._shown:
+            return None
+        self._shown.discard((job, index))
+        return self._pinned.get((job, index))
 
     def _pin(self, job: JobId, index: int, results: list[ResultSlice]) -> None:
         self._pinned[job, index] = results
@@ -361,11 +382,12 @@ class SharedMemoryTracker:
             clean: no process of a task that has needed it can refer to it.
         """
         waiting: dict[bool, list[ResultSlice]] = {}
+        self._shown.discard((job, index))
         for result in self._pinned.pop((job, index), ()):
             result.is_pinned = False
             result.was_left = result.was_left or not clean
-            if result.release is not None:
-                waiting.setdefault(result.release, []).append(result)
+            if result.release is not None or result.state is ResultState.KEPT:
+                waiting.setdefault(result.release is not False, []).append(result)
         for is_clean, results in waiting.items():
             self._release(results, clean=is_clean)
 

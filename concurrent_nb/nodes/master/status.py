@@ -8,7 +8,8 @@ from typing import Any, Final
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.tasks.task_record import JobRecord
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
+from concurrent_nb.wire.codec import size_of
 
 #: most clients, and most jobs, that a status lists; it contains the number of the others
 LISTED_MAX: Final = 500
@@ -86,7 +87,9 @@ def _describe_job(
 ) -> dict[str, Any]:
     client = peers.get(job.client) if job.client is not None else None
     left = len(job.tasks)
-    state = "idle" if not left else "stopping" if job.ended else "running" if assigned else "waiting"
+    kept = [task for task in job.kept.values() if task.outcome is not None]
+    at_rest = "keeping" if kept else "idle"
+    state = at_rest if not left else "stopping" if job.ended else "running" if assigned else "waiting"
     return {
         "id": job.id.hex(),
         "name": job.name,
@@ -97,8 +100,16 @@ def _describe_job(
         "done": job.accepted - left,
         "assigned": assigned,
         "untaken_bytes": untaken_bytes,  # of results, if its tasks wait until these are acknowledged; else 0
+        "kept": len(kept),  # results that stay in the cluster
+        "kept_bytes": sum(map(_bytes_of, kept)),
         "age_s": now - job.opened_s,
     }
+
+
+def _bytes_of(task: TaskRecord) -> int:
+    """Return the size of a kept result, 0 while there is none."""
+    outcome = task.outcome
+    return 0 if outcome is None else len(outcome.body) + sum(map(size_of, outcome.sizes))
 
 
 def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str, Any]]:
@@ -116,9 +127,11 @@ def _count_tasks(scheduler: Scheduler, jobs: Iterable[JobRecord]) -> dict[str, i
     assigned = sum(len(slave.tasks) for slave in scheduler.slaves.values())
     unforgotten = sum(len(job.tasks) for job in jobs)
     waiting = scheduler.waiting
+    blocked = scheduler.blocked
     return {
         "jobs": len(scheduler.jobs),
         "waiting": waiting,
+        "blocked": blocked,
         "assigned": assigned,
-        "kept": unforgotten - waiting - assigned,
+        "kept": unforgotten - waiting - blocked - assigned,
     }

@@ -24,6 +24,7 @@ class TaskPage:
     next: int | None  #: number from which the next page begins; None if this was the last one
     dropped: int  #: tasks that were asked for and are not kept any more
     jobs: dict[JobId, JobLabel]  #: of these tasks
+    graphs: dict[JobId, list[list[Any]]]  #: edges of these jobs by function: source, target, how many
     applications: Mapping[str, str]  #: names of the registered applications by owner
 
     def as_json(self) -> dict[str, Any]:
@@ -33,7 +34,11 @@ class TaskPage:
             "next": self.next,
             "dropped": self.dropped,
             "jobs": {
-                job.hex(): {"name": label.name, "application": self.applications.get(label.owner, "")}
+                job.hex(): {
+                    "name": label.name,
+                    "application": self.applications.get(label.owner, ""),
+                    "graph": self.graphs.get(job, []),
+                }
                 for job, label in self.jobs.items()
             },
         }
@@ -42,6 +47,7 @@ class TaskPage:
 def page_of(
     log: TaskLog,
     jobs: Mapping[JobId, JobRecord],
+    ended: Mapping[JobId, JobRecord],
     job: JobId | None,
     owner: str | None,
     since: int,
@@ -49,7 +55,8 @@ def page_of(
 ) -> TaskPage:
     """Return records from number `since` on: of a job, or with None of all jobs; with `owner`, only of theirs.
 
-    `jobs` are those that the master has now. Raises ConfigurationError for a job that is another's, or unknown.
+    `jobs` are those that the master has now, `ended` the last ones that it has forgotten. Raises ConfigurationError for
+    a job that is another's, or unknown.
     """
     if job is not None:
         record = jobs.get(job)
@@ -63,4 +70,10 @@ def page_of(
     following = tasks.pop().number if len(tasks) > PAGE_TASKS else None
     labels = {task.job: log.label_of(task.job) for task in tasks}
     known = {each: label for each, label in labels.items() if label is not None}
-    return TaskPage(tasks, following, log.count_dropped(job, owner), known, applications)
+    records = {each: jobs.get(each) or ended.get(each) for each in known}
+    graphs = {
+        each: [[edge.source, edge.target, edge.count] for edge in record.edges.values()]
+        for each, record in records.items()
+        if record is not None and record.edges
+    }
+    return TaskPage(tasks, following, log.count_dropped(job, owner), known, graphs, applications)

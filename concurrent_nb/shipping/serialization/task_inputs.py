@@ -40,7 +40,8 @@ class _OfThread(threading.local):
     values: "Inputs | None" = None
 
 
-_THREAD: Final = _OfThread()
+#: the data of this thread
+OF_THREAD: Final = _OfThread()
 #: makes a collector for futures of any application; set by what knows futures, if that is loaded
 factories: list[Callable[[], Collector]] = []
 
@@ -48,11 +49,11 @@ factories: list[Callable[[], Collector]] = []
 @contextmanager
 def collecting(collector: Collector) -> Iterator[None]:
     """Have futures that are pickled in this thread leave references."""
-    before, _THREAD.collector = _THREAD.collector, collector
+    before, OF_THREAD.collector = OF_THREAD.collector, collector
     try:
         yield
     finally:
-        _THREAD.collector = before
+        OF_THREAD.collector = before
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def collecting_any() -> Iterator[Collector | None]:
 
 def collector() -> Collector | None:
     """Return the collector of this thread; None outside of `collecting`."""
-    return _THREAD.collector
+    return OF_THREAD.collector
 
 
 def reference_to(job: JobId, index: int) -> tuple[Any, ...]:
@@ -88,7 +89,7 @@ def given_value(value: Any) -> Any:
 
 def input_value(job: JobId, index: int) -> Any:
     """Return the value of a task that the running task needs: the unpickled form of a future."""
-    inputs = _THREAD.values
+    inputs = OF_THREAD.values
     if inputs is None:
         raise LookupError(f"the result of task {task_name(job, index)} is available in the task only that needs it")
     return inputs.value(job, index)
@@ -116,11 +117,11 @@ class Inputs:
     @contextmanager
     def use(self) -> Iterator[None]:
         """Have references that are unpickled in this thread become these values."""
-        before, _THREAD.values = _THREAD.values, self
+        before, OF_THREAD.values = OF_THREAD.values, self
         try:
             yield
         finally:
-            _THREAD.values = before
+            OF_THREAD.values = before
 
 
 NO_INPUTS: Final = Inputs({})

@@ -23,6 +23,9 @@ def test_a_task_has_defaults() -> None:
     ("line", "message"),
     [
         ("--local --no-block", "--no-block in the background"),
+        ("--keep --local", "does not go with --local"),
+        ("--keep --batch 3", "does not go with --batch"),
+        ("--keep --until x", "does not go with --until"),
         ("--size 3x4", "needs --view image"),
         ("--size 3x4 --view table", "needs --view image"),
         ("--sort value --view image", "needs --view table"),

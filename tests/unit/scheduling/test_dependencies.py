@@ -3,11 +3,21 @@
 import msgspec
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.instructions import Instruction, ReleaseResult
 from concurrent_nb.tasks.task_record import TaskState
 from concurrent_nb.wire.messages import ErrorReport
-from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, JOB, OK, OTHER_JOB, YOU, Bench
-from tests.unit.scheduling.client_events import acknowledged, cancelled, gone, needing, opened, submitted, taken_back
+from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, JOB, ME, OK, OTHER_JOB, YOU, Bench, G
+from tests.unit.scheduling.client_events import (
+    acknowledged,
+    cancelled,
+    closed,
+    gone,
+    needing,
+    opened,
+    submitted,
+    taken_back,
+)
 from tests.unit.scheduling.instructions import assigned, delivered
 from tests.unit.scheduling.slave_events import ended, joined, lost
 
@@ -163,3 +173,81 @@ def test_the_failure_of_an_input_says_what_it_was() -> None:
     assert reports[0] == reports[1]  # both name the task that has failed, and not one another
     name = bench.scheduler.jobs[JOB].tasks[0].name
     assert reports[0].message == f"task {name}, whose result it needs, has failed: ValueError: bad"
+
+
+# -------------------------------------------------------------------------------------------------------- kept results
+
+
+def keeping(*indexes: int) -> e.TasksSubmitted:
+    return msgspec.structs.replace(submitted(indexes), keep=True)
+
+
+def wanted(*indexes: int) -> e.ResultsWanted:
+    return e.ResultsWanted(ME, JOB, indexes)
+
+
+def freed(*indexes: int) -> e.ResultsFreed:
+    return e.ResultsFreed(ME, JOB, indexes)
+
+
+def test_the_owner_of_a_kept_result_gets_a_receipt_and_the_result_when_it_asks() -> None:
+    bench = a_bench()
+    bench(keeping(0))
+    assert delivered(bench(ended("a", 0))) == {0: Status.KEPT}
+    assert released(bench(acknowledged([0]), closed())) == []
+    assert delivered(bench(wanted(0))) == {0: OK}
+    bench(acknowledged([0]))
+    assert assigned(bench(opened(), needing({1: [0]}))) == {"a": [1]}
+    assert released(bench(freed(0))) == []  # a task needs it
+    assert released(bench(ended("a", 1))) == [(0, True)]
+    assert delivered(bench(wanted(0))) == {0: GONE}
+    bench(acknowledged([0, 1]), closed())
+    assert not bench.scheduler.jobs
+
+
+def test_a_closed_job_stays_until_the_last_of_its_results_is_freed() -> None:
+    bench = a_bench()
+    bench(keeping(0, 1), closed())
+    bench(ended("a", 0, 1))
+    bench(acknowledged([0, 1]))
+    assert released(bench(freed(0))) == [(0, True)]
+    assert JOB in bench.scheduler.jobs
+    assert released(bench(freed(1, 0, 99))) == [(1, True)]
+    assert not bench.scheduler.jobs
+
+
+def test_only_values_are_kept() -> None:
+    bench = a_bench()
+    bench(keeping(0, 1))
+    assert delivered(bench(ended("a", 0, status=ERROR), ended("a", 1, status=Status.HIT))) == {0: ERROR, 1: Status.HIT}
+    bench(acknowledged([0, 1]), closed())
+    assert not bench.scheduler.jobs
+
+
+def test_kept_results_end_with_their_owner() -> None:
+    bench = a_bench()
+    bench(keeping(0, 1, 2))
+    bench(ended("a", 0))
+    bench(acknowledged([0]))
+    bench(gone(linger_s=1.0))
+    assert released(bench.after(2.0)) == [(0, True)]
+    assert not bench.scheduler.retained
+
+
+def test_a_new_session_of_the_owner_still_has_the_kept_results() -> None:
+    bench = a_bench()
+    bench(keeping(0), closed())
+    bench(ended("a", 0))
+    bench(acknowledged([0]))
+    bench(gone(linger_s=1.0), opened(YOU, "me"))
+    assert released(bench.after(2.0)) == []
+    assert delivered(bench(e.ResultsWanted(YOU, JOB, [0]))) == {0: OK}
+
+
+def test_a_job_counts_its_edges_by_function() -> None:
+    bench = a_bench()
+    bench.scheduler.task_log.name_of = lambda digest: digest[:1].decode()
+    bench(submitted([0, 1], function=G), opened(job=OTHER_JOB))
+    bench(needing({2: [0, 1], 3: [0]}), needing({0: [2]}, job=OTHER_JOB))
+    edges = [(edge.source, edge.target, edge.count) for edge in bench.scheduler.jobs[JOB].edges.values()]
+    assert edges == [("g", "f", 3)]

@@ -284,3 +284,92 @@ def test_a_result_changes_its_state_as_the_table_allows_and_in_no_other_way(stat
 def test_every_result_is_released_in_the_end_and_never_left() -> None:
     assert {state for state in ResultState if (state, "release") in TRANSITIONS} == set(ResultState) - {RELEASED}
     assert not any(state == RELEASED for state, _ in TRANSITIONS)
+
+
+# ---------------------------------------------------------------------------------------- results that other tasks need
+
+
+class GraphBench(Bench):
+    """A tracker whose master has tasks that need results, or keeps results, by index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.needed: set[int] = set()
+        self.kept: set[int] = set()
+        self.tracker = SharedMemoryTracker(
+            self.reader,
+            None,
+            touched=self.touched.append,
+            on_event=self.events.append,
+            closed=self.closed.append,
+            is_needed=lambda job, index: index in self.needed,
+            is_kept=lambda job, index: index in self.kept,
+        )
+        self.alice, self.east = self.client(), self.slave(EAST)
+        self.outcome(self.east, piece(1))
+        sent_messages(self.east)
+
+    def releases(self) -> list[m.AnyMessage]:
+        return [message for message in sent_messages(self.east) if isinstance(message, m.Release)]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_result_that_tasks_need_is_released_when_they_and_its_owner_are_done_with_it(clean: bool) -> None:
+    bench = GraphBench()
+    bench.needed = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    bench.tracker.handle(bench.alice, m.Release([piece(1)], True), ())
+    assert bench.releases() == []
+    bench.tracker.unpin(JOB, 1, clean=clean)
+    assert bench.releases() == [m.Release([piece(1)], clean)]
+    # And the other way round
+    bench = GraphBench()
+    bench.needed = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    bench.tracker.unpin(JOB, 1, clean=clean)
+    assert bench.releases() == []
+    bench.tracker.handle(bench.alice, m.Release([piece(1)], True), ())
+    assert bench.releases() == [m.Release([piece(1)], clean)]
+
+
+def test_a_result_that_its_owner_has_copied_stays_for_tasks_that_need_it() -> None:
+    bench = GraphBench()
+    bench.alice.announced.share(False)
+    bench.needed = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    assert bench.releases() == []
+    bench.tracker.unpin(JOB, 1, clean=True)
+    assert bench.releases() == [m.Release([piece(1)], True)]
+
+
+def test_the_owner_of_a_kept_result_holds_it_only_once_it_has_fetched_it() -> None:
+    bench = GraphBench()
+    bench.needed = bench.kept = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))  # of a receipt
+    assert not bench.alice.held_results
+    bench.tracker.shown(JOB, 1)
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    assert piece(1) in bench.alice.held_results
+    bench.tracker.unpin(JOB, 1, clean=True)
+    assert bench.releases() == []
+    bench.tracker.handle(bench.alice, m.Release([piece(1)], True), ())
+    assert bench.releases() == [m.Release([piece(1)], True)]
+
+
+def test_a_kept_result_that_nobody_fetched_is_released_when_it_is_freed() -> None:
+    bench = GraphBench()
+    bench.needed = bench.kept = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    bench.tracker.unpin(JOB, 1, clean=True)
+    assert bench.releases() == [m.Release([piece(1)], True)]
+
+
+def test_an_owner_that_is_gone_leaves_results_to_the_tasks_that_need_them() -> None:
+    bench = GraphBench()
+    bench.needed = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    bench.tracker.left(bench.alice)
+    bench.tracker.abandon(bench.alice, 0.0)
+    assert bench.releases() == []
+    bench.tracker.unpin(JOB, 1, clean=True)
+    assert bench.releases() == [m.Release([piece(1)], False)]
