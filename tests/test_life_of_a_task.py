@@ -119,7 +119,7 @@ def test_the_life_of_a_task() -> None:
         application_link.send(envelope)
     master_turn()
     assert state() is TaskState.FORGOTTEN
-    assert master.status(clock())["tasks"] == {"jobs": 1, "waiting": 0, "assigned": 0, "kept": 0}
+    assert master.status(clock())["tasks"] == {"jobs": 1, "waiting": 0, "blocked": 0, "assigned": 0, "kept": 0}
     for frames in slave_link.receive():
         slave.received(frames, clock())
     assert slave.session.in_flight == 0

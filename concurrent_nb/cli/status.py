@@ -16,7 +16,8 @@ def describe(status: dict[str, Any]) -> list[str]:
     busy = sum(slave["busy"] for slave in slaves)
     lines = [
         f"cluster {status['name']}: {_count(len(slaves), 'slave')}, {_count(workers, 'worker')}, {busy} busy; "
-        f"{_count(tasks['waiting'], 'task')} {'waits' if tasks['waiting'] == 1 else 'wait'}",
+        f"{_count(tasks['waiting'], 'task')} {'waits' if tasks['waiting'] == 1 else 'wait'}"
+        + (f", {_count(tasks['blocked'], 'task')} for results of others" if tasks.get("blocked") else ""),
         f"  master on {status['host']}: process {status['pid']}, up {write_span(status['uptime_s'])}",
     ]
     lines += map(_slave, slaves)

@@ -100,6 +100,11 @@ class KeptFuture(TaskFuture[T]):
         if self._finalizer is not None:
             self._finalizer()
 
+    def __repr__(self) -> str:
+        if self._result is not KEPT_VALUE or self._lost is not None:
+            return super().__repr__()
+        return f"<KeptFuture of task {self.task}, whose result is in the cluster>"
+
     def note_kept(self) -> None:
         """Note that the cluster has the result. For the client thread, before it ends the future."""
         self._finalizer = weakref.finalize(self, self._client_thread.free_later, self._record, self.index)

@@ -70,9 +70,10 @@ def view_of(
         key = job.id.hex()
         jobs[key], owners[key] = _describe_job(peers, job, assigned[job], version_of(job.id)), job.owner
     on_slaves = sum(assigned.values())
-    kept = sum(len(job.tasks) for job in scheduler.jobs.values()) - scheduler.waiting - on_slaves
+    waiting = scheduler.waiting + scheduler.blocked
+    kept = sum(len(job.tasks) for job in scheduler.jobs.values()) - waiting - on_slaves
     totals = {
-        "waiting": scheduler.waiting,
+        "waiting": waiting,
         "assigned": on_slaves,
         "kept": kept,
         "done": len(scheduler.task_log),

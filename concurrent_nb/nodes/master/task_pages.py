@@ -37,7 +37,7 @@ class TaskPage:
                 job.hex(): {
                     "name": label.name,
                     "application": self.applications.get(label.owner, ""),
-                    "graph": self.graphs.get(job, []),
+                    **({"graph": self.graphs[job]} if job in self.graphs else {}),
                 }
                 for job, label in self.jobs.items()
             },
