@@ -913,7 +913,9 @@ def test_nothing_is_kept_of_jobs_that_are_over(cluster: Cluster, app: Applicatio
 
     def is_empty() -> bool:
         tasks = cluster.status()["tasks"]
-        return {**tasks, "jobs": 0} == {"jobs": 0, "waiting": 0, "blocked": 0, "assigned": 0, "kept": 0} and tasks["jobs"] <= 1
+        return {**tasks, "jobs": 0} == {"jobs": 0, "waiting": 0, "blocked": 0, "assigned": 0, "kept": 0} and tasks[
+            "jobs"
+        ] <= 1
 
     eventually(is_empty, "the master has forgotten all jobs but that of single submits")
     assert json.dumps(cluster.status())
