@@ -60,12 +60,12 @@ def test_slaves_go_back_to_a_host_that_was_away(hosts: SshHosts, monkeypatch: py
         def places() -> list[str]:
             return sorted(slave["place"] for slave in slaves_of(cluster).values())
 
-        eventually(lambda: places() == ["host hostA", "host hostB"], "there is one on each")
+        eventually(lambda: places() == ["SSH host hostA", "SSH host hostB"], "there is one on each")
         for pid in hosts.hosts[1].pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        eventually(lambda: places() == ["host hostA", "host hostA"], "another one has been started elsewhere")
-        eventually(lambda: places() == ["host hostA", "host hostB"], "there is one on each again")
+        eventually(lambda: places() == ["SSH host hostA", "SSH host hostA"], "another one has been started elsewhere")
+        eventually(lambda: places() == ["SSH host hostA", "SSH host hostB"], "there is one on each again")
         eventually(lambda: not cluster.status()["launched"], "the one too many has left")
         assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
 
