@@ -319,6 +319,33 @@ def test_a_fork_server_that_is_killed_is_replaced() -> None:
         wait_until(lambda: not alive(worker))
 
 
+def end_of_worker(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+
+
+def end_of_fork_server(pid: int) -> None:
+    os.kill(psutil.Process(pid).ppid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("fork_server", end_of_worker), ("fork_server", end_of_fork_server), ("spawn", end_of_worker)]
+)
+def test_a_death_by_sigterm_is_reported_after_the_slave_would_have_had_it_too(
+    kind: str, end: Callable[[int], None]
+) -> None:
+    with Driver(kind, slots=1) as driver:
+        pid = driver.run(os.getpid).value
+        ref = driver.start(sleep_long)
+        driver.until(lambda: ref in driver.started)
+        end(pid)
+        driver.until(lambda: driver.pool._terminated)
+        assert ref not in driver.ended
+        driver.wait([ref])
+        assert driver.ended[ref].status == Status.DIED
+        assert "died of SIGTERM" in report_of(driver.ended[ref].value).message
+        assert driver.run(lambda: 1).value == 1
+
+
 @pytest.mark.parametrize("kind", ["fork_server", "spawn"])
 def test_workers_that_cannot_start_are_given_up(kind: str, tmp_path: Path) -> None:
     # given: an environment in which a worker ends as soon as it begins

@@ -289,9 +289,11 @@ class Slave:
         if self._kernel is not None:
             waiter.add(self._kernel.wake.fileno())
         self._polled, self._polled_version = {}, -1
-        while not self._stopping:
+        while True:
             self._watch_pool(waiter)
-            ready = waiter.wait(max(0.0, loop.next_deadline() - monotonic()))
+            ready = waiter.wait(0.0 if self._stopping else max(0.0, loop.next_deadline() - monotonic()))
+            if self._stopping:  # after each wait: workers that were ended together with this slave may have woken it
+                return Verdict.LEAVE
             now = monotonic()
             if (self._lease in ready or not ready) and self._lease_over():
                 return Verdict.END
@@ -307,7 +309,6 @@ class Slave:
                 if not membership.still_known():
                     return Verdict.REJOIN
                 loop.confirmed(monotonic())
-        return Verdict.LEAVE
 
     def _session_failed(self, error: Exception, begun_at: float) -> None:
         """Count a session that has ended with an error. Raises ClusterError if there were too many in a row."""

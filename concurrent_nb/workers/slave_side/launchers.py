@@ -63,6 +63,7 @@ class ProcessEnded:
 
     worker: int
     reason: str  #: as in "died of SIGSEGV"
+    is_terminated: bool = False  #: it died of SIGTERM, or its fork server did
 
 
 Event = ProcessStarted | ProcessEnded
@@ -266,11 +267,12 @@ class ForkServerLauncher:
         if kind != ENDED or worker not in self._workers:
             return None
         try:
-            reason = describe_exit(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
+            code = os.waitstatus_to_exitcode(status)
+            reason = describe_exit(code, peak) if pid > 0 else "could not be forked"
         except ValueError:
             return None
         del self._workers[worker]
-        return ProcessEnded(worker, reason)
+        return ProcessEnded(worker, reason, is_terminated=pid > 0 and code == -signal.SIGTERM)
 
     def _server_died(self) -> list[Event]:
         """Kill all workers, and report them as dead."""
@@ -279,7 +281,8 @@ class ForkServerLauncher:
         self._link.close()
         self._link = None
         self._server.kill()
-        reason = describe_exit(self._server.wait())
+        code = self._server.wait()
+        reason = describe_exit(code)
         self._stderr.read()
         log.error("the fork server %d of the workers %s", self._server.pid, reason)
         lost, self._workers = self._workers, {}
@@ -287,7 +290,8 @@ class ForkServerLauncher:
             if pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        return [ProcessEnded(worker, f"was killed because its fork server {reason}") for worker in lost]
+        how = f"was killed because its fork server {reason}"
+        return [ProcessEnded(worker, how, is_terminated=code == -signal.SIGTERM) for worker in lost]
 
     def stderr_tail(self) -> str:
         """Return the last lines that the fork server and workers that were not ready have written."""
@@ -374,7 +378,7 @@ class SpawnLauncher:
         events: list[Event] = []
         for worker, process in list(self._workers.items()):
             if (reason := _ended(process)) is not None:
-                events.append(ProcessEnded(worker, reason))
+                events.append(ProcessEnded(worker, reason, is_terminated=process.returncode == -signal.SIGTERM))
                 del self._workers[worker]
                 if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))

@@ -49,6 +49,7 @@ from concurrent_nb.workers.slave_side.launchers import (
     Event,
     ForkServerLauncher,
     Launcher,
+    ProcessEnded,
     ProcessStarted,
     SpawnLauncher,
     environment,
@@ -71,6 +72,9 @@ END_S: Final = 1.0
 GONE_S: Final = 1.5
 #: a worker that has closed its connection has this long to end by itself
 CLOSED_S: Final = 1.0
+#: the end of a worker that SIGTERM has ended is handled so much later: batch systems send SIGTERM to all processes of a
+#: job, one by one, and a task is not to blame if the slave gets it, too, and leaves
+TERMINATED_S: Final = 0.3
 #: most bytes read from the socket of a dead worker: more than it can hold
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 #: most characters of a line that a worker causes in the log
@@ -138,6 +142,7 @@ class Pool:
         self._is_executing = False
         # of workers that receive nothing more: when to kill them, and why
         self._kill_deadlines: dict[int, tuple[float, str]] = {}
+        self._terminated: deque[tuple[float, ProcessEnded]] = deque()  # and when each is handled
         self._output: list[tuple[TaskRef, int, bytes]] = []
         self._next_launcher_check = 0.0
         self._holds_notes = False
@@ -304,7 +309,7 @@ class Pool:
         due = self._scheduler.next_deadline()
         # Not every launcher has a descriptor that reports the end of a process, so it is checked again soon.
         check_at = self._next_launcher_check
-        is_watching = self._kill_deadlines or self._samples
+        is_watching = self._kill_deadlines or self._samples or self._terminated
         return check_at if is_watching and (due is None or check_at < due) else due
 
     def ready(self, fd: int, events: int, now: float) -> None:
@@ -641,20 +646,29 @@ class Pool:
 
     def _check_launcher(self, now: float) -> None:
         self._take_events(self._launcher.take_events(), now)
+        while self._terminated and (self._closing or now >= self._terminated[0][0]):
+            self._take_event(self._terminated.popleft()[1], now)
 
     def _take_events(self, events: Iterable[Event], now: float) -> None:
         for event in events:
-            main = self._main_threads.get(event.worker)
-            connection = self._connections.get(event.worker)
-            if isinstance(event, ProcessStarted):
-                for started in [connection] if connection else self._threads_of(main):
-                    started.pid = event.pid
-                    self._check_ready(started, now)
-            elif main:
-                self._reap_process(main, event.reason, now)
-            elif connection:
-                self._reap(connection, event.reason, now)
+            if isinstance(event, ProcessEnded) and event.is_terminated:
+                self._terminated.append((now + TERMINATED_S, event))
+                self._next_launcher_check = min(self._next_launcher_check, now + TERMINATED_S)
+            else:
+                self._take_event(event, now)
         self._watch_launcher()
+
+    def _take_event(self, event: Event, now: float) -> None:
+        main = self._main_threads.get(event.worker)
+        connection = self._connections.get(event.worker)
+        if isinstance(event, ProcessStarted):
+            for started in [connection] if connection else self._threads_of(main):
+                started.pid = event.pid
+                self._check_ready(started, now)
+        elif main:
+            self._reap_process(main, event.reason, now)
+        elif connection:
+            self._reap(connection, event.reason, now)
 
     def _reap(self, connection: WorkerConnection, reason: str, now: float) -> None:
         """Take what a dead worker has left, then report its death to the scheduler."""
