@@ -174,11 +174,18 @@ def test_a_task_whose_slaves_are_taken_away_again_and_again_ends(slurm: None, tm
     config = {**BRISK, "MasterNode": {**BRISK["MasterNode"], "deaths_allowed": 1}}
     (marks := tmp_path / "marks").touch()
     with Cluster(on="slurm", **{**OPTIONS, "config": config}) as cluster:
-        future = cluster.application().submit(begin_and_sleep, marks)
-        for count in (1, 2):
-            eventually(lambda: marks.stat().st_size == count, "the task runs")  # noqa: B023
-            eventually(lambda: "Slurm job" in cluster.status()["slaves"][0]["place"], "its job is known")
-            commands("scancel", cluster.status()["slaves"][0]["place"].split()[2])
+        future, begun = cluster.application().submit(begin_and_sleep, marks), 0
+
+        def place() -> str:
+            """Give the place of the slave where the task has begun anew, once its node and its limit are known."""
+            slaves = cluster.status()["slaves"] if marks.stat().st_size > begun else []
+            return next((slave["place"] for slave in slaves if " on n" in slave["place"]), "")
+
+        while not future.done() and begun < 5:  # twice, and again if the master has not learnt that it had begun
+            eventually(lambda: future.done() or place(), "the task runs in a job that is known")
+            if where := place():
+                begun = marks.stat().st_size
+                commands("scancel", where.split()[2])
         with pytest.raises(
             PoisonTask, match=r"2\. slave .* was taken away .* whose time limit is 600 s(.|\n)*longer time"
         ):
