@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from random import Random
 from typing import Final, NamedTuple
 
@@ -38,6 +39,39 @@ def start_places(count: int, width: float, height: float, seed: int | str) -> li
     return places
 
 
+def check_robots(robots: Sequence[Robot]) -> None:
+    """Raise ValueError if there are too few for a match."""
+    if len(robots) < 2:
+        raise ValueError(f"{len(robots)} robots: a match needs two or more")
+
+
+class Mind:
+    """A copy of a robot that fights in a match, with its random streams. After an error it decides nothing more."""
+
+    def __init__(self, number: int, robot: Robot, seed: int | str) -> None:
+        self.robot = deepcopy(robot)
+        self.robot.random = Random(f"{seed}/robot {number}")
+        self.radar = Random(f"{seed}/radar {number}")
+        self.failure = ""
+
+    def decide(self, battle: Battle, tank: Tank, events: TurnEvents) -> Commands | None:
+        """Return the robot's commands, or None if it has raised an error in this turn or before."""
+        if self.failure:
+            return None
+        try:
+            return Commands(*self.robot.decide(self._senses(battle, tank, events)))
+        except Exception as error:  # noqa: BLE001  (a robot may raise anything)
+            self.failure = f"{type(error).__name__} in turn {battle.turn + 1}: {error}"
+            return None
+
+    def _senses(self, battle: Battle, tank: Tank, events: TurnEvents) -> Senses:
+        seen = [noisy(sighting, self.radar) for sighting in events.sightings]
+        return Senses(
+            battle.turn, battle.width, battle.height, len(battle.alive) - 1, tank.x, tank.y, tank.heading, tank.gun,
+            tank.radar, tank.speed, tank.energy, tank.heat, replace(events, sightings=seen),
+        )  # fmt: skip
+
+
 def fight(
     robots: Sequence[Robot],
     seed: int | str = 0,
@@ -53,41 +87,21 @@ def fight(
     A robot that raises an error stands still from then on, and `failures` says what it was. Raises ValueError for fewer
     than two robots, and for more than the arena has room for.
     """
-    if len(robots) < 2:
-        raise ValueError(f"{len(robots)} robots: a match needs two or more")
+    check_robots(robots)
     battle = Battle(width, height, start_places(len(robots), width, height, seed))
-    minds = [deepcopy(robot) for robot in robots]
-    for number, mind in enumerate(minds):
-        mind.random = Random(f"{seed}/robot {number}")
-    radars = [Random(f"{seed}/radar {number}") for number in range(len(robots))]
+    minds = [Mind(number, robot, seed) for number, robot in enumerate(robots)]
     recorder = ReplayRecorder(width, height, [robot.name for robot in robots]) if record else None
     if recorder is not None:
         recorder.add(battle)
-    failures: dict[int, str] = {}
     events = {tank.number: TurnEvents() for tank in battle.tanks}
     while not battle.is_over and battle.turn < max_turns:
-        orders: dict[int, Commands] = {}
-        for tank in battle.alive:
-            number = tank.number
-            if number in failures:
-                continue
-            try:
-                orders[number] = Commands(*minds[number].decide(_senses(battle, tank, events[number], radars[number])))
-            except Exception as error:  # noqa: BLE001  (a robot may raise anything)
-                failures[number] = f"{type(error).__name__} in turn {battle.turn + 1}: {error}"
-        events = battle.advance(orders)
+        decided = {tank.number: minds[tank.number].decide(battle, tank, events[tank.number]) for tank in battle.alive}
+        commands = {number: wanted for number, wanted in decided.items() if wanted is not None}
+        events = battle.advance(commands)
         if recorder is not None:
             recorder.add(battle)
         if on_turn is not None:
             on_turn(battle)
     replay = None if recorder is None else recorder.replay(battle.scores)
+    failures = {number: mind.failure for number, mind in enumerate(minds) if mind.failure}
     return MatchResult([robot.name for robot in robots], battle.scores, battle.turn, failures, replay)
-
-
-def _senses(battle: Battle, tank: Tank, events: TurnEvents, radar: Random) -> Senses:
-    events.sightings = [noisy(sighting, radar) for sighting in events.sightings]
-    others = len(battle.alive) - 1
-    return Senses(
-        battle.turn, battle.width, battle.height, others, tank.x, tank.y, tank.heading, tank.gun, tank.radar,
-        tank.speed, tank.energy, tank.heat, events,
-    )  # fmt: skip
