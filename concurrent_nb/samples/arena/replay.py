@@ -73,17 +73,12 @@ class Replay:
     def still(self) -> str:
         """Return the first turn as SVG."""
         found = self.numbers()
-        tanks = []
-        for number in range(len(self.names)):
-            _, x, y, heading, gun = found[number * TANK_NUMBERS : number * TANK_NUMBERS + 5]
-            place = f"translate({x / SCALE:.1f} {self.height - y / SCALE:.1f})"
-            tanks.append(
-                f'<g transform="{place}"><rect x="-16" y="-14" width="32" height="28" rx="4" fill="{colour(number)}" '
-                f'transform="rotate({-heading / ANGLE_SCALE:.1f})"/><line x2="24" stroke="#888" stroke-width="5" '
-                f'transform="rotate({-gun / ANGLE_SCALE:.1f})"/></g>'
-            )
-        box = f'viewBox="0 0 {self.width:.0f} {self.height:.0f}"'
-        return f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="100%">{"".join(tanks)}</svg>'
+        tanks = (found[number * TANK_NUMBERS : number * TANK_NUMBERS + 5] for number in range(len(self.names)))
+        drawn = [
+            _drawn(number, x / SCALE, y / SCALE, heading / ANGLE_SCALE, gun / ANGLE_SCALE, self.height)
+            for number, (_, x, y, heading, gun) in enumerate(tanks)
+        ]
+        return _picture(drawn, self.width, self.height)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         style = f"width:100%;max-width:860px;aspect-ratio:{self.width:.0f}/{self.height + 120:.0f};border:0"
@@ -91,6 +86,31 @@ class Replay:
         frame = f'<iframe sandbox="allow-scripts" srcdoc="{page}" style="{style}" title="replay of a match"></iframe>'
         text = f"a match of {len(self.names)} robots in {self.turns - 1} turns"
         return {"text/html": frame, "text/plain": text}
+
+
+def battle_picture(battle: Battle) -> str:
+    """Return a battle as it is now, as SVG: to show it while it runs."""
+    height = battle.height
+    drawn = [_drawn(tank.number, tank.x, tank.y, tank.heading, tank.gun, height) for tank in battle.alive]
+    drawn += [
+        f'<circle cx="{bullet.x:.1f}" cy="{height - bullet.y:.1f}" r="{2 + bullet.power:.1f}" '
+        f'fill="{colour(bullet.owner)}"/>'
+        for bullet in battle.bullets
+    ]
+    return _picture(drawn, battle.width, height)
+
+
+def _drawn(number: int, x: float, y: float, heading: float, gun: float, height: float) -> str:
+    return (
+        f'<g transform="translate({x:.1f} {height - y:.1f})"><rect x="-16" y="-14" width="32" height="28" rx="4" '
+        f'fill="{colour(number)}" transform="rotate({-heading:.1f})"/><line x2="24" stroke="#888" stroke-width="5" '
+        f'transform="rotate({-gun:.1f})"/></g>'
+    )
+
+
+def _picture(drawn: list[str], width: float, height: float) -> str:
+    box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px;border:1px solid #888"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="100%">{"".join(drawn)}</svg>'
 
 
 class ReplayRecorder:

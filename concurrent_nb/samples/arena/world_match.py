@@ -91,11 +91,12 @@ def fight_in_world(
     fighters = [Fighter(number, robot, seed) for number, robot in enumerate(robots)]
     state = start
     with app.world(fighters, shared={"arena": shared_value(start, merge=play_turn)}) as world:
-        while not state.battle.is_over and state.battle.turn < max_turns:
-            world.run(1, show=False)
+        for _ in world.steps():
             state = world.shared["arena"]
             recorder.add(state.battle)
             if on_turn is not None:
                 on_turn(state.battle)
+            if state.battle.is_over or state.battle.turn >= max_turns:
+                break
     battle = state.battle
     return MatchResult(names, battle.scores, battle.turn, state.failures, recorder.replay(battle.scores))

@@ -7,6 +7,7 @@ import re
 from base64 import b64decode
 from random import Random
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from traitlets.config import Config
@@ -16,7 +17,7 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.samples.arena.arena_sample import ArenaSample
 from concurrent_nb.samples.arena.battle_rules import Battle, Commands, Sighting
 from concurrent_nb.samples.arena.match import fight, start_places
-from concurrent_nb.samples.arena.replay import TANK_NUMBERS, colour
+from concurrent_nb.samples.arena.replay import TANK_NUMBERS, battle_picture, colour
 from concurrent_nb.samples.arena.robots import EXAMPLES, Robot, Senses, Sniper, Spinner, aimed, noisy
 from concurrent_nb.samples.arena.tournament import TournamentPlan, grouped
 from concurrent_nb.samples.phased_plan import run_plan
@@ -148,6 +149,19 @@ def test_a_replay_has_all_turns() -> None:
     start = start_places(4, 800, 600, 1)
     assert [found[n * TANK_NUMBERS + 1] / 16 for n in range(4)] == [pytest.approx(x, abs=0.04) for x, _, _ in start]
     assert pickle.loads(pickle.dumps(result.replay)) == result.replay
+
+
+def test_a_battle_is_drawn_while_it_runs() -> None:
+    pictures: list[str] = []
+
+    def draw(battle: Battle) -> None:
+        pictures.append(battle_picture(battle))
+        assert pictures[-1].count("<rect") == len(battle.alive)
+        assert pictures[-1].count("<circle") == len(battle.bullets)
+
+    fight(examples(), 1, max_turns=60, on_turn=draw)
+    assert any("<circle" in picture for picture in pictures)
+    assert all(ElementTree.fromstring(picture).tag.endswith("svg") for picture in pictures)
 
 
 def test_a_replay_of_64_robots_is_small() -> None:
