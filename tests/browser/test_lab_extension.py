@@ -10,6 +10,9 @@ from tests.browser.conftest import Lab
 CELLS = {
     "start": "%load_ext concurrent_nb\n%concurrent start --workers 2",
     "work": '%%concurrent_task --for "n in range(400)" --out ns\nimport time\ntime.sleep(0.05)\nn',
+    "endless": (
+        '%%concurrent_task --for "n in range(400)"\nimport time\ntime.sleep(0.05)\nwhile n > 40: time.sleep(0.02)\nn'
+    ),
     "more": '%%concurrent_task --for "n in range(400)" --out more\nimport time\ntime.sleep(0.05)\nn',
     "last": '%%concurrent_task --for "n in range(2)"\nn',
 }
@@ -102,8 +105,8 @@ def test_a_cluster_is_started_and_stopped(lab: Lab, sidebar: Locator) -> None:
 
 def test_a_restarted_kernel_is_told_below_the_cell(lab: Lab, sidebar: Locator) -> None:
     execute(lab.page, "docmanager:open", path=lab.name)
-    lab.start("more")
-    output = lab.output("more")
+    lab.start("endless")
+    output = lab.output("endless")
     output.locator(".cnb-pace").filter(has_text="left").wait_for()
     lab.page.evaluate("() => void window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
     # A kernel that takes seconds to end reports that it has stopped the job.
