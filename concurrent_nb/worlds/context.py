@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concurrent_nb.errors import WorldError
+from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler
 from concurrent_nb.worlds.mail import NO_IDS, MemberInbox, MemberOutbox
 from concurrent_nb.worlds.shared_values import Contribution, SharedStore, is_protected
 
@@ -44,9 +45,11 @@ class StepContext:
         self._position = 0
         self._mail = MemberInbox((), NO_IDS)
         self._outbox = MemberOutbox(self._find, messages_max)
-        self._writes: dict[str, list[tuple[int, Any, Any]]] = {}  # by name: member, flat indexes or None, value
-        self._measured: dict[str, list[tuple[int, float]]] = {}
-        self._born: list[tuple[int, Any, str]] = []
+        # What members have done since the last barrier: id of the member, what, and the step.
+        self._writes: dict[str, list[tuple[int, Any, Any, int]]] = {}  # by name: flat indexes or None, value
+        self._measured: dict[str, list[tuple[int, float, int]]] = {}
+        self._born: list[tuple[int, bytes, str, int]] = []
+        self._pickler = SeparatePickler()  # of those who are born
         self._left: list[int] = []
         self._readers: dict[str, list[int]] = {}
         #: Send a value to a member, by its id or name, or to several. It is in their inbox in the next step; each gets
@@ -91,7 +94,7 @@ class StepContext:
         if not datum.is_array:
             if at is not None:
                 raise TypeError(f"{name!r} is no array, so it has no cells to write at")
-            self._writes.setdefault(name, []).append((self.id, None, value))
+            self._writes.setdefault(name, []).append((self.id, None, value, self.step))
             return
         flat = self._shared.flat(name, ... if at is None else at)
         given = np.asarray(value)
@@ -99,7 +102,9 @@ class StepContext:
             given.dtype.kind in "iub" and datum.value.dtype.kind in "iuf"
         ):
             raise TypeError(f"{name!r} is an array of {datum.value.dtype}, which cannot take a value of {given.dtype}")
-        self._writes.setdefault(name, []).append((self.id, flat, value))
+        if given.ndim:
+            value = np.broadcast_to(given, np.shape(flat)).copy()  # as it is now, and if it fits
+        self._writes.setdefault(name, []).append((self.id, flat, value, self.step))
 
     def add(self, name: str, *args: Any) -> None:
         """Add to shared data: `add(name, value)`, or `add(name, at, value)` for cells of an array.
@@ -118,11 +123,11 @@ class StepContext:
             member: an object with a method `step(ctx)`; the world gets a copy of it.
             name: by which others may send to it.
 
-        Raises TypeError if it has no such method.
+        Raises TypeError if it has no such method, and whatever pickling it raises.
         """
         if not callable(getattr(member, "step", None)):
             raise TypeError(f"a member has a method step(ctx), and a {type(member).__name__} has none")
-        self._born.append((self.id, member, name))
+        self._born.append((self.id, self._pickler.dumps(member), name, self.step))
 
     def leave(self) -> None:
         """Remove this member from the world when the step ends. What it has written and sent remains."""
@@ -130,7 +135,7 @@ class StepContext:
 
     def measure(self, name: str, value: float = 1.0) -> None:
         """Add a value to a statistic of this step, which `Step.stats` has: count, sum, least and largest."""
-        self._measured.setdefault(name, []).append((self.id, float(value)))
+        self._measured.setdefault(name, []).append((self.id, float(value), self.step))
 
     # --------------------------------------------------------------------------------------------------- for the group
 
@@ -145,7 +150,7 @@ class StepContext:
         self._outbox.drop_member()
         lists: list[list[Any]] = [*self._writes.values(), *self._measured.values(), self._born]
         for each in lists:
-            while each and each[-1][0] == self.id:
+            while each and (each[-1][0], each[-1][-1]) == (self.id, self.step):
                 each.pop()
         while self._left and self._left[-1] == self.id:
             self._left.pop()
@@ -160,29 +165,27 @@ class StepContext:
         writes, self._writes = self._writes, {}
         return {name: self._contribution(name, written) for name, written in writes.items() if written}
 
-    def _contribution(self, name: str, written: list[tuple[int, Any, Any]]) -> Contribution:
+    def _contribution(self, name: str, written: list[tuple[int, Any, Any, int]]) -> Contribution:
         written.sort(key=_writer)  # after several steps without a barrier
         datum = self._shared.find(name)
-        writers = [member for member, _, _ in written]
+        writers = np.array([member for member, *_ in written], np.int64)
         if not datum.is_array:
-            return Contribution(np.array(writers, np.int64), [value for _, _, value in written], None)
+            return Contribution(writers, [value for _, _, value, _ in written], None)
         kind = datum.value.dtype
-        if all(isinstance(flat, np.integer) for _, flat, _ in written):  # single cells
-            flat = np.array([flat for _, flat, _ in written], np.int64)
-            return Contribution(np.array(writers, np.int64), np.array([v for _, _, v in written]).astype(kind), flat)
-        cells = [np.ravel(flat) for _, flat, _ in written]
-        values = [np.broadcast_to(np.asarray(v), np.shape(flat)).ravel().astype(kind) for _, flat, v in written]
+        if all(isinstance(flat, np.integer) for _, flat, *_ in written):  # single cells
+            values = np.array([value for _, _, value, _ in written]).astype(kind)
+            return Contribution(writers, values, np.array([flat for _, flat, *_ in written], np.int64))
+        cells = [np.ravel(flat) for _, flat, *_ in written]
+        parts = [np.broadcast_to(np.asarray(v), np.shape(flat)).ravel().astype(kind) for _, flat, v, _ in written]
         counts = [len(each) for each in cells]
-        return Contribution(
-            np.repeat(np.array(writers, np.int64), counts), np.concatenate(values), np.concatenate(cells)
-        )
+        return Contribution(np.repeat(writers, counts), np.concatenate(parts), np.concatenate(cells))
 
     def _take_measured(self) -> "dict[str, tuple[Ids, np.ndarray[Any, Any]]]":
         measured, self._measured = self._measured, {}
         for values in measured.values():
             values.sort(key=_writer)
         return {
-            name: (np.array([m for m, _ in values], np.int64), np.array([v for _, v in values]))
+            name: (np.array([m for m, *_ in values], np.int64), np.array([v for _, v, _ in values]))
             for name, values in measured.items()
         }
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from concurrent_nb.errors import WorldError
 from concurrent_nb.shipping.serialization import separate_pickles
 from concurrent_nb.worlds.context import StepContext
-from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack
+from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack, NotSendable
 from concurrent_nb.worlds.shared_values import Change, Contribution, SharedDatum, SharedStore
 from concurrent_nb.worlds.time_limit import MemberTimer
 
@@ -220,6 +221,8 @@ class GroupRunner:
 
     def _no_receiver(self, sender: int, to: Any, next_id: int) -> FailedMember:
         text = f"it sends to {to!r:.80}, and the members of this world have ids from 0 to {next_id - 1}"
+        if isinstance(to, NotSendable):
+            text = f"it sends what cannot be pickled: {to}"
         return FailedMember(sender, self.step, "", text, "")
 
     def _step_all(self, step: int, failed: list[FailedMember]) -> np.ndarray[Any, Any]:
@@ -290,19 +293,29 @@ class GroupRunner:
         if not born:
             return NO_MEMBERS, []
         born.sort(key=lambda each: each[0])
-        pickler = separate_pickles.SeparatePickler()
-        bodies = [pickler.dumps(member) for _, member, _ in born]
-        pack = MemberPack(np.zeros(len(born), np.int64), bodies, pickler.table, np.zeros(len(born)))
-        return pack, [name for _, _, name in born]
+        bodies = [body for _, body, *_ in born]
+        pack = MemberPack(np.zeros(len(born), np.int64), bodies, self._context._pickler.table, np.zeros(len(born)))
+        return pack, [name for _, _, name, _ in born]
 
     def _collect(self) -> Collected:
         began_s = self._clock()
         return Collected(self.members(), list(self._kept), self._clock() - began_s)
 
     def members(self) -> MemberPack:
-        """Return a pickle of each member. Raises whatever pickling raises."""
+        """Return a pickle of each member. Raises WorldError for one that cannot be pickled."""
         pickler = separate_pickles.SeparatePickler()
-        bodies = [pickler.dumps(member) for member in self._members]
+        bodies: list[bytes] = []
+        try:
+            for member in self._members:
+                bodies.append(pickler.dumps(member))
+        except Exception as error:  # the member's own pickling may raise anything
+            number = int(self._ids[len(bodies)])
+            raise WorldError(
+                f"member {number} cannot be pickled for a checkpoint after step {self.step}: {type(error).__name__}:"
+                f" {error}",
+                self.step,
+                number,
+            ) from error
         return MemberPack(self._ids.copy(), bodies, pickler.table, self._costs_s.copy())
 
 

@@ -8,6 +8,7 @@ that no two members get the same object. Groups are ranges of ids, so packs in t
 messages in the order of the senders: sorting them by receiver, in a way that keeps this order, is all there is to do.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -111,6 +112,12 @@ def packed_values(values: Sequence[Any]) -> tuple[Any, separate_pickles.Table | 
         return list(values), None
     pickler = separate_pickles.SeparatePickler()
     return [pickler.dumps(value) for value in values], pickler.table
+
+
+class NotSendable(str):
+    """Why a value cannot be sent."""
+
+    __slots__ = ()
 
 
 class MemberOutbox:
@@ -219,13 +226,18 @@ class MemberOutbox:
         """Return all messages in the order of their senders, and begin anew.
 
         Also returns, by sender, a receiver that is no id of a member, or of one that was there (those are below
-        `next_id`). What these members have sent is left out.
+        `next_id`), or why a value cannot be sent. What these members have sent is left out.
         """
         addressed = self._addressed
         if addressed is None or not addressed.is_same(self, next_id):
             addressed = self._address(next_id)
         to, senders, is_wrong = addressed.to, addressed.senders, addressed.is_wrong
-        values, table = packed_values(self._values)
+        not_sendable: dict[int, NotSendable] = {}
+        try:
+            values, table = packed_values(self._values)
+        except Exception:  # noqa: BLE001  (the values' own pickling may raise anything; those are found one by one)
+            not_sendable = self._leave_out_unpicklable()
+            values, table = packed_values(self._values)
         if self._multiple:
             if isinstance(values, np.ndarray):
                 values = np.repeat(values, addressed.counts)
@@ -236,13 +248,15 @@ class MemberOutbox:
         wrong: dict[int, Any] = {}
         if is_wrong is not None:
             wrong = {int(senders[at]): self._to[at] for at in np.flatnonzero(is_wrong)[::-1].tolist()}
+        if not_sendable or wrong:
+            wrong |= not_sendable
             stays = ~np.isin(senders, list(wrong))
             pack = pack.take(
                 np.flatnonzero(stays) if addressed.order is None else addressed.order[stays[addressed.order]]
             )
         elif addressed.order is not None:
             pack = pack.take(addressed.order)
-        self._addressed = addressed.kept(self, next_id) if is_wrong is None else None
+        self._addressed = None if wrong else addressed.kept(self, next_id)
         for held in (self._to, self._values, self._multiple, self._counts, self._senders, self._ends):
             held.clear()
         self.limit = self._room
@@ -289,6 +303,19 @@ class MemberOutbox:
         if ids.min() >= 0 and ids.max() < next_id:
             return ids, None
         return ids, (ids < 0) | (ids >= next_id)
+
+    def _leave_out_unpicklable(self) -> "dict[int, NotSendable]":
+        """Replace values that cannot be pickled; return their senders."""
+        pickler = separate_pickles.SeparatePickler()
+        found: dict[int, NotSendable] = {}
+        for at, value in enumerate(self._values):
+            try:
+                pickler.dumps(value)
+            except Exception as error:  # noqa: BLE001  (as above)
+                sender = self._senders[bisect_right(self._ends, at)]
+                found.setdefault(sender, NotSendable(f"{type(error).__name__}: {error}"))
+                self._values[at] = None
+        return found
 
     def _id_or_none(self, to: Any) -> int:
         """Return the id of a receiver, -1 if it is none."""

@@ -1,5 +1,6 @@
 """What members do in a step, and what bad members get: clear words with step and member."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,6 +154,26 @@ def test_sending_to_nobody_is_named() -> None:
     assert "to 1.5," in failure(Doing(lambda ctx: ctx.send([1.5], 1)))
     assert "no member has the name 'x'" in failure(Doing(lambda ctx: ctx.send("x", 1)))
     assert "not to a NoneType" in failure(Doing(lambda ctx: ctx.send(None, 1)))
+
+
+def test_sending_and_begetting_what_cannot_be_pickled_is_named() -> None:
+    good, lock = Doing(lambda ctx: ctx.send(0, [1])), threading.Lock
+    text = failure(good, Doing(lambda ctx: (ctx.send(0, 1), ctx.send(0, [lock()]))))
+    assert text.startswith("1  it sends what cannot be pickled: TypeError: cannot pickle")
+    assert failure(Doing(lambda ctx: ctx.spawn(Doing(lock())))).startswith("0 TypeError cannot pickle")
+    assert "ValueError" in failure(Doing(lambda ctx: ctx.write("x", [1, 2], at=0)), shared={"x": np.zeros(3)})
+    world = OneGroup(good, Doing(lambda ctx: ctx.send(0, [lock()])), on_error="drop")
+    assert [each.member for each in world.step().failed] == [1]
+    world.step()
+    assert world.members[0].got == [[1]]
+
+
+def test_a_member_that_cannot_be_pickled_any_more_is_named() -> None:
+    world = OneGroup(Doing(lambda ctx: None), Doing(lambda ctx: None))
+    world.members[1].got = [threading.Lock()]
+    with pytest.raises(WorldError, match="member 1 cannot be pickled for a checkpoint") as caught:
+        world.runner.members()
+    assert caught.value.member == 1
 
 
 def test_who_sends_to_nobody_can_be_dropped() -> None:
