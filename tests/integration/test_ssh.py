@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,19 @@ def test_slaves_go_back_to_a_host_that_was_away(hosts: SshHosts, monkeypatch: py
     monkeypatch.setattr(ssh_balance, "TRY_S", 0.5)
     with Cluster(on=hosts.on, slaves=2, workers=1, config=BRISK, ssh_config=str(hosts.config)) as cluster:
 
-        def places() -> list[str]:
-            return sorted(slave["place"] for slave in slaves_of(cluster).values())
+        def one_on_each(but: Set[str] = frozenset()) -> bool:
+            """Return whether there is one on each host, and none of these."""
+            slaves = slaves_of(cluster)
+            places = sorted(slave["place"] for slave in slaves.values())
+            return places == ["SSH host hostA", "SSH host hostB"] and not slaves.keys() & but
 
-        eventually(lambda: places() == ["SSH host hostA", "SSH host hostB"], "there is one on each")
+        eventually(one_on_each, "there is one on each")
+        first = slaves_of(cluster).keys()
         for pid in hosts.hosts[1].pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        eventually(lambda: places() == ["SSH host hostA", "SSH host hostA"], "another one has been started elsewhere")
-        eventually(lambda: places() == ["SSH host hostA", "SSH host hostB"], "there is one on each again")
+        # Another one is started on host A, perhaps too briefly to be seen; for the one on host B, the older one leaves.
+        eventually(lambda: one_on_each(first), "there is one on each again")
         eventually(lambda: not cluster.status()["launched"], "the one too many has left")
         assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
 
