@@ -14,13 +14,14 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import Cluster, task_functions
+from concurrent_nb.nodes.application.kept_futures import KeptFuture
 from concurrent_nb.nodes.application.task_options import BoundOptions
 from concurrent_nb.nodes.application.worker_setups import EverywhereCall
 from tests.work import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 #: objects that public functions return
-RETURNED = (BoundOptions, EverywhereCall)
+RETURNED = (BoundOptions, EverywhereCall, KeptFuture)
 
 
 def documented() -> Iterator[doctest.DocTest]:
