@@ -298,6 +298,7 @@ class VirtualPool(UnsharedPool):
         self._open.clear()
         self._on_top.clear()
         self._output.clear()
+        self._stacks.clear()
         self._obey(self.scheduler.reset())
 
     @property
