@@ -177,16 +177,3 @@ def test_what_one_sees_of_them(cluster: Cluster, app: ApplicationNode) -> None:
     other = concurrent_nb.connect(cluster.connection_file)
     other.shutdown()
     assert "(shut down)" in repr(other)
-
-
-def test_a_future_or_a_job_as_an_argument_is_refused_in_the_users_words(app: ApplicationNode) -> None:
-    future, job = app.submit(pow, 2, 3), app.start_job(pow, [(2, 3)])
-    for argument, what in ((future, "future"), ([future], "future"), ({"a": (future,)}, "future"), ([job], "[Jj]ob")):
-        refused = app.submit(work.echo, argument, 2)
-        with pytest.raises(NotPicklable, match=f"argument.*{what}") as caught:
-            refused.result(PATIENCE_S)
-        assert "handle" not in str(caught.value)
-    with pytest.raises(NotPicklable, match=r"a future.*call its result\(\) first"):
-        app.submit(pow, future, 2).result(PATIENCE_S)
-    with pytest.raises(NotPicklable, match="a future"):
-        list(app.map(work.echo, [1, future]))

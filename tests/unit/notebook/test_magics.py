@@ -59,7 +59,8 @@ class FakeApplication:
             raise MasterLost("the master is gone")
         self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
         del rest["prints"], rest["strategy"], rest["needs"]
-        rest.pop("batch", None)
+        for name in ("batch", "keep"):
+            rest.pop(name, None)
         job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
         job.slaves = {"here"}
         return job
@@ -224,6 +225,7 @@ def test_options_reach_the_job(notebook: Notebook) -> None:
     notebook.task('--timeout 2.5 --retries 3 --on-error keep --strategy stealing --name "my job"', "1")
     assert notebook.app.started[0][1] == {
         "until": False,
+        "keep": False,
         "strategy": "stealing",
         "timeout_s": 2.5,
         "name": "my job",

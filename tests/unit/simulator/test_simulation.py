@@ -158,7 +158,8 @@ def test_a_master_that_ignores_credit_is_found_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_application_that_does_not_submit_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = _altered(ClientCore.attach, "self._wait(job, list(job.entries.values()))", "pass")
+    waits = "self._wait(job, [entry for entry in job.entries.values() if not entry.is_held])"
+    broken = _altered(ClientCore.attach, waits, "pass")
     monkeypatch.setattr(ClientCore, "attach", broken)
     assert _finds_out()
 
