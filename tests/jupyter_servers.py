@@ -6,6 +6,7 @@ import http.client
 import http.cookies
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -161,10 +162,13 @@ def jupyter_server(home: Path, *options: str) -> Iterator[JupyterServer]:
 
 
 def _port(file: Path) -> int:
+    """Return the port of a server that accepts connections; 0 if there is none yet."""
     try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["port"])
-    except (OSError, ValueError):  # not there, or half written
+        port = int(json.loads(file.read_text(encoding="utf-8"))["port"])
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
+    except (OSError, ValueError):  # the file is not there, or half written, or written before the server listens
         return 0
+    return port
 
 
 #: what a master does with a reader of its feed
