@@ -179,9 +179,28 @@ def fill_main_function(function: types.FunctionType, state: Any) -> None:
 
 def _reduce_class(pickler: Pickler, kind: type) -> Any:
     reduced = cloudpickle._class_reduce(kind)
-    if reduced is NotImplemented or len(reduced) < 6 or task_main.lookup(kind.__qualname__) is not kind:
+    if reduced is NotImplemented or len(reduced) < 6:
         return reduced
-    return (*reduced[:5], fill_main_class)
+    is_made = reduced[0] is cloudpickle._make_skeleton_class
+    if is_made and "__slots__" in vars(kind) and typing.NamedTuple not in reduced[1][2]:  # whose metaclass sets them
+        reduced = _with_slots(kind, reduced)
+    return reduced if task_main.lookup(kind.__qualname__) is not kind else (*reduced[:5], fill_main_class)
+
+
+def _with_slots(kind: type, reduced: Any) -> Any:
+    """Let unpickling make the slots of a class. cloudpickle makes a class whose objects have a `__dict__` instead.
+
+    The state of such an object cannot be set in an object of the original class, which has none.
+    """
+    make, (constructor, name, bases, members, *rest), (state, slots_state), *others = reduced
+    slots = vars(kind)["__slots__"]
+    members = {**members, "__slots__": slots if isinstance(slots, str | dict) else tuple(slots)}
+    state = {  # cloudpickle leaves the descriptors of private names
+        name: value
+        for name, value in state.items()
+        if type(value) is not types.MemberDescriptorType or value.__objclass__ is not kind
+    }
+    return make, (constructor, name, bases, members, *rest), (state, slots_state), *others
 
 
 def fill_main_class(kind: type, state: Any) -> None:
@@ -367,15 +386,27 @@ def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
     if not isinstance(reduced, tuple):
         return reduced
     _, args, *state = reduced
-    return make_exception, (type(error), args), (state[0] if state else None)
+    return make_exception, (type(error), args), _with_values_of_slots(error, state[0] if state else None)
 
 
 def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
     reduced = error.__reduce_ex__(5)
+    if isinstance(reduced, tuple) and len(reduced) in (2, 3) and isinstance(reduced[0], type):
+        state = reduced[2] if len(reduced) == 3 else None
+        if (full := _with_values_of_slots(error, state)) is not state:
+            return (*reduced[:2], full)
     notes = getattr(error, "__notes__", None)
     if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` leaves them out
         return (*reduced, {"__notes__": notes})
     return reduced
+
+
+def _with_values_of_slots(error: BaseException, state: Any) -> Any:
+    """Return the state of an exception with the values of its slots, which exceptions leave out."""
+    own = object.__getstate__(error)
+    if type(own) is not tuple or not (state is None or type(state) is dict):
+        return state
+    return {**(state or {}), **own[1]}  # exceptions set what is in their state as attributes
 
 
 def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
