@@ -1,10 +1,12 @@
 """What tasks see of the process that has sent them: modules, folder, variables, settings. With real clusters."""
 
 import decimal
+import gc
 import importlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -383,6 +385,26 @@ def test_the_next_job_of_the_same_function_finds_nothing_of_the_last(app: Applic
         assert {folder for _, folder in found} == {os.getcwd()}  # each task begins there
         assert (None, os.getcwd()) in found  # the first in a worker
     assert app.submit(os.environ.get, "ENV_NOTED").result(PATIENCE_S) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither limits of open files nor this signal")
+def test_the_next_job_finds_the_process_as_it_was(app: ApplicationNode) -> None:
+    def spoil(_: int) -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.umask(0o777)
+        gc.disable()
+
+    def look(_: int) -> tuple[Any, ...]:
+        mask = os.umask(0)
+        os.umask(mask)
+        return signal.getsignal(signal.SIGTERM), mask, gc.isenabled(), Path(__file__).read_text() != ""
+
+    before = set(app.map(look, range(20), chunksize=1))
+    list(app.map(spoil, range(20), chunksize=1))
+    assert set(app.map(look, range(20), chunksize=1)) == before
 
 
 # ------------------------------------------------------------------------------------------------------------ settings

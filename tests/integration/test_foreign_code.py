@@ -6,8 +6,11 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -255,6 +258,34 @@ def test_presenters_and_handlers_of_loggers_that_raise(app: ApplicationNode, cap
         logging.getLogger("concurrent_nb").removeHandler(handler)
         logging.getLogger("concurrent.futures").removeHandler(handler)
     assert "SystemExit: a handler" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda app: app.submit(pow, 2, 3).result(),
+        lambda app: app.submit(pow, 2, 3).exception(PATIENCE_S),
+        lambda app: list(app.map(abs, [1])),
+        lambda app: list(app.map(abs, [1], chunksize=1)),
+    ],
+)
+def test_a_callback_that_waits_for_a_task_is_refused(
+    app: ApplicationNode, wait: Callable[[ApplicationNode], Any]
+) -> None:
+    """It would wait in the thread that receives the results, for ever."""
+    errors: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def waits(future: Future[int]) -> None:
+        try:
+            wait(app)
+        except RuntimeError as error:
+            errors.put(error)
+        else:
+            errors.put(None)
+
+    app.submit(time.sleep, 0.1).add_done_callback(waits)
+    assert "may not wait for another task" in str(errors.get(timeout=PATIENCE_S))
+    assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
 
 
 def shows() -> int:

@@ -36,6 +36,7 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
+from concurrent_nb.nodes.application.condition import client_threads
 from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
@@ -345,6 +346,7 @@ class ClientThread:
             self._core.close(source.record)
 
     def _run(self) -> None:
+        client_threads.add(threading.get_ident())
         try:
             while not (self._leaving and not self._has_tasks() and not self._inbox and not self._held):
                 if not self._turn() or self._broken is not None:
@@ -369,6 +371,7 @@ class ClientThread:
             self.store.close()
             self.output.close()
             self._at_end()
+            client_threads.discard(threading.get_ident())
 
     def _attach(self) -> list[Task]:
         member = self.member

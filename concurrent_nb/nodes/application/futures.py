@@ -154,7 +154,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Call `fn(future)` when the task has ended, immediately if it has.
 
         It is called in the client thread, the one that exchanges messages with the master for all tasks of an
-        application, so it must be short. What it raises is logged.
+        application, so it must be short, and a wait for another task raises RuntimeError. What it raises is logged.
         """
         with self._condition:
             if self._state not in _ENDED:

@@ -25,6 +25,7 @@ from concurrent_nb import start_snapshot
 from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentState
 from concurrent_nb.shipping.environment.loader import ModuleFinder, ModuleSet
 from concurrent_nb.shipping.environment.modules import ModuleSource
+from concurrent_nb.shipping.environment.process_state import ProcessState
 from concurrent_nb.shipping.environment.settings import Setting, SettingsSnapshot, all_settings, is_imported
 from concurrent_nb.shipping.serialization import pickles
 
@@ -72,6 +73,7 @@ class Environments:
         self._variables: Any = {}
         self._path: list[str] = []
         self._settings_snapshot = SettingsSnapshot()
+        self._process_state: ProcessState | None = None
         self._last_module = ""
         self._module_count = 0
         self._snapshot()
@@ -141,6 +143,8 @@ class Environments:
 
     def restore_for(self, job: bytes, function: bytes, always: bool = False) -> None:
         """Undo all changes of tasks but the folder, if this task is of another job or function than the last one."""
+        if job != self.job:
+            self._restore_process()
         if always or job != self.job or function != self.function:
             self._restore_if_changed()
         self.job, self.function = job, function  # last, because an interrupt may be raised before
@@ -148,6 +152,12 @@ class Environments:
     def _restore_if_changed(self) -> None:
         if not self._is_unchanged():
             self._restore()
+
+    def _restore_process(self) -> None:
+        if self._process_state is None:  # before the first task, when the worker has set its signal handlers
+            self._process_state = ProcessState()
+        else:
+            self._process_state.restore()
 
     def task_variables(self) -> dict[str, str]:
         """Return the variables that were set for the next task, for example the number of its threads."""
@@ -171,6 +181,8 @@ class Environments:
                 self._base_path.append(entry)
         self._modules.record_imports()
         self._snapshot()
+        if self._process_state is not None:
+            self._process_state = ProcessState()
 
     def explain(self, error: BaseException) -> None:
         """Add a note with this process's host and folder, if the error is about a module or file that was not found."""
@@ -367,6 +379,9 @@ class ThreadEnvironments(Environments):
         with self._condition:
             if not self._running:  # else they may be changes of running tasks
                 super()._restore_if_changed()
+
+    def _restore_process(self) -> None:
+        """Do nothing: other tasks run, and only the main thread may set signal handlers."""
 
     def _is_process_wide(self, setting: Setting) -> bool:
         return not setting.in_threads
