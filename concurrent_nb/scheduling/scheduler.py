@@ -95,6 +95,10 @@ class Scheduler:
         self._balance = Balance(self._state, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
+    def find_job(self, job: JobId) -> JobRecord | None:
+        """Return a job, also one of the last that have ended."""
+        return self.jobs.get(job) or self.ended_jobs.get(job)
+
     def slot_time(self, now: float) -> SlotTime:
         """Return how long slots have been there, and idle, until now; read-only."""
         state = self._state

@@ -212,7 +212,7 @@ class Faults:
         master, stop = self._world.master, self._chance.random() < 0.5
         if master.alive:
             self._trace_fault(f"all workers are restarted{', and what runs is stopped' if stop else ''}")
-            workers = master.core.restart_workers(stop=stop)
+            workers = master.core.requests.restart_workers(stop=stop)
             self._world.checker.losses += workers if stop else 0
 
     def _break_pool(self) -> None:
@@ -239,7 +239,7 @@ class Faults:
         ):
             name = self._chance.choice(peers).name
             self._trace_fault(f"{name} is asked to leave when its tasks have ended")
-            master.core.drain_slave(name, self._world.clock.now)
+            master.core.requests.drain_slave(name, self._world.clock.now)
             self._world.clock.after(1.0, self._add_slave)
 
     def _sample_stack(self) -> None:
@@ -248,7 +248,7 @@ class Faults:
         if tasks := [task for job in jobs for task in job.tasks.values() if task.state == TaskState.ASSIGNED]:
             task = self._chance.choice(tasks)
             self._trace_fault(f"somebody asks what task {task.name} is doing")
-            master.core.sample_stack(task.job.id, task.index, None, self._world.clock.now)
+            master.core.requests.sample_stack(task.job.id, task.index, None, self._world.clock.now)
 
 
 def _cut(node: Node) -> None:

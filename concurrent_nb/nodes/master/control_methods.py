@@ -80,7 +80,7 @@ class ControlMethods:
         """
         which = job_of(job)
         return await self._ask_as_owner(
-            caller, session, secret, lambda owner, now: self._core.cancel(which, None, owner, now)
+            caller, session, secret, lambda owner, now: self._core.requests.cancel(which, None, owner, now)
         )
 
     @remote(roles=["admin", "client"])
@@ -88,7 +88,7 @@ class ControlMethods:
         """Cancel one task of a job, by its index; return 1. A client may cancel as with `cancel_job`."""
         which = job_of(job)
         return await self._ask_as_owner(
-            caller, session, secret, lambda owner, now: self._core.cancel(which, [index], owner, now)
+            caller, session, secret, lambda owner, now: self._core.requests.cancel(which, [index], owner, now)
         )
 
     @remote(roles=["admin", "client"])
@@ -106,7 +106,7 @@ class ControlMethods:
             caller,
             session,
             secret,
-            lambda owner, now: self._stacks.add(self._core.sample_stack(which, index, owner, now), answer),
+            lambda owner, now: self._stacks.add(self._core.requests.sample_stack(which, index, owner, now), answer),
         )
         return (await answer).as_json()
 
@@ -116,7 +116,7 @@ class ControlMethods:
 
         Tasks that have not started run elsewhere. Returns how many tasks the slave has now.
         """
-        return await self._ask(lambda now: self._core.drain_slave(slave, now))
+        return await self._ask(lambda now: self._core.requests.drain_slave(slave, now))
 
     @remote(roles=["admin", "client"])
     async def trace(
@@ -129,7 +129,7 @@ class ControlMethods:
         """
         which = job_of(job) if job else None
         page = await self._ask_as_owner(
-            caller, session, secret, lambda owner, now: self._core.read_tasks(which, since, owner)
+            caller, session, secret, lambda owner, now: self._core.requests.read_tasks(which, since, owner)
         )
         return {"name": self._name, "host": socket.gethostname(), "pid": os.getpid(), **page.as_json()}
 
@@ -190,7 +190,7 @@ class ControlMethods:
         Returns how many slaves there are now. Slaves that join later get the level, too.
         """
         logging.getLogger(PACKAGE_LOGGER).setLevel(level)
-        return await self._ask(lambda now: self._core.set_log_level(level))
+        return await self._ask(lambda now: self._core.requests.set_log_level(level))
 
 
 def session_of(text: str) -> SessionId:

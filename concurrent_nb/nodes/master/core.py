@@ -5,8 +5,11 @@
 Called by `Master` from its compute thread, by the simulator and by the test of a task's life
 (tests/test_life_of_a_task.py). Payloads are opaque here: nothing is ever unpickled.
 
+Messages become events in `client_messages` and `slave_messages`; instructions are executed in `dispatch`;
+`control_requests` has what callers of the control channel ask.
+
 There is a bulkhead around each peer: any exception while an envelope is handled ends its sender's session, and events
-of the envelope that were not handled yet are dropped. Instructions are executed in `dispatch`.
+of the envelope that were not handled yet are dropped.
 """
 
 import logging
@@ -18,47 +21,36 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-import msgspec
-
-from concurrent_nb.errors import AccessRefused, ConfigurationError, LimitExceeded, ProtocolError, StackUnavailable
+from concurrent_nb.errors import AccessRefused, LimitExceeded, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
 from concurrent_nb.nodes.common.shared_memory_link import PeerSegments
-from concurrent_nb.nodes.common.size_limits import too_large
-from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
-from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.master.client_limits import DEFAULT, SLACK, Limits, Usage
+from concurrent_nb.nodes.master.client_messages import ClientMessages
 from concurrent_nb.nodes.master.cluster_statistics import cluster_statistics, job_statistics
 from concurrent_nb.nodes.master.cluster_view import view_of
+from concurrent_nb.nodes.master.control_requests import ControlRequests
 from concurrent_nb.nodes.master.dispatch import Dispatch
-from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
+from concurrent_nb.nodes.master.function_table import FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
 from concurrent_nb.nodes.master.measured_values import MeasuredValues
-from concurrent_nb.nodes.master.peers import NO_PLACE, UNKNOWN_NODE, NodeInfo, Peer, SlavePlace, ids_of
+from concurrent_nb.nodes.master.peers import NO_PLACE, UNKNOWN_NODE, Handler, NodeInfo, Peer, SlavePlace, ids_of
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.shared_views import SharedViews
-from concurrent_nb.nodes.master.stack_requests import StackRequests, why_not_running
+from concurrent_nb.nodes.master.slave_messages import SlaveMessages
+from concurrent_nb.nodes.master.stack_requests import StackRequests
 from concurrent_nb.nodes.master.status import describe
-from concurrent_nb.nodes.master.task_pages import TaskPage, page_of
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.liveness import Liveness, NodeChange, NodeState
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.shared_objects import objects_of
-from concurrent_nb.tasks.task_record import JobRecord, ObjectSize
 from concurrent_nb.telemetry.feed_state import ClusterView
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     Buffer,
-    Buffers,
-    ItemBuffers,
     Received,
-    encode_error,
-    function_digest,
-    joined,
-    length,
 )
 from concurrent_nb.wire.session import Session
 
@@ -73,18 +65,6 @@ LINGER_S: Final = 10.0
 CHECK_S: Final = 0.02
 #: how long after its registration the first envelope of a node may take
 JOIN_WITHIN_S: Final = 10.0
-#: most tasks that a slave may have, and most slots
-CREDIT_MAX: Final = 1_000_000
-#: most characters of a job's name that are kept
-_NAME_MAX: Final = 200
-#: most functions that applications have run themselves whose names are kept
-_NAMES_MAX: Final = 1000
-#: how a task may have ended that its application has run itself
-_RAN: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE, Status.NOT_LOADABLE})
-#: what an input of a task counts, in bytes
-INPUT_BYTES: Final = 16
-#: most refused functions of a peer whose reason is kept
-_REFUSED_MAX: Final = 64
 
 Outgoing = tuple[SessionId, list[Buffer]]
 
@@ -135,14 +115,11 @@ class MasterCore:
         self._next_check_s = 0.0  # when to check whether their processes exist
         self._check_after_s = CHECK_S  # and the interval after that
         self._scheduler_due = 0.0
-        self._restarts = 0  # number of the last RestartWorkers
-        self._log_level: m.LogLevel | None = None  # of slaves, if it was set
         self.places: Mapping[str, SlavePlace] = {}  #: of slaves that a launcher has started, by name
         self.kernels = KernelRequests()
         self.shared_views = SharedViews(scheduler)
         self.stacks = StackRequests()
         self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
-        scheduler.task_log.name_of = self._name_of
         self._memory = SharedMemoryTracker(
             reader,
             store,
@@ -155,27 +132,21 @@ class MasterCore:
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
         self._measured = MeasuredValues()
-        self._names_of_ran: dict[bytes, str] = {}  # by digest, of functions that applications have run themselves
-        self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
-            m.Function: self._on_function,
-            m.OpenJob: self._on_open_job,
-            m.Submit: self._on_submit,
-            m.Cancel: self._on_cancel,
-            m.CloseJob: self._on_close_job,
-            m.Measured: self._on_measured,
-            m.Ran: self._on_ran,
-            m.TaskInputs: self._on_task_inputs,
-            m.FetchResults: self._on_fetch_results,
-            m.FreeResults: self._on_free_results,
-            m.Outcomes: self._on_outcomes,
-            m.Started: self._on_started,
-            m.Returned: self._on_returned,
-            m.Output: self._on_output,
-            m.Capacity: self._on_capacity,
-            m.KernelOpened: self._on_kernel_opened,
-            m.StackSampled: self._on_stack_sampled,
-            m.WorkersOutdated: self._on_workers_outdated,
-            m.HostLoad: self._on_host_load,
+        emit = self._peer_events.append
+        self._client_messages = ClientMessages(
+            self.peers, self._functions, self._memory, scheduler, self._measured, limits, emit
+        )
+        scheduler.task_log.name_of = self._client_messages.name_of
+        slave_messages = SlaveMessages(
+            self.peers, self._memory, scheduler, self.kernels, self.stacks, self._dispatch.send, emit
+        )
+        #: what callers of the control channel ask of slaves and jobs
+        self.requests = ControlRequests(
+            self.peers, scheduler, self._dispatch, self.kernels, self.stacks, self._add_event, self._decide
+        )
+        self._handlers: dict[type, Handler] = {
+            **self._client_messages.handlers,
+            **slave_messages.handlers,
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
             m.Content: self._on_memory,
@@ -342,120 +313,10 @@ class MasterCore:
         given = secret.encode(errors="replace")
         return peer is not None and peer.role == role and compare_digest(peer.secret.encode(), given)
 
-    def open_kernel(self, slave: str, now: float) -> int:
-        """Have a slave open a Jupyter kernel. Returns the request number under which `kernels` settles it.
-
-        Raises ConfigurationError, which lists the slaves, if there is none of that name.
-        """
-        session_id = self._slave_named(slave).session_id
-        message = self.kernels.ask(session_id, slave, now)
-        self._dispatch.send(session_id, message)
-        return message.request
-
-    def _slave_named(self, name: str) -> Peer:
-        """Return a slave that has joined. Raises ConfigurationError, which lists the slaves, if there is none."""
-        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.joined}
-        if name not in slaves:
-            there = ", ".join(sorted(slaves)) or "none"
-            raise ConfigurationError(f"there is no slave {name[:100]!r}; the slaves are: {there}")
-        return slaves[name]
-
-    def drain_slave(self, name: str, now: float) -> int:
-        """Assign nothing to a slave any more; it ends when its running tasks have ended. Returns how many tasks it has.
-
-        Those that have not started run elsewhere. Raises ConfigurationError if there is no slave of that name.
-        """
-        peer = self._slave_named(name)
-        slave = self.scheduler.slaves.get(peer.session_id)
-        if not peer.is_draining:
-            peer.is_draining, peer.slots = True, 0
-            self._dispatch.send(peer.session_id, m.Drain())
-            self._events.append(e.SlaveResized(peer.session_id, 0, 0))
-            self._decide(now)
-        return 0 if slave is None else len(slave.tasks)
-
-    def find_slave(self, name: str) -> tuple[NodeInfo, int]:
-        """Return where a slave runs, and how many tasks it has. Raises as `drain_slave`."""
-        peer = self._slave_named(name)
-        slave = self.scheduler.slaves.get(peer.session_id)
-        return peer.info, 0 if slave is None else len(slave.tasks)
-
-    def cancel(self, job_id: JobId, indexes: Sequence[int] | None, owner: str | None, now: float) -> int:
-        """Cancel tasks of a job, or with `indexes` None all, those that still come included.
-
-        Args:
-            job_id: the job.
-            indexes: of its tasks.
-            owner: whose job it must be; None for an admin.
-            now: the time.
-
-        Returns how many tasks are being cancelled. Raises ConfigurationError if there is no such job, or task without
-        an outcome, or if the job is another's, which looks the same.
-        """
-        job = self._job_of(job_id, owner, "cancel")
-        tasks = job.tasks.values() if indexes is None else [job.tasks[at] for at in indexes if at in job.tasks]
-        open_tasks = [task for task in tasks if task.outcome is None]
-        if indexes is not None and not open_tasks:
-            raise ConfigurationError(
-                f"job {job_id.hex()} has no task {', '.join(map(str, indexes))} at the master that has not ended"
-            )
-        self._events.append(e.CancelRequested(None, job_id, indexes))
-        self._decide(now)
-        return len(open_tasks)
-
-    def _job_of(self, job_id: JobId, owner: str | None, may: str) -> JobRecord:
-        """Return a job. Raises ConfigurationError if there is none, or with `owner`, none of this principal."""
-        job = self.scheduler.jobs.get(job_id)
-        if job is None or owner not in (None, job.owner):
-            raise ConfigurationError(
-                f"there is no job {job_id.hex()} that this caller may {may}: it has ended and its results are taken, "
-                "it is another user's, or it never was; `concurrent-nb jobs` lists the jobs"
-            )
-        return job
-
-    def _any_job(self, job_id: JobId) -> JobRecord | None:
-        """Return a job, also one of the last that were forgotten."""
-        return self.scheduler.jobs.get(job_id) or self.scheduler.ended_jobs.get(job_id)
-
-    def sample_stack(self, job_id: JobId, index: int, owner: str | None, now: float) -> int:
-        """Ask what a running task is doing. Returns the request number under which `stacks` settles it.
-
-        Args:
-            job_id: the job.
-            index: of the task in it.
-            owner: whose job it must be; None for an admin.
-            now: the time.
-
-        Raises ConfigurationError as `cancel`, and StackUnavailable if no slave has the task.
-        """
-        job = self._job_of(job_id, owner, "see")
-        task = job.tasks.get(index)
-        if task is None:
-            raise StackUnavailable(
-                f"job {job_id.hex()} has no task {index} at the master: it has ended and its result is taken, or its"
-                " application has not sent it yet"
-            )
-        if why := why_not_running(task):
-            raise StackUnavailable(f"task {task.name} does not run: {why}")
-        assert task.slave is not None
-        message = self.stacks.ask(task, self.scheduler.slaves[task.slave].name, now)
-        self._dispatch.send(task.slave, message)
-        return message.request
-
     def owner_of(self, session_id: SessionId) -> str | None:
         """Return the owner whose session of an application it is; None if there is no such session."""
         peer = self.peers.get(session_id)
         return peer.key.decode() if peer is not None and peer.role == "client" else None
-
-    def read_tasks(self, job_id: JobId | None, since: int, owner: str | None) -> TaskPage:
-        """Return records of the task log from number `since` on: those of a job, or with None of all jobs.
-
-        With `owner`, only of jobs of this owner. Raises ConfigurationError for a job that is another's, or unknown.
-        """
-        clients = [peer for peer in self.peers.values() if peer.role == "client" and peer.parent is None]
-        names = {peer.key.decode(): peer.name for peer in clients}
-        ended = self.scheduler.ended_jobs
-        return page_of(self.scheduler.task_log, self.scheduler.jobs, ended, job_id, owner, since, names)
 
     def use_strategy(self, strategy: Strategy, now: float) -> None:
         """Place tasks by another strategy from now on, except those of jobs that name their own."""
@@ -468,28 +329,6 @@ class MasterCore:
         for peer in self.peers.values():
             if peer.role == "client" and peer.joined and peer.comes_back:
                 self._liveness.keep(peer.session_id, kept_s)
-
-    def set_log_level(self, level: m.LogLevel) -> int:
-        """Have all slaves, later ones too, log what is at least as severe. Returns how many slaves there are."""
-        self._log_level = level
-        slaves = [peer for peer in self.peers.values() if peer.role == "slave" and peer.joined]
-        for peer in slaves:
-            self._dispatch.send(peer.session_id, m.SetLogLevel(level))
-        return len(slaves)
-
-    def restart_workers(self, *, stop: bool) -> int:
-        """Have all slaves replace their workers. Returns how many those are; `status` reports the progress.
-
-        A running task ends first; with `stop` it is stopped and runs again.
-        """
-        self._restarts += 1
-        workers = 0
-        for peer in self.peers.values():
-            if peer.role == "slave" and peer.slots and peer.joined:
-                peer.outdated = peer.slots
-                workers += peer.slots
-                self._dispatch.send(peer.session_id, m.RestartWorkers(self._restarts, stop))
-        return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
         """Take a heartbeat from the control channel. False if the session is over: the node must register again.
@@ -547,7 +386,7 @@ class MasterCore:
         if peer.role == "client":
             peer.usage.received(frames)
             if peer.usage.needs_recount:
-                self._check_usage(peer)
+                self._client_messages.check_usage(peer)
         for item in items:
             self._handlers[type(item.message)](peer, item.message, item, now)
         self._decide(now)
@@ -578,8 +417,8 @@ class MasterCore:
             self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
             text = f"slave {peer.name} has joined with {peer.slots} slots"
             self.scheduler.event_log.add(now, "slave joined", text, slave=peer.name)
-            if self._log_level is not None:
-                peer.session.send(m.SetLogLevel(self._log_level))
+            if (level := self.requests.log_level) is not None:
+                peer.session.send(m.SetLogLevel(level))
             return
         # From now on silence does not lose it; and it takes over the jobs of its former session.
         self._liveness.keep(peer.session_id, self._kept_s if peer.comes_back else None)
@@ -587,232 +426,10 @@ class MasterCore:
         if former is not None and former.role == "client" and former.key == peer.key and former is not peer:
             self.remove(former.session_id, "it has registered again", now, LINGER_S)
 
-    def _check_usage(self, peer: Peer) -> None:
-        """Count exactly what is held for a client's key. Raises LimitExceeded."""
-        tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
-        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.content_bytes(peer.key)
-        same = [each for each in self.peers.values() if each.key == peer.key]
-        size_bytes += sum(each.session.held_bytes for each in same)
-        size_bytes += sum(INPUT_BYTES * len(refs) for each in same for refs in each.inputs.values())
-        peer.usage.counted(tasks, size_bytes, self.limits)
-
     def unreachable(self, session_id: SessionId, now: float) -> None:
         """Note that a peer has no connection, as the transport reports."""
         if (peer := self.peers.get(session_id)) is not None and peer.joined:
             self._liveness.unreachable(session_id, now)
-
-    def _on_function(self, peer: Peer, message: m.Function, item: Received, now: float) -> None:
-        if (known := self._functions.get(message.digest)) is not None:
-            self._functions.add(known, peer.key)
-            return
-        buffers = item.buffers or [()]
-        name = f"function {message.digest.hex()[:8]}"
-        parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
-        if function_digest([message.body, *parts]) != message.digest:
-            raise ProtocolError(f"{name} does not have the digest that it names")
-        size = len(message.body) + sum(map(length, buffers[0]))
-        if size > self.limits.size_bytes:
-            self._refuse_function(peer, message.digest, too_large(name, size, self.limits.size_bytes))
-        elif (here := self._memory.translated(peer.memory, message.sizes, buffers[0])) is None:
-            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.open_error}".rstrip()
-            self._log.warning(peer.key, now, "%s of %r is refused: %s", name, peer.name, why, ids=ids_of(peer))
-            self._refuse_function(peer, message.digest, why)
-        else:
-            sizes, own = here
-            if sizes is not message.sizes:
-                message, buffers = m.Function(message.digest, message.body, sizes, message.name), [own]
-            self._functions.add(FunctionEntry(message, buffers), peer.key)
-
-    def _refuse_function(self, peer: Peer, digest: bytes, why: str) -> None:
-        peer.refused[digest] = why
-        if len(peer.refused) > _REFUSED_MAX:
-            del peer.refused[next(iter(peer.refused))]
-
-    def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
-        peer.usage.size_bytes += JOB_BYTES
-        notebook, cell = message.notebook, message.cell
-        if peer.parent is not None and not notebook and (parent := self._any_job(peer.parent)) is not None:
-            notebook, cell = parent.notebook, parent.cell
-        self._peer_events.append(
-            e.JobOpened(
-                peer.session_id,
-                peer.key.decode(),
-                JobId(message.job),
-                message.name[:_NAME_MAX],
-                message.until,
-                message.stop_on_error,
-                message.strategy or "",
-                peer.memory.announced.shares,
-                notebook,
-                cell,
-            )
-        )
-
-    def _on_submit(self, peer: Peer, message: m.Submit, item: Received, now: float) -> None:
-        function = self._functions.get(message.function)
-        if function is None:
-            why = peer.refused.get(message.function) or f"function {message.function.hex()[:8]} was never sent"
-            self._refuse(peer, message, message.tasks, why)
-            return
-        tasks, buffers = message.tasks, item.buffers
-        captured = function.message.sizes
-        objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
-        if any(task.sizes for task in tasks):
-            tasks, buffers = self._readable_arguments(peer, message, buffers)
-            if not tasks:
-                return
-            objects = [objects_of((*captured, *task.sizes)) for task in tasks]
-        inputs = self._inputs_of(peer, message, tasks) if peer.inputs else ()
-        peer.usage.tasks += len(tasks)
-        self._functions.claim(function, message.job, peer.key)
-        self._peer_events.append(
-            e.TasksSubmitted(
-                peer.session_id,
-                JobId(message.job),
-                Digest(message.function),
-                tasks,
-                buffers,
-                message.timeout_s,
-                message.retries,
-                objects,
-                message.needs,
-                inputs,
-                message.keep,
-            )
-        )
-
-    def _inputs_of(
-        self, peer: Peer, message: m.Submit, tasks: Sequence[m.TaskFrame]
-    ) -> list[tuple[int, list[tuple[JobId, int]]]]:
-        """Return the inputs of those tasks of a run that have some, which the peer has announced before."""
-        job, announced = message.job, peer.inputs
-        return [(task.index, announced.pop((job, task.index))) for task in tasks if (job, task.index) in announced]
-
-    def _on_fetch_results(self, peer: Peer, message: m.FetchResults, _: Received, now: float) -> None:
-        self._peer_events.append(e.ResultsWanted(peer.session_id, JobId(message.job), message.indexes))
-
-    def _on_free_results(self, peer: Peer, message: m.FreeResults, _: Received, now: float) -> None:
-        self._peer_events.append(e.ResultsFreed(peer.session_id, JobId(message.job), message.indexes))
-
-    def _on_task_inputs(self, peer: Peer, message: m.TaskInputs, _: Received, now: float) -> None:
-        refs = peer.inputs.setdefault((message.job, message.index), [])
-        refs += [(JobId(each.job), index) for each in message.inputs for index in each.indexes]
-        peer.usage.size_bytes += INPUT_BYTES * len(refs)
-        if len(refs) > m.INPUTS_MAX or len(peer.inputs) > CREDIT_MAX:
-            raise ProtocolError(f"task {task_name(JobId(message.job), message.index)} needs {len(refs)} results")
-
-    def _readable_arguments(
-        self, peer: Peer, message: m.Submit, buffers: ItemBuffers
-    ) -> tuple[list[m.TaskFrame], ItemBuffers]:
-        """Return the tasks whose arguments are readable here; refuse the others."""
-        tasks: list[m.TaskFrame] = []
-        kept: list[Buffers] = []
-        closed: list[m.TaskFrame] = []
-        for at, task in enumerate(message.tasks):
-            own = buffers[at] if buffers else ()
-            size = sum(map(length, own))
-            if size > self.limits.size_bytes:
-                self._refuse(peer, message, [task], too_large("its arguments", size, self.limits.size_bytes))
-            elif (here := self._memory.translated(peer.memory, task.sizes, own)) is None:
-                closed.append(task)
-            else:
-                sizes, own = here
-                tasks.append(task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes))
-                kept.append(own)
-        if closed:
-            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.open_error}"
-            self._refuse(peer, message, closed, why.rstrip())
-        return tasks, kept
-
-    def _refuse(self, peer: Peer, message: m.Submit, tasks: Sequence[m.TaskFrame], why: str) -> None:
-        for task in tasks:
-            peer.inputs.pop((message.job, task.index), None)
-        body = encode_error(m.ErrorReport("", f"the master refused the task: {why}", ""))
-        items = [m.OutcomeFrame(task.index, 0, Status.REFUSED, 0.0, 0, body) for task in tasks]
-        peer.session.send(m.Outcomes(message.job, "", items))
-
-    def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
-        self._peer_events.append(
-            e.CancelRequested(peer.session_id, JobId(message.job), message.indexes, message.unstarted_only)
-        )
-
-    def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
-        self._peer_events.append(e.JobClosed(peer.session_id, JobId(message.job)))
-
-    def _on_measured(self, peer: Peer, message: m.Measured, _: Received, now: float) -> None:
-        job_id = JobId(message.job)
-        job = self._any_job(job_id)
-        if job is not None and job.owner == peer.key.decode():
-            self._measured.take(job_id, job.owner, message.values)
-
-    def _on_ran(self, peer: Peer, message: m.Ran, _: Received, now: float) -> None:
-        if peer.parent is None:
-            raise ProtocolError("it reports tasks that it has run itself, and is no application in a task")
-        for frame in message.items:
-            if frame.status not in _RAN or not 0 <= frame.elapsed_s < inf or frame.attempt < 1:
-                raise ProtocolError(f"it has run a task itself that ended with {frame.status} in {frame.elapsed_s} s")
-            if frame.body or frame.sizes:
-                raise ProtocolError("it reports a task that it has run itself, with a result, which only it needs")
-        self._names_of_ran[message.function] = message.name
-        if len(self._names_of_ran) > _NAMES_MAX:
-            del self._names_of_ran[next(iter(self._names_of_ran))]
-        self._peer_events.append(
-            e.TasksRan(peer.session_id, JobId(message.job), Digest(message.function), peer.parent_slave, message.items)
-        )
-
-    def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
-        peer.done += len(message.items)
-        items: Sequence[m.OutcomeFrame] = message.items
-        buffers = item.buffers
-        if any(frame.sizes for frame in items):
-            items = self._memory.outcomes(peer.memory, JobId(message.job), items)
-            if buffers:  # a lost result has no buffers
-                buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
-        self._peer_events.append(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
-
-    def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
-        self._peer_events.append(e.TasksStarted(peer.session_id, message.tasks))
-
-    def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
-        self._peer_events.append(e.TasksReturned(peer.session_id, message.tasks))
-
-    def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
-        job = self.scheduler.jobs.get(JobId(message.task.job))
-        task = None if job is None else job.tasks.get(message.task.index)
-        if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
-            return
-        client = None if task.job.client is None else self.peers.get(task.job.client)
-        if client is None:
-            return
-        output, backlog = client.output, client.session.backlog_bytes
-        is_held = client.is_silent or output.has_cuts or backlog > OUTPUT_KEPT_BYTES
-        if not is_held or output.accepts(message, client.is_silent, backlog):
-            self._dispatch.send(client.session_id, message)
-
-    def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
-        if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
-            raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
-        if peer.is_draining:
-            return  # it had not got the Drain yet, or confirms it
-        peer.slots = message.slots
-        self._peer_events.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
-
-    def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
-        self.kernels.answered(peer.session_id, message)
-
-    def _on_stack_sampled(self, peer: Peer, message: m.StackSampled, _: Received, now: float) -> None:
-        self.stacks.answered(peer.session_id, message)
-
-    def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
-        if not 0 <= message.left <= CREDIT_MAX:
-            raise ProtocolError(f"{message.left} workers that are to be replaced")
-        if message.request == self._restarts:
-            peer.outdated = message.left
-
-    def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
-        if message.load is not None and not 0 <= message.load < inf:
-            raise ProtocolError(f"a host whose load is {message.load}")
-        peer.load = message
 
     def _on_memory(self, peer: Peer, message: SharedMemoryMessage, item: Received, now: float) -> None:
         self._memory.handle(peer.memory, message, item.buffers[0] if item.buffers else (), now)
@@ -848,12 +465,6 @@ class MasterCore:
         for digest, jobs in self._functions.drop_in(segments):
             why = "the master refused the task: its function lies in shared memory that its owner has dropped"
             self._events.append(e.FunctionLost(Digest(digest), jobs, why))
-
-    def _name_of(self, digest: bytes) -> str:
-        """Return the name of a function for people."""
-        function = self._functions.get(digest)
-        name = self._names_of_ran.get(digest, "") if function is None else function.message.name
-        return name or digest.hex()[:8]
 
     def _on_function_dropped(self, digest: bytes) -> None:
         for peer in self.peers.values():
@@ -975,7 +586,13 @@ class MasterCore:
             launched: state and place of the slaves that a launcher has started, by name.
         """
         return view_of(
-            self.peers, self.scheduler, now, ended, self.shared_views.version_of, self._measured.version, launched
+            self.peers,
+            self.scheduler,
+            now,
+            ended,
+            self.shared_views.version_of,
+            self._measured.version,
+            launched,
         )
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
@@ -1011,6 +628,6 @@ class MasterCore:
                 "values": self._measured.of_all(owner),
             }
         statistics = job_statistics(self.scheduler, now, job, owner)
-        record = self._any_job(job)
+        record = self.scheduler.find_job(job)
         errors = None if record is None or record.errors is None else record.errors.parts()
         return {**statistics, "values": self._measured.of(job), "errors": errors}

@@ -212,7 +212,7 @@ class OwnerMethods:
         No task counts a death. Returns the `slave`, the `tasks` that it has now, and the `workers` of the new one.
         """
         owner = self._require_owner("drain it with `concurrent-nb drain {} SLAVE`, and start another one where it ran")
-        info, tasks = await self._ask(lambda now: self._core.find_slave(slave))
+        info, tasks = await self._ask(lambda now: self._core.requests.find_slave(slave))
         answer = await owner.ask(lambda number: RestartSlave(number, slave, info.host, info.pid))
         log.warning("slave %s is replaced by another one", slave)
         return {"slave": slave, "tasks": tasks, "workers": answer.workers}

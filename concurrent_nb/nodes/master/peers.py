@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.client_limits import Usage
@@ -12,6 +12,7 @@ from concurrent_nb.nodes.master.client_output import ClientOutput
 from concurrent_nb.nodes.master.shared_memory import PeerMemory
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Received
 from concurrent_nb.wire.session import Session
 
 
@@ -32,6 +33,8 @@ class SlavePlace:
     limit_s: float | None  #: for how long slaves are there; None: unknown, or without a limit
 
 
+#: most tasks that a slave may have, most slots, and most tasks of an application whose inputs it has announced
+CREDIT_MAX: Final = 1_000_000
 #: of a slave that no launcher has started
 NO_PLACE: Final = SlavePlace("", None)
 #: of a node that reports nothing
@@ -71,11 +74,16 @@ class Peer:
     done: int = 0  #: number of outcomes that it has sent or got
     is_draining: bool = False  #: a slave gets no more tasks, and leaves when its running ones have ended
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
+    restart: int = 0  #: number of the last RestartWorkers that was sent to a slave
     info: NodeInfo = UNKNOWN_NODE
     since: float = 0.0  #: when it registered
     load: m.HostLoad | None = None  #: last report of a slave on the load of its host
     sent_s: float = 0.0  #: when the last envelope was sent to it
     next_due_s: float = inf  #: when to flush it at the latest
+
+
+#: handles a message of a peer, at a time
+Handler = Callable[[Peer, Any, Received, float], None]
 
 
 def ids_of(peer: Peer) -> dict[str, str]:

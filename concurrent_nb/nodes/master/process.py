@@ -362,7 +362,7 @@ class Master:
 
         A worker's running task ends first; with `now` it is stopped and runs again.
         """
-        return await self._ask(lambda _: self._core.restart_workers(stop=now))
+        return await self._ask(lambda _: self._core.requests.restart_workers(stop=now))
 
     @remote(roles=["admin"])
     async def open_kernel(self, slave: str) -> dict[str, Any]:
@@ -370,7 +370,7 @@ class Master:
         answer: asyncio.Future[m.KernelAccess] = self._loop.create_future()
 
         def ask(now: float) -> None:
-            self._kernels.add(self._core.open_kernel(slave, now), answer)
+            self._kernels.add(self._core.requests.open_kernel(slave, now), answer)
 
         await self._ask(ask)
         return connection_info(await answer)

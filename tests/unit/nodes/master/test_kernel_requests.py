@@ -60,7 +60,7 @@ class Bench:
 
 def test_a_slave_is_asked_and_its_answer_settles_the_request() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     assert bench.sent_to(WEST) == []
     assert bench.sent_to(EAST) == []  # taken by the first step, which was for both
     bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
@@ -69,13 +69,13 @@ def test_a_slave_is_asked_and_its_answer_settles_the_request() -> None:
 
 def test_the_question_goes_to_the_slave_of_that_name() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("west", 0.0)
+    request = bench.core.requests.open_kernel("west", 0.0)
     assert bench.sent_to(WEST) == [m.OpenKernel(request)]
 
 
 def test_what_the_slave_lacks_reaches_the_caller() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.send(EAST, m.KernelOpened(request, None, "pip install ipykernel"))
     ((number, error),) = bench.settled()
     assert number == request
@@ -86,11 +86,11 @@ def test_what_the_slave_lacks_reaches_the_caller() -> None:
 def test_an_unknown_slave_is_refused_and_the_slaves_are_listed() -> None:
     bench = Bench()
     with pytest.raises(ConfigurationError, match=r"no slave 'north'; the slaves are: east, west"):
-        bench.core.open_kernel("north", 0.0)
+        bench.core.requests.open_kernel("north", 0.0)
     bench.core.remove(EAST, "gone", 0.0)
     bench.core.remove(WEST, "gone", 0.0)
     with pytest.raises(ConfigurationError, match="the slaves are: none"):
-        bench.core.open_kernel("north", 0.0)
+        bench.core.requests.open_kernel("north", 0.0)
 
 
 def test_an_answer_that_was_not_asked_for_ends_the_session() -> None:
@@ -102,7 +102,7 @@ def test_an_answer_that_was_not_asked_for_ends_the_session() -> None:
 
 def test_a_slave_cannot_answer_for_another_one() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.send(WEST, m.KernelOpened(request, ACCESS, ""))
     assert WEST not in bench.core.peers
     assert bench.settled() == []
@@ -112,7 +112,7 @@ def test_a_slave_cannot_answer_for_another_one() -> None:
 
 def test_a_second_answer_to_the_same_request_ends_the_session() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
     bench.send(EAST, m.KernelOpened(request, ACCESS, ""))
     assert EAST not in bench.core.peers
@@ -139,7 +139,7 @@ def test_an_application_may_send_neither(message: m.AnyMessage) -> None:
 )
 def test_a_way_in_that_is_not_safe_is_not_handed_on(change: dict[str, Any], why: str) -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.sent_to(EAST)
     bench.send(EAST, m.KernelOpened(request, msgspec.structs.replace(ACCESS, **change), ""))
     assert EAST not in bench.core.peers
@@ -151,7 +151,7 @@ def test_a_way_in_that_is_not_safe_is_not_handed_on(change: dict[str, Any], why:
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_that_is_none_does_not_decode(port: int) -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.send(EAST, m.KernelOpened(request, msgspec.structs.replace(ACCESS, shell_port=port), ""))
     assert EAST not in bench.core.peers
 
@@ -159,14 +159,14 @@ def test_a_port_that_is_none_does_not_decode(port: int) -> None:
 def test_a_kernel_without_encryption_may_listen_on_loopback() -> None:
     bench = Bench()
     access = msgspec.structs.replace(ACCESS, ip="127.0.0.1", curve_publickey="", curve_secretkey="")
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.send(EAST, m.KernelOpened(request, access, ""))
     assert bench.settled() == [(request, access)]
 
 
 def test_a_slave_that_is_lost_settles_what_it_was_asked() -> None:
     bench = Bench()
-    first, second = bench.core.open_kernel("east", 0.0), bench.core.open_kernel("west", 0.0)
+    first, second = bench.core.requests.open_kernel("east", 0.0), bench.core.requests.open_kernel("west", 0.0)
     bench.core.remove(EAST, "it was silent for too long", 0.0)
     ((request, error),) = bench.settled()
     assert request == first
@@ -177,7 +177,7 @@ def test_a_slave_that_is_lost_settles_what_it_was_asked() -> None:
 
 def test_waiting_has_an_end_and_what_comes_later_is_dropped() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.core.next_deadline(0.0)
     for now in range(1, int(OPEN_WITHIN_S) + 1):
         assert bench.settled() == []
@@ -197,7 +197,7 @@ def test_waiting_has_an_end_and_what_comes_later_is_dropped() -> None:
 
 def test_a_long_error_of_a_slave_is_cut() -> None:
     bench = Bench()
-    request = bench.core.open_kernel("east", 0.0)
+    request = bench.core.requests.open_kernel("east", 0.0)
     bench.send(EAST, m.KernelOpened(request, None, "x" * 60_000))
     ((_, error),) = bench.settled()
     assert len(str(error)) < 2100

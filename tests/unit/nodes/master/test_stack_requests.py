@@ -43,7 +43,7 @@ def answer(request: int, stack: str = STACK, error: str = "", run_s: float = 1.5
 
 def test_the_slave_of_the_task_is_asked_and_its_answer_settles_the_question() -> None:
     bench = with_task()
-    request = bench.core.sample_stack(JOB_ID, 0, OWNER, bench.now)
+    request = bench.core.requests.sample_stack(JOB_ID, 0, OWNER, bench.now)
     assert bench.sent_to(EAST) == [m.SampleStack(request, m.TaskRef(JOB, 0, 1))]
     bench.send(EAST, answer(request))
     assert settled(bench) == [(request, StackSample("east", 42, 1.5, STACK))]
@@ -51,14 +51,14 @@ def test_the_slave_of_the_task_is_asked_and_its_answer_settles_the_question() ->
 
 def test_a_task_that_was_not_reported_to_run_is_asked_for_too() -> None:
     bench = with_task()
-    bench.core.sample_stack(JOB_ID, 0, None, bench.now)
+    bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now)
     (message,) = bench.sent_to(EAST)
     assert isinstance(message, m.SampleStack)
 
 
 def test_the_reason_of_the_slave_reaches_the_caller() -> None:
     bench = with_task()
-    request = bench.core.sample_stack(JOB_ID, 0, None, bench.now)
+    request = bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now)
     bench.send(EAST, answer(request, "", "it has not begun" + "!" * 5000))
     ((_, error),) = settled(bench)
     assert isinstance(error, StackUnavailable)
@@ -72,13 +72,13 @@ def test_tasks_that_no_slave_has_are_refused_with_the_place_where_they_are() -> 
     bench.send(ALICE, m.OpenJob(JOB, "fits", False, False), function())
     bench.send(ALICE, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(0, 0, b"arguments")]))
     with pytest.raises(StackUnavailable, match="does not run: it waits at the master for a slave"):
-        bench.core.sample_stack(JOB_ID, 0, OWNER, bench.now)
+        bench.core.requests.sample_stack(JOB_ID, 0, OWNER, bench.now)
     bench.slave(EAST)
     bench.send(EAST, m.Outcomes(JOB, "east", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"value")]))
     with pytest.raises(StackUnavailable, match="does not run: it has ended"):
-        bench.core.sample_stack(JOB_ID, 0, OWNER, bench.now)
+        bench.core.requests.sample_stack(JOB_ID, 0, OWNER, bench.now)
     with pytest.raises(StackUnavailable, match="has no task 7 at the master: it has ended"):
-        bench.core.sample_stack(JOB_ID, 7, OWNER, bench.now)
+        bench.core.requests.sample_stack(JOB_ID, 7, OWNER, bench.now)
 
 
 def test_the_job_of_another_looks_like_one_that_does_not_exist() -> None:
@@ -86,7 +86,7 @@ def test_the_job_of_another_looks_like_one_that_does_not_exist() -> None:
     texts = []
     for job, owner in ((JOB_ID, "bob's key"), (JobId(b"?" * 16), OWNER)):
         with pytest.raises(ConfigurationError) as caught:
-            bench.core.sample_stack(job, 0, owner, bench.now)
+            bench.core.requests.sample_stack(job, 0, owner, bench.now)
         texts.append(str(caught.value).replace(job.hex(), "ID"))
     assert texts[0] == texts[1]
     assert bench.sent_to(EAST) == []
@@ -95,7 +95,7 @@ def test_the_job_of_another_looks_like_one_that_does_not_exist() -> None:
 @pytest.mark.parametrize("run_s", [float("nan"), float("inf"), -1.0])
 def test_an_impossible_time_ends_the_session(run_s: float) -> None:
     bench = with_task()
-    request = bench.core.sample_stack(JOB_ID, 0, None, bench.now)
+    request = bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now)
     bench.send(EAST, answer(request, run_s=run_s))
     assert EAST not in bench.core.peers
     ((_, error),) = settled(bench)
@@ -105,7 +105,7 @@ def test_an_impossible_time_ends_the_session(run_s: float) -> None:
 @pytest.mark.parametrize("stack", ["x" * (m.STACK_BYTES_MAX + 1), "é" * (m.STACK_BYTES_MAX - 1)])
 def test_a_stack_that_is_too_long_ends_the_session(stack: str) -> None:
     bench = with_task()
-    bench.send(EAST, answer(bench.core.sample_stack(JOB_ID, 0, None, bench.now), stack))
+    bench.send(EAST, answer(bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now), stack))
     assert EAST not in bench.core.peers
 
 
@@ -118,7 +118,7 @@ def test_an_answer_without_a_question_ends_the_session() -> None:
 
 def test_a_second_answer_ends_the_session() -> None:
     bench = with_task()
-    request = bench.core.sample_stack(JOB_ID, 0, None, bench.now)
+    request = bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now)
     bench.send(EAST, answer(request))
     bench.send(EAST, answer(request))
     assert EAST not in bench.core.peers
@@ -134,7 +134,7 @@ def test_an_application_may_send_neither(message: m.AnyMessage) -> None:
 
 def test_a_slave_that_does_not_answer_is_given_up_and_may_answer_later() -> None:
     bench = with_task()
-    request = bench.core.sample_stack(JOB_ID, 0, None, bench.now)
+    request = bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now)
     assert bench.core.next_deadline(bench.now) <= ANSWER_WITHIN_S
     bench.core.step(ANSWER_WITHIN_S - 0.1)
     assert settled(bench) == []
@@ -148,7 +148,7 @@ def test_a_slave_that_does_not_answer_is_given_up_and_may_answer_later() -> None
 
 def test_a_slave_that_is_lost_is_named() -> None:
     bench = with_task()
-    bench.core.sample_stack(JOB_ID, 0, None, bench.now)
+    bench.core.requests.sample_stack(JOB_ID, 0, None, bench.now)
     bench.core.remove(EAST, "its host is gone", bench.now)
     ((_, error),) = settled(bench)
     assert "slave 'east'" in str(error) and "was lost: its host is gone" in str(error)
@@ -161,7 +161,7 @@ def test_callers_get_their_own_answers_and_those_who_have_hung_up_none() -> None
     async def ask() -> None:
         loop = asyncio.get_running_loop()
         waiting: list[asyncio.Future[StackSample]] = [loop.create_future() for _ in range(3)]
-        requests = [bench.core.sample_stack(JOB_ID, index, None, bench.now) for index in range(3)]
+        requests = [bench.core.requests.sample_stack(JOB_ID, index, None, bench.now) for index in range(3)]
         for request, future in zip(requests, waiting, strict=True):
             callers.add(request, future)
         waiting[1].cancel()

@@ -33,7 +33,7 @@ def bench() -> Bench:
 
 
 def page(bench: Bench, owner: str | None, job: bytes | None = JOB, since: int = 0) -> TaskPage:
-    return bench.core.read_tasks(None if job is None else JobId(job), since, owner)
+    return bench.core.requests.read_tasks(None if job is None else JobId(job), since, owner)
 
 
 # ---------------------------------------------------------------------------------------------------------- cancelling
@@ -41,7 +41,7 @@ def page(bench: Bench, owner: str | None, job: bytes | None = JOB, since: int = 
 
 @pytest.mark.parametrize("owner", [None, ALICES])
 def test_a_job_is_cancelled_with_what_still_comes(bench: Bench, owner: str | None) -> None:
-    assert bench.core.cancel(JobId(JOB), None, owner, bench.now) == 10
+    assert bench.core.requests.cancel(JobId(JOB), None, owner, bench.now) == 10
     sent = bench.all_sent()
     (withdrawn,) = [message for message in sent[EAST] if isinstance(message, m.Withdraw)]
     assert withdrawn.stop
@@ -54,22 +54,22 @@ def test_a_job_is_cancelled_with_what_still_comes(bench: Bench, owner: str | Non
 
 
 def test_one_task_is_cancelled(bench: Bench) -> None:
-    assert bench.core.cancel(JobId(JOB), [9], ALICES, bench.now) == 1
+    assert bench.core.requests.cancel(JobId(JOB), [9], ALICES, bench.now) == 1
     (ends,) = [message for message in bench.sent_to(ALICE) if isinstance(message, m.Outcomes)]
     assert [(item.index, item.status) for item in ends.items] == [(9, Status.CANCELLED)]
     with pytest.raises(ConfigurationError, match=rf"job {JOB.hex()} has no task 9 at the master that has not ended"):
-        bench.core.cancel(JobId(JOB), [9], ALICES, bench.now)
+        bench.core.requests.cancel(JobId(JOB), [9], ALICES, bench.now)
     with pytest.raises(ConfigurationError, match="has no task 99"):
-        bench.core.cancel(JobId(JOB), [99], None, bench.now)
+        bench.core.requests.cancel(JobId(JOB), [99], None, bench.now)
 
 
 @pytest.mark.parametrize("indexes", [None, [0]])
 def test_anothers_job_looks_like_none(bench: Bench, indexes: list[int] | None) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        bench.core.cancel(JobId(JOB), indexes, BOBS, bench.now)
+        bench.core.requests.cancel(JobId(JOB), indexes, BOBS, bench.now)
     unknown = JobId(b"u" * 16)
     with pytest.raises(ConfigurationError) as missing:
-        bench.core.cancel(unknown, indexes, BOBS, bench.now)
+        bench.core.requests.cancel(unknown, indexes, BOBS, bench.now)
     assert str(refused.value).replace(JOB.hex(), unknown.hex()) == str(missing.value)
     assert not bench.core.scheduler.jobs[JobId(JOB)].ended
 
@@ -78,7 +78,7 @@ def test_anothers_job_looks_like_none(bench: Bench, indexes: list[int] | None) -
 
 
 def test_a_slave_drains_and_its_tasks_go_elsewhere(bench: Bench) -> None:
-    assert bench.core.drain_slave("east", bench.now) > 0
+    assert bench.core.requests.drain_slave("east", bench.now) > 0
     (drain,) = [message for message in bench.sent_to(EAST) if isinstance(message, m.Drain)]
     assert drain == m.Drain()
     (slave,) = bench.core.status(bench.now)["slaves"]
@@ -91,7 +91,7 @@ def test_a_slave_drains_and_its_tasks_go_elsewhere(bench: Bench) -> None:
     bench.send(EAST, m.Capacity(0, 0), m.Returned(held[1:]), outcomes(held[0].index))
     bench.send(ALICE, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(10, 0, b"arguments")]))
     assert not [message for message in bench.sent_to(EAST) if isinstance(message, m.Assign)]
-    bench.core.drain_slave("east", bench.now)
+    bench.core.requests.drain_slave("east", bench.now)
     assert not [message for message in bench.sent_to(EAST) if isinstance(message, m.Drain)]
     KEYS[WEST] = b"west's key"
     try:
@@ -102,14 +102,14 @@ def test_a_slave_drains_and_its_tasks_go_elsewhere(bench: Bench) -> None:
 
 
 def test_a_draining_slave_that_dies_is_blamed_on_nobody(bench: Bench) -> None:
-    bench.core.drain_slave("east", bench.now)
+    bench.core.requests.drain_slave("east", bench.now)
     bench.core.remove(EAST, "it was silent for too long", bench.now)
     assert not any(task.deaths for task in bench.core.scheduler.jobs[JobId(JOB)].tasks.values())
 
 
 def test_a_slave_that_is_not_there_is_named_with_those_that_are(bench: Bench) -> None:
     with pytest.raises(ConfigurationError, match="there is no slave 'west'; the slaves are: east"):
-        bench.core.drain_slave("west", bench.now)
+        bench.core.requests.drain_slave("west", bench.now)
 
 
 # -------------------------------------------------------------------------------------------------------------- traces
@@ -173,7 +173,7 @@ def test_long_traces_come_in_pages() -> None:
 
 
 def test_slaves_get_the_level_of_logs_also_those_that_come_later(bench: Bench) -> None:
-    assert bench.core.set_log_level("DEBUG") == 1
+    assert bench.core.requests.set_log_level("DEBUG") == 1
     assert bench.sent_to(EAST) == [m.SetLogLevel("DEBUG")]
     KEYS[WEST] = b"west's key"
     try:

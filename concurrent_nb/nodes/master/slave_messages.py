@@ -1,0 +1,113 @@
+"""The messages of slaves: what became of their tasks becomes events. Pure, a part of `nodes.master.core`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.master.kernel_requests import KernelRequests
+from concurrent_nb.nodes.master.peers import CREDIT_MAX, Handler, Peer
+from concurrent_nb.nodes.master.shared_memory import SharedMemoryTracker
+from concurrent_nb.nodes.master.stack_requests import StackRequests
+from concurrent_nb.scheduling import events as e
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Received
+
+
+class SlaveMessages:
+    """Turns the messages of slaves into events for the scheduler, and passes the output of tasks on.
+
+    Args:
+        peers: the registered peers.
+        memory: the shared memory that the master tracks.
+        scheduler: which tasks there are.
+        kernels: is given the answers to requests for kernels.
+        stacks: is given the answers to questions for stacks.
+        send: sends a message to a peer.
+        emit: called with each event.
+    """
+
+    def __init__(
+        self,
+        peers: Mapping[SessionId, Peer],
+        memory: SharedMemoryTracker,
+        scheduler: Scheduler,
+        kernels: KernelRequests,
+        stacks: StackRequests,
+        send: Callable[[SessionId, m.AnyMessage], None],
+        emit: Callable[[e.Event], None],
+    ) -> None:
+        self._peers = peers
+        self._memory = memory
+        self._scheduler = scheduler
+        self._kernels = kernels
+        self._stacks = stacks
+        self._send = send
+        self._emit = emit
+        self.handlers: Mapping[type, Handler] = {  #: by type of the message
+            m.Outcomes: self._on_outcomes,
+            m.Started: self._on_started,
+            m.Returned: self._on_returned,
+            m.Output: self._on_output,
+            m.Capacity: self._on_capacity,
+            m.KernelOpened: self._on_kernel_opened,
+            m.StackSampled: self._on_stack_sampled,
+            m.WorkersOutdated: self._on_workers_outdated,
+            m.HostLoad: self._on_host_load,
+        }
+
+    def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
+        peer.done += len(message.items)
+        items: Sequence[m.OutcomeFrame] = message.items
+        buffers = item.buffers
+        if any(frame.sizes for frame in items):
+            items = self._memory.outcomes(peer.memory, JobId(message.job), items)
+            if buffers:  # a lost result has no buffers
+                buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
+        self._emit(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
+
+    def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
+        self._emit(e.TasksStarted(peer.session_id, message.tasks))
+
+    def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
+        self._emit(e.TasksReturned(peer.session_id, message.tasks))
+
+    def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
+        job = self._scheduler.jobs.get(JobId(message.task.job))
+        task = None if job is None else job.tasks.get(message.task.index)
+        if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
+            return
+        client = None if task.job.client is None else self._peers.get(task.job.client)
+        if client is None:
+            return
+        output, backlog = client.output, client.session.backlog_bytes
+        is_held = client.is_silent or output.has_cuts or backlog > OUTPUT_KEPT_BYTES
+        if not is_held or output.accepts(message, client.is_silent, backlog):
+            self._send(client.session_id, message)
+
+    def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
+        if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
+            raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
+        if peer.is_draining:
+            return  # it had not got the Drain yet, or confirms it
+        peer.slots = message.slots
+        self._emit(e.SlaveResized(peer.session_id, message.slots, message.credit))
+
+    def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
+        self._kernels.answered(peer.session_id, message)
+
+    def _on_stack_sampled(self, peer: Peer, message: m.StackSampled, _: Received, now: float) -> None:
+        self._stacks.answered(peer.session_id, message)
+
+    def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
+        if not 0 <= message.left <= CREDIT_MAX:
+            raise ProtocolError(f"{message.left} workers that are to be replaced")
+        if message.request == peer.restart:
+            peer.outdated = message.left
+
+    def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
+        if message.load is not None and not 0 <= message.load < inf:
+            raise ProtocolError(f"a host whose load is {message.load}")
+        peer.load = message
