@@ -102,7 +102,7 @@ class TaskFunction(Generic[P, R]):
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run the function on the cluster; return its future. Raises as `ApplicationNode.submit`."""
-        return _application_for_functions()._submit_with(self._options, self.function, args, kwargs)
+        return _application_for_functions()._submits.submit(self.function, args, kwargs, self._options)
 
     def map(
         self,

@@ -547,7 +547,7 @@ def test_what_has_not_ended_is_known_and_can_be_cancelled(cluster: Cluster) -> N
     app = cluster.application()
     assert (app.open_submits(), app.open_jobs()) == ([], [])
     futures = [app.submit(time.sleep, 600), app.options(name="named").submit(time.sleep, 600)]
-    app._renew_submit_job()  # as after many submits
+    app.renew_submits()  # as after many submits
     futures.append(app.submit(time.sleep, 600))
     job = app.start_job(time.sleep, [(600,)])
     eventually(lambda: len(app.open_submits()) == 3, "all are sent")

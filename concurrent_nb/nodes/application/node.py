@@ -7,12 +7,8 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 
 import concurrent.futures
 import dataclasses
-import itertools
-import math
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -24,15 +20,14 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, c
 from msgspec.structs import replace
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
+from concurrent_nb.errors import ClusterError, ConfigurationError
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.batched_job import BatchedJob
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
+from concurrent_nb.nodes.application.cluster_slots import ClusterSlots
 from concurrent_nb.nodes.application.core import (
     NO_LIMITS,
-    ClientJob,
     TaskEntry,
 )
 from concurrent_nb.nodes.application.exit_hook import finish_at_exit
@@ -40,21 +35,19 @@ from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.inside_task import InsideTask
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.job_origin import ORIGIN, new_record
-from concurrent_nb.nodes.application.kept_futures import KeptFuture
+from concurrent_nb.nodes.application.job_starter import JobStarter
 from concurrent_nb.nodes.application.map_call import MapCall
 from concurrent_nb.nodes.application.master_calls import MasterCalls
-from concurrent_nb.nodes.application.payload import with_inputs_of
 from concurrent_nb.nodes.application.pushed_systems import SystemPusher
-from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
+from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks
+from concurrent_nb.nodes.application.submits import Submits
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
     TaskOptions,
-    batch_of,
     check_function,
     check_sizes,
-    checked_calls,
     job_options,
     label_of,
     options_of,
@@ -86,17 +79,6 @@ J = TypeVar("J", bound=Job[Any])
 
 log = foreign.Log(__name__)
 
-#: single submits share a job; a new one is begun after this many, so that the master can forget the old one
-SUBMITS_PER_JOB: Final = 4096
-#: ... or when the functions that were pickled for it have more bytes than this
-FUNCTION_BYTES_PER_JOB: Final = 16 * 1024 * 1024
-#: how long the number of slots that the master has reported is used, in seconds
-SLOTS_KNOWN_S: Final = 10.0
-#: ... where the tasks of a call are divided by it
-PLACES_KNOWN_S: Final = 1.0
-#: how long the slaves of a cluster that has just started are waited for there, and how often they are looked for
-SLAVES_WITHIN_S: Final = 5.0
-SLAVES_ASKED_EVERY_S: Final = 0.05
 _NO_OPTIONS: Final = TaskOptions()
 #: by name, because worlds are built on applications
 _WORLD_MODULE: Final = "concurrent_nb.worlds.world"
@@ -152,15 +134,7 @@ class ApplicationNode(concurrent.futures.Executor):
     ) -> None:
         self.name = name or f"application-{os.getpid()}"
         self.default_chunksize: int | None = None  #: of maps that are given none; None: measured times decide
-        self._lock = threading.Lock()  # guards the job of the submits, which many threads use
         self._application_id = os.urandom(8)
-        self._indexes = itertools.count()
-        self._slots: Sequence[int] = (1,)  # of each slave
-        self._slots_known_at_s = -math.inf
-        self._submit_job = new_record(self.name)
-        self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()  # that were started here
-        # Jobs of submits: former ones of the kind above, and those with options that only a job has.
-        self._other_submits: weakref.WeakSet[ClientJob[TaskHandle]] = weakref.WeakSet()
 
         def join(former: Membership | None) -> Membership:
             facts = {} if inside is None else inside.facts()
@@ -173,17 +147,19 @@ class ApplicationNode(concurrent.futures.Executor):
         callbacks = self._callbacks = CallbackThread(self.name)
         self._cluster_name = where.stem.removeprefix("concurrent_nb-") if isinstance(where, Path) else where.name
         self._client_thread = ClientThread(join, self._cluster_name, self.name, store, master_gone, callbacks.close)
-        self._canceller = self._client_thread.cancel  # one for all futures
         self._ask = MasterCalls(self._client_thread)
-        self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
+        self._slots = ClusterSlots(self._client_thread)
+        self._setups = WorkerSetups(self._send_setups, self._slots.count_now, callbacks.call)
         self._client_thread.setup_ran = self._setups.ran
-        self._client_thread.cancelled_elsewhere = self._renew_cancelled_job
         self._packer = TaskPacker(
             store, self._setups, TRACKER if inside is None else inside.environment, self._client_thread
         )
+        self._submits = Submits(self.name, self._packer, self._client_thread)
+        self._client_thread.cancelled_elsewhere = self._submits.renew_cancelled
         self._client_thread.submit = self.submit
         self._client_thread.pack_results = partial(callbacks.call, self._pack_results)
         self._systems = SystemPusher(where, self.name, self._packer, self._client_thread, callbacks)
+        self._jobs = JobStarter(self._packer, self._client_thread, self._ask, self._slots)
         # A worker ends without waiting for anything.
         self._at_exit = finish_at_exit(self) if inside is None else lambda: None
         ORIGIN.watch(self)
@@ -205,10 +181,7 @@ class ApplicationNode(concurrent.futures.Executor):
             RuntimeError: after `shutdown`.
             MasterLost: the cluster is gone.
         """
-        job, index = self._next_submit_index()
-        future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
-        self._send(job, future, fn, args, kwargs)
-        return future
+        return self._submits.submit(fn, args, kwargs)
 
     def reduce(
         self, fn: Callable[[R, R], R], items: "Iterable[TaskFuture[R] | R]", *, fan_in: int = 8
@@ -292,18 +265,7 @@ class ApplicationNode(concurrent.futures.Executor):
             ConfigurationError: `task` is not a Task.
             RuntimeError, MasterLost: as `submit`.
         """
-        job, index = self._next_submit_index()
-        future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
-        pushed = assign_ids(task, future, self.name)
-        future.add_done_callback(lambda ended: self._callbacks.call(notify_ended, pushed, ended, self._callbacks))
-        try:
-            function, payload = self._packer.loader_of(type(pushed)).load(pushed)
-        except NotPicklable as error:
-            self._client_thread.check_open()
-            future.end(None, error)
-        else:
-            self._client_thread.post((TaskEntry(job, index, function, payload, future),))
-        return future
+        return self._submits.push(task, self._callbacks)
 
     def push_tasks(
         self,
@@ -343,7 +305,7 @@ class ApplicationNode(concurrent.futures.Executor):
             name=name or "tasks", stop_on_error=stop_on_error, timeout_s=timeout_s, retries=retries, prints=True
         )
         record = options.new_record()
-        job = self._started(Job[R](record.id, record.name, self._canceller, prints=True, is_open=True))
+        job: Job[R] = self._jobs.add(Job(record.id, record.name, self._client_thread.cancel, prints=True, is_open=True))
         PushedTasks(
             self.name,
             self._packer.new_loader(),
@@ -471,7 +433,7 @@ class ApplicationNode(concurrent.futures.Executor):
         chunksize = chunksize or self.default_chunksize
         deadline = None if timeout is None else time.monotonic() + timeout
         self._client_thread.check_open()
-        size = AdaptiveSize(self._count_slots()) if chunksize is None else chunksize
+        size = AdaptiveSize(self._slots.count()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
         name = options.name or label_of(getattr(fn, "__name__", "map"))
         mapped = MapCall(self._packer, self._client_thread, fn, iterables, name, size, ahead, options)
@@ -535,16 +497,10 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
         record = new_record(label_of(f"setup {name}"))
-        job = Job(record.id, record.name, self._canceller, prints=True)
+        job = Job(record.id, record.name, self._client_thread.cancel, prints=True)
         self._client_thread.post(self._packer.setup_entries(job, record, function, count, hold_s))
         self._client_thread.close_job(record)
         return job.futures
-
-    def _count_workers(self) -> int:
-        try:
-            return sum(slave["slots"] for slave in self.status()["slaves"])
-        except (ClusterError, ProtocolError, AccessRefused, OSError):
-            return 0  # the tasks wait for a master that is away; their next round asks again
 
     def put(self, value: Any) -> Any:
         """Pickle a value once for many tasks; return a handle. Tasks receive the value in place of the handle.
@@ -662,25 +618,20 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def open_submits(self) -> list[tuple[bytes, int]]:
         """Return job and index of each task of `submit` and `push_task` that has not ended. For front ends."""
-        return [(job.id, index) for job in (self._submit_job, *self._other_submits) for index in list(job.entries)]
+        return self._submits.open_tasks()
 
     def open_jobs(self) -> list[Job[Any]]:
         """Return the jobs that were started here and have not ended. For front ends."""
-        return [job for job in list(self._jobs) if not job.done()]
+        return self._jobs.open_jobs()
 
     def cancel_submits(self) -> int:
         """Cancel all tasks of `submit`, stop running ones; return how many there were."""
-        self._renew_submit_job()
-        jobs = list(self._other_submits)
-        count = sum(len(job.entries) for job in jobs)
-        for job in jobs:
-            self._client_thread.cancel(job.id, None)
-        return count
+        return self._submits.cancel()
 
     def renew_submits(self) -> None:
         """Begin a new job for single submits. For front ends: those of a cell are a job of their own."""
         if not self.is_closed:
-            self._renew_submit_job()
+            self._submits.renew()
 
     def _fail(self, error: ClusterError) -> None:
         """End all open tasks with `error`, and refuse new ones. For the cluster that can run no more tasks."""
@@ -750,19 +701,7 @@ class ApplicationNode(concurrent.futures.Executor):
             strategy=strategy,
             needs=needs,
         )
-        calls = checked_calls(calls)
-        if keep and (until or batch_of(batch) is not None):
-            raise ConfigurationError("keep leaves each result in the cluster: leave out until and batch")
-        if (size := self._batch_size(batch)) is not None:
-            return self._started(BatchedJob(self._packer, self._client_thread, function, calls, size, options).start())
-        record = options.new_record()
-        job: Job[R] = self._started(Job(record.id, record.name, self._canceller, watched, prints))
-        if keep:
-            job._new_kept = lambda index: KeptFuture(record, index, self._client_thread, job)
-            options = dataclasses.replace(options, limits=replace(options.limits, keep=True))
-        self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
-        self._client_thread.close_job(record)
-        return job
+        return self._jobs.start(function, calls, options, batch=batch, keep=keep, default_size=self.default_chunksize)
 
     def start_cell(
         self,
@@ -796,7 +735,7 @@ class ApplicationNode(concurrent.futures.Executor):
             strategy=strategy,
             needs=needs,
         )
-        return self._started(self._systems.start_cell(function, options))
+        return self._jobs.add(self._systems.start_cell(function, options))
 
     def push_tasksystem(
         self,
@@ -845,7 +784,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         name = name or type(system).__name__
         options = job_options(name=name, timeout_s=timeout_s, watched=watched, prints=prints)
-        return self._started(self._systems.push(system, options))
+        return self._jobs.add(self._systems.push(system, options))
 
     def status(self) -> dict[str, Any]:
         """Return the cluster's slaves, applications (`clients`) and task counts, and the jobs of this owner.
@@ -924,81 +863,11 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _open_stream(self, options: TaskOptions, unanswered_max: int | None) -> CallStream:
         """Begin a job whose calls come one by one."""
-        self._client_thread.check_open()
-        record = new_record(options.name or self.name, strategy=options.strategy)
-        self._other_submits.add(record)
-        return CallStream(self._packer, self._client_thread, record, options, unanswered_max)
+        return self._submits.open_stream(options, unanswered_max)
 
     def _count_places(self, cores: int) -> int:
-        """Return how many tasks of so many cores (0: all of a slave) the cluster can run at the same time.
-
-        Waits a moment for the slaves of a cluster that has just started.
-        """
-        deadline = time.monotonic() + SLAVES_WITHIN_S
-        while not self._count_slots(PLACES_KNOWN_S) and time.monotonic() < deadline:
-            time.sleep(SLAVES_ASKED_EVERY_S)
-        return len(self._slots) if cores == 0 else sum(slots // cores for slots in self._slots)
-
-    def _started(self, job: J) -> J:
-        """Return a job of this application, which can ask the master about itself."""
-        job.ask = self._ask
-        job._ask_statistics = self._client_thread.ask_statistics
-        self._jobs.add(job)
-        return job
-
-    def _renew_cancelled_job(self, job: ClientJob[TaskHandle]) -> None:
-        """Begin another job of submits if the present one was cancelled over the control channel, with what follows."""
-        if job is self._submit_job:
-            self._renew_submit_job()
-
-    def _next_submit_index(self) -> tuple[ClientJob[TaskHandle], int]:
-        index = next(self._indexes)
-        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._packer.function_bytes > FUNCTION_BYTES_PER_JOB:
-            self._renew_submit_job()
-        return self._submit_job, index
-
-    def _submit_with(
-        self, options: TaskOptions, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> TaskFuture[R]:
-        """Submit as `submit` does, with options."""
-        if not options.name and options.strategy is None:
-            job, index = self._next_submit_index()
-        else:  # a name and a strategy are a job's
-            job, index = new_record(options.name or self.name, strategy=options.strategy), 0
-            self._other_submits.add(job)
-        future: TaskFuture[R]
-        if options.limits.keep:
-            future = KeptFuture(job, index, self._client_thread)
-        else:
-            future = TaskFuture(job.id, index, self._canceller)
-        self._send(job, future, fn, args, kwargs, options)
-        if job is not self._submit_job:
-            self._client_thread.close_job(job)
-        return future
-
-    def _send(
-        self,
-        job: ClientJob[TaskHandle],
-        future: TaskFuture,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: TaskOptions | None = None,
-    ) -> None:
-        try:
-            payload = self._packer.call_payload(fn, args, kwargs)
-            function = self._packer.function_payload(fn)
-        except NotPicklable as error:
-            self._client_thread.check_open()
-            future.end(None, error)
-            return
-        if payload.inputs or function.payload.inputs:
-            payload = with_inputs_of(function, payload, job)
-        if options is None:
-            limits, needs = NO_LIMITS, function.needs
-        else:
-            limits, needs = options.limits, options.needs_with(function)
-        self._client_thread.post((TaskEntry(job, future.index, function, payload, future, limits, needs),))
+        """Return how many tasks of so many cores (0: all of a slave) the cluster can run at the same time."""
+        return self._slots.count_places(cores)
 
     def _pack_results(self, entry: TaskEntry[TaskHandle]) -> None:
         """Pack the results that a held task needs, and have it sent. In the callback thread: it runs code of users."""
@@ -1010,30 +879,3 @@ class ApplicationNode(concurrent.futures.Executor):
             client_thread.call_soon(lambda: client_thread.end_held(entry, failure))
         else:
             client_thread.call_soon(lambda: client_thread.give(entry, payload))
-
-    def _renew_submit_job(self) -> None:
-        with self._lock:
-            old, self._submit_job = self._submit_job, new_record(self.name)
-            self._packer.function_bytes = 0
-            self._other_submits.add(old)
-        self._client_thread.close_job(old)
-
-    def _batch_size(self, batch: Any) -> int | AdaptiveSize | None:
-        """Return how many tasks travel together, or what decides on it; None: each by itself."""
-        size = batch_of(batch)
-        if size == "auto" and self.default_chunksize is not None:
-            size = batch_of(self.default_chunksize)
-        return AdaptiveSize(self._count_slots()) if size == "auto" else size
-
-    def _count_slots(self, known_s: float = SLOTS_KNOWN_S) -> int:
-        """Return the number of tasks that the cluster can run at the same time, at most `known_s` seconds old."""
-        now = time.monotonic()
-        if now - self._slots_known_at_s > known_s or not any(self._slots):
-            try:
-                self._slots = [slave["slots"] for slave in self.status()["slaves"]]
-                self._slots_known_at_s = now
-                self._client_thread.member.control.close()  # the next request comes much later
-            except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
-                # Tasks can wait for a master that is away, and no result depends on the sizes of chunks.
-                log.warning("the master does not report its slots, continuing with %d: %s", sum(self._slots), error)
-        return sum(self._slots)

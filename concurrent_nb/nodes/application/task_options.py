@@ -103,7 +103,7 @@ class BoundOptions:
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run `fn(*args, **kwargs)` on the cluster with these options; else as `ApplicationNode.submit`."""
-        return self._application._submit_with(self._options, fn, args, kwargs)
+        return self._application._submits.submit(fn, args, kwargs, self._options)
 
     def map(
         self,
