@@ -12,7 +12,8 @@ import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle

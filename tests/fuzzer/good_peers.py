@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import (
-    ClientCore,
+from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
     FunctionPayload,
     Payload,
@@ -21,6 +20,7 @@ from concurrent_nb.nodes.application.core import (
     TaskEntry,
     UnclaimedResult,
 )
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle

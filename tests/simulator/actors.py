@@ -18,8 +18,7 @@ from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.application import client_loop
 from concurrent_nb.nodes.application.client_loop import ClientLoop
-from concurrent_nb.nodes.application.core import (
-    ClientCore,
+from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
     News,
     Payload,
@@ -29,6 +28,7 @@ from concurrent_nb.nodes.application.core import (
     TaskRunning,
     TaskWrote,
 )
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.common.session_loop import Verdict

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from concurrent_nb.nodes.application.core import ResultFetched, TaskEnded, TaskWrote
+from concurrent_nb.nodes.application.client_tasks import ResultFetched, TaskEnded, TaskWrote
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire import session as wire_session

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Final
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import FunctionPayload
+from concurrent_nb.nodes.application.client_tasks import FunctionPayload
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import encode_error

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload, TaskEntry, TaskLimits
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, Payload, TaskEntry, TaskLimits
 from concurrent_nb.scheduling.slave_state import is_system_host
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs

@@ -31,8 +31,8 @@ from concurrent_nb.nodes.application.chunking import (
     count_fitting,
     pack_item,
 )
+from concurrent_nb.nodes.application.client_tasks import TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import with_inputs_of

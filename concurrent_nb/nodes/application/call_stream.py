@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError
+from concurrent_nb.nodes.application.client_tasks import ClientJob, Payload, TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, Payload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.payload import with_inputs_of
 from concurrent_nb.nodes.application.task_handle import TaskHandle

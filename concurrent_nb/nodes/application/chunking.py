@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.nodes.application.core import FunctionPayload, Payload
+from concurrent_nb.nodes.application.client_tasks import FunctionPayload, Payload
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import call_chunks
 from concurrent_nb.shipping.serialization.pickles import dumps_item

@@ -11,7 +11,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, LimitExceeded, MasterLost, ProtocolError
-from concurrent_nb.nodes.application.core import ClientCore, News, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import News, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.session_loop import MasterLink, Verdict
 from concurrent_nb.nodes.common.shared_memory_link import OpenSegments

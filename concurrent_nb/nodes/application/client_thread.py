@@ -9,14 +9,12 @@ callback, is caught here (`foreign`); output of tasks is written by another thre
 silent, this thread searches for one for a while, and open tasks go to the master that it finds, under the same ids.
 """
 
-import codecs
 import itertools
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -36,9 +34,7 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
-from concurrent_nb.nodes.application.condition import client_threads
-from concurrent_nb.nodes.application.core import (
-    ClientCore,
+from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
     NeededTask,
     News,
@@ -49,16 +45,17 @@ from concurrent_nb.nodes.application.core import (
     TaskRunning,
     TaskWrote,
     UnclaimedResult,
-    ends_job,
 )
+from concurrent_nb.nodes.application.condition import client_threads
+from concurrent_nb.nodes.application.core import ClientCore, ends_job
 from concurrent_nb.nodes.application.futures import Presenter
-from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.nodes.application.kept_futures import KeptFuture
+from concurrent_nb.nodes.application.kept_results import KeptResults
 from concurrent_nb.nodes.application.kept_tasks import KeptTasks
-from concurrent_nb.nodes.application.measured_reports import MeasuredReports
-from concurrent_nb.nodes.application.results import answer_of, dependency_failed, failure_of, fetched_value
+from concurrent_nb.nodes.application.results import answer_of, dependency_failed, failure_of
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
+from concurrent_nb.nodes.application.task_streams import StreamDecoder
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
 from concurrent_nb.nodes.common.session_loop import Verdict
@@ -68,8 +65,6 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.call_chunks import FORKS
-from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan, TaskStatistics
-from concurrent_nb.telemetry.statistic_registry import NAMES_MAX, StatisticRegistry
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
 from concurrent_nb.wire.messages import NOTES, DropSegments, OutcomeFrame, Segment, Slice
 
@@ -153,14 +148,9 @@ class ClientThread:
     ) -> None:
         self.member = join(None)  # first, because it may fail, and what follows has to be closed
         self.store = store  #: the shared memory with the application's large buffers
-        self._tidied: tuple[float, float, int] = (
-            0.0,
-            0.0,
-            0,
-        )  # when, since when unused, the count of stored buffers then
+        # When, since when unused, the count of stored buffers then.
+        self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)
         self._segments = SegmentReader()  # shared memory of others, which holds results
-        self._to_free: list[KeptFuture] = []  # kept results that tasks may need that are not sent yet
-        self._freed: deque[tuple[ClientJob[TaskHandle], int]] = deque()  # likewise, kept results
         self._released: deque[Slice] = deque()  # filled when a result is dropped, in any thread
         self._join = join
         self._gone = gone
@@ -172,14 +162,8 @@ class ClientThread:
         self.submit: Callable[..., Any] | None = None
         #: called with a held task whose inputs have ended: makes the payload for `give`, in another thread
         self.pack_results: Callable[[Task], object] | None = None
-        self.setup_ran: Callable[[SetupRan], None] | None = None  #: called with the result of each setup; never raises
         #: called with the job of a task that neither this application nor the end of its job has cancelled
         self.cancelled_elsewhere: Callable[[ClientJob[TaskHandle]], None] | None = None
-        self.present_display: Callable[[Display], None] | None = None  #: shows displays that no job collects
-        self.statistics = StatisticRegistry()  #: what the tasks of this application have measured
-        #: called with what a task has measured; never raises
-        self.task_measured: Callable[[TaskStatistics], None] | None = None
-        self._measured_reports = MeasuredReports()
         #: tasks that may not have begun, so that a thread that waits can run them; None: none does
         self.kept: KeptTasks | None = None
         #: called with this and whether tasks are unanswered; None: as `nested` has it
@@ -202,10 +186,10 @@ class ClientThread:
         self._held_until = 0.0
         self._ran: deque[tuple[Task, OutcomeFrame, float]] = deque()  # tasks that ran here, and when they ended
         self._has_run = False  # whether there were any that may not have been reported to the master
-        self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
-        # By task: attempt, and its stream 3; None once that cannot be read.
-        self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
+        self.streams = StreamDecoder(self.output)  #: what tasks write
         self._core = ClientCore[TaskHandle](self.member.interval_s)
+        #: results that stay in the cluster
+        self.kept_results = KeptResults(self._core, self._copy, self.call_soon, self._why_gone, lambda: self.has_left)
         self._loop = ClientLoop(self._core, self._take_news, cluster)
         self._attach()
         self._waiter = self._watch()
@@ -403,10 +387,7 @@ class ClientThread:
         self._loop.receive(now)
         if self._held:
             self._learn_held(now)
-        if self._to_free:
-            self._free_unused()
-        while self._freed:
-            self._core.free(*self._freed.popleft())
+        self.kept_results.drop_unused()
         if self._released:
             self._core.release([self._released.popleft() for _ in range(len(self._released))])
         if now - self._tidied[0] >= TIDY_S:
@@ -503,57 +484,20 @@ class ClientThread:
                 self._core.look_again(entry)
 
         for future in away:
-            self._fetch(future._record, future, fetched)
+            self.kept_results.ask(future._record, future, fetched)
         return True
 
-    def fetch(self, job: ClientJob[TaskHandle], future: KeptFuture) -> None:
-        """Ask for a kept result. For any thread. If the cluster is gone, it is lost at once."""
-
-        def begin() -> None:
-            if self._broken is not None or self._leaving:
-                future.fetched(None, self._broken or RuntimeError("cannot fetch results after shutdown"))
-            else:
-                self._fetch(job, future)
-
-        self.call_soon(begin)
-        if self.has_left:
-            future.fetched(None, self._broken or RuntimeError("cannot fetch results after shutdown"))
-
-    def _fetch(
-        self,
-        job: ClientJob[TaskHandle],
-        future: KeptFuture,
-        then: Callable[[ResultFetched | None], object] = lambda _: None,
-    ) -> None:
-        def fetched(news: ResultFetched | None) -> None:
-            if news is None:
-                future.fetched(None, self._broken or RuntimeError("cannot fetch results after shutdown"))
-            else:
-                future.fetched(*fetched_value(news, self._copy))
-            then(news)
-
-        self._core.fetch(job, future.index, fetched)
+    def _why_gone(self) -> Exception | None:
+        """Return why nothing can be fetched from the cluster any more; None while it can."""
+        if self._broken is not None or not self._leaving:
+            return self._broken
+        return RuntimeError("cannot fetch results after shutdown")
 
     def _copy(self, slice_: Slice) -> bytearray:
         """Copy a slice of a kept result, which others may get after it was freed here."""
         data = self._segments.read(slice_)
         self._released.append(slice_)
         return data
-
-    def free(self, future: KeptFuture) -> None:
-        """Have a kept result dropped when the tasks that were submitted before are at the master. For any thread."""
-        self.call_soon(lambda: self._to_free.append(future))
-
-    def _free_unused(self) -> None:
-        needed = self._core.needed_by_unsent()
-        unused = [future for future in self._to_free if future not in needed]
-        self._to_free = [future for future in self._to_free if future in needed]
-        for future in unused:
-            future.end_keeping()
-
-    def free_later(self, job: ClientJob[TaskHandle], index: int) -> None:
-        """Have a kept result dropped soon. For any thread, and for finalizers."""
-        self._freed.append((job, index))
 
     def check_may_wait(self) -> None:
         """Raise RuntimeError in this thread: it cannot wait for what it has to do itself."""
@@ -726,7 +670,7 @@ class ClientThread:
                 self.kept.begun(news.entry)
             news.entry.handle.note_running(news.slave)
         elif type(news) is TaskWrote:
-            self.show(news)
+            self.streams.show(news)
         elif type(news) is ResultFetched:
             news.then(news)
         elif type(news) is UnclaimedResult:
@@ -812,11 +756,8 @@ class ClientThread:
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
         if frame.cpu_us:
             future.usage = frame.cpu_us, frame.peak_kib
-        if self._note_readers:
-            self._note_readers.pop((future.job_id, future.index), None)
-        if self._decoders:
-            for stream in (1, 2):
-                self._decoders.pop((future.job_id, future.index, stream), None)
+        if self.streams.is_used:
+            self.streams.forget(future)
         if status is _KEPT and isinstance(future, KeptFuture):
             self._core.keep(entry.job)
             future.note_kept()
@@ -831,78 +772,15 @@ class ClientThread:
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._segments.map_until_unused(slice_, self._released.append)
 
-    def show(self, wrote: TaskWrote[TaskHandle]) -> None:
-        """Show what a task has written. In this thread."""
-        future = wrote.entry.handle
-        if wrote.stream == NOTES:
-            self._take_notes(future, wrote)
-            return
-        key = (future.job_id, future.index, wrote.stream)
-        decoder = self._decoders.get(key)
-        if decoder is None:  # a character may be split between two pieces
-            decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
-        for index, text in future.split_output(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
-            if future.job is not None and not future.job.prints:
-                future.job._task_wrote(OutputPiece(index, wrote.stream, text))
-            else:
-                self.output.write(wrote.stream, text)
-
-    def _take_notes(self, future: TaskHandle, wrote: TaskWrote[TaskHandle]) -> None:
-        key = (future.job_id, future.index)
-        attempt, reader = self._note_readers.get(key, (None, None))
-        if attempt != wrote.attempt:  # the last attempt may have died in the middle of a note
-            reader = NoteReader()
-            self._note_readers[key] = (wrote.attempt, reader)
-        if reader is None:
-            return
-        try:
-            notes = reader.feed(wrote.data)
-        except ProtocolError as error:
-            log.warning("task %s: %s: no more of its notes are read", future.task, error)
-            self._note_readers[key] = (wrote.attempt, None)
-            return
-        for note in notes:
-            if isinstance(note, SetupRan) and self.setup_ran is not None:
-                self.setup_ran(note)
-            elif isinstance(note, TaskStatistics):
-                self._measured(future, note)
-        notes = [note for note in notes if not isinstance(note, SetupRan | TaskStatistics)]
-        future.add_notes(notes, wrote.attempt)
-        if future.job is not None and not future.job.prints:
-            return
-        for note in notes:
-            if not isinstance(note, Display):
-                continue
-            if self.present_display is not None:
-                self.output.call(partial(self.present_display, note), sum(map(len, map(str, note.data.values()))))
-            else:
-                self.output.write(1, f"{note.data.get('text/plain', '')!s}\n")
-
-    def _measured(self, future: TaskHandle, note: TaskStatistics) -> None:
-        """Merge what a task has measured."""
-        before = self.statistics.left_out
-        self.statistics.merge(note.values)
-        if self.statistics.left_out and not before:
-            log.warning(
-                "tasks have added to more than %d statistics: values of further names are left out, as of task %s",
-                NAMES_MAX,
-                future.task,
-            )
-        of_job = self._measured_reports.of_other(future.job_id) if future.job is None else future.job._statistics
-        of_job.merge(note.values)
-        self._measured_reports.changed(future.job_id, of_job)
-        if self.task_measured is not None:
-            self.task_measured(note)
-
     def _report_measured(self, now: float) -> None:
         """Report to the master the values that tasks have measured, if a report is due."""
-        while self._measured_reports.is_due(now):  # more than once only at infinity, when the application leaves
-            for job, values in self._measured_reports.take(now):
+        while self.streams.reports.is_due(now):  # more than once only at infinity, when the application leaves
+            for job, values in self.streams.reports.take(now):
                 self._core.measured(job, values)
 
     def _report_last(self) -> None:
         """Send the last reports, if there are any, and wait a moment until the master has them."""
-        if not self._has_run and not self._measured_reports.is_due(inf):
+        if not self._has_run and not self.streams.reports.is_due(inf):
             return
         self._report_ran(monotonic())
         self._report_measured(inf)

@@ -7,7 +7,7 @@ import weakref
 from typing import Any, Final, Protocol
 
 from concurrent_nb.ids import new_job_id
-from concurrent_nb.nodes.application.core import ClientJob
+from concurrent_nb.nodes.application.client_tasks import ClientJob
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.wire.messages import NAME_MAX, PATH_MAX
 

@@ -34,7 +34,7 @@ from concurrent_nb import foreign
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.chunking import TIMED_STATUSES
-from concurrent_nb.nodes.application.core import NO_LIMITS, Payload
+from concurrent_nb.nodes.application.client_tasks import NO_LIMITS, Payload
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_options import TaskOptions, options_of

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from concurrent_nb.errors import KeptResultLost
-from concurrent_nb.nodes.application.core import ClientJob
+from concurrent_nb.nodes.application.client_tasks import ClientJob
 from concurrent_nb.nodes.application.futures import T, TaskFuture
 from concurrent_nb.nodes.application.results import KEPT_VALUE
 from concurrent_nb.nodes.application.task_handle import TaskHandle
@@ -90,7 +90,7 @@ class KeptFuture(TaskFuture[T]):
         Tasks that were submitted before still get it. `result` raises KeptResultLost if it is not here.
         """
         self._is_freed = True
-        self._client_thread.free(self)
+        self._client_thread.kept_results.free(self)
 
     def end_keeping(self) -> None:
         """Note that the cluster does not have the result any more. For the client thread."""
@@ -107,7 +107,7 @@ class KeptFuture(TaskFuture[T]):
 
     def note_kept(self) -> None:
         """Note that the cluster has the result. For the client thread, before it ends the future."""
-        self._finalizer = weakref.finalize(self, self._client_thread.free_later, self._record, self.index)
+        self._finalizer = weakref.finalize(self, self._client_thread.kept_results.free_later, self._record, self.index)
         self._finalizer.atexit = False
 
     def fetch(self) -> None:
@@ -118,7 +118,7 @@ class KeptFuture(TaskFuture[T]):
             if self._is_asked:
                 return
             self._is_asked = True
-        self._client_thread.fetch(self._record, self)
+        self._client_thread.kept_results.fetch(self._record, self)
 
     def fetched(self, value: Any, error: BaseException | None) -> None:
         """Take the value, or why it is lost. For the client thread."""

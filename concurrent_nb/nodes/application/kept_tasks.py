@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.client_tasks import TaskEntry
 from concurrent_nb.nodes.application.condition import Condition
-from concurrent_nb.nodes.application.core import TaskEntry
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 
 Entry = TaskEntry[TaskHandle]

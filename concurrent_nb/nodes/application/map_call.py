@@ -33,9 +33,9 @@ from concurrent_nb.nodes.application.chunking import (
     count_fitting,
     pack_item,
 )
+from concurrent_nb.nodes.application.client_tasks import TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.condition import Condition
-from concurrent_nb.nodes.application.core import TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.payload import with_inputs_of

@@ -24,12 +24,9 @@ from concurrent_nb.errors import ClusterError, ConfigurationError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
+from concurrent_nb.nodes.application.client_tasks import NO_LIMITS, TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.cluster_slots import ClusterSlots
-from concurrent_nb.nodes.application.core import (
-    NO_LIMITS,
-    TaskEntry,
-)
 from concurrent_nb.nodes.application.exit_hook import finish_at_exit
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.inside_task import InsideTask
@@ -150,7 +147,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._ask = MasterCalls(self._client_thread)
         self._slots = ClusterSlots(self._client_thread)
         self._setups = WorkerSetups(self._send_setups, self._slots.count_now, callbacks.call)
-        self._client_thread.setup_ran = self._setups.ran
+        self._client_thread.streams.setup_ran = self._setups.ran
         self._packer = TaskPacker(
             store, self._setups, TRACKER if inside is None else inside.environment, self._client_thread
         )
@@ -614,7 +611,7 @@ class ApplicationNode(concurrent.futures.Executor):
         For front ends. Without a presenter, objects are printed as text. It is called in the thread that writes what
         tasks print, in the same order. What it raises is logged.
         """
-        self._client_thread.present_display = presenter
+        self._client_thread.streams.present_display = presenter
 
     def open_submits(self) -> list[tuple[bytes, int]]:
         """Return job and index of each task of `submit` and `push_task` that has not ended. For front ends."""
@@ -807,7 +804,9 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises MasterUnreachable if the master does not answer.
         """
-        return ClusterStats.from_answer(self._client_thread.ask_statistics(None), self._client_thread.statistics.read())
+        return ClusterStats.from_answer(
+            self._client_thread.ask_statistics(None), self._client_thread.streams.statistics.read()
+        )
 
     def trace(self, path: Path | str) -> TraceSummary:
         """Write when and where the last tasks of this owner ran to a file that Perfetto opens; see `Job.trace`.

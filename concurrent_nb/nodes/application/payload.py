@@ -6,7 +6,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, Payload
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore

@@ -12,8 +12,8 @@ from typing import Any
 
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
+from concurrent_nb.nodes.application.client_tasks import ClientJob, TaskLimits
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, TaskLimits
 from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle

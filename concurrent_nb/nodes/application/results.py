@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from concurrent_nb import errors, foreign
 from concurrent_nb.ids import task_name
-from concurrent_nb.nodes.application.core import ResultFetched, TaskEnded
+from concurrent_nb.nodes.application.client_tasks import ResultFetched, TaskEnded
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.segments import CannotOpen

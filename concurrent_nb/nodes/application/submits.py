@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
+from concurrent_nb.nodes.application.client_tasks import NO_LIMITS, ClientJob, TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.kept_futures import KeptFuture

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
+from concurrent_nb.nodes.application.client_tasks import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job_origin import new_record
 from concurrent_nb.nodes.application.task_handle import TaskHandle

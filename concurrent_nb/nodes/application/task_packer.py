@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.nodes.application.core import NO_PAYLOAD, ClientJob, FunctionPayload, Payload, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import NO_PAYLOAD, ClientJob, FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.found_inputs import FoundInputs, check_home
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
-from concurrent_nb.nodes.application.core import FunctionPayload, Payload, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import RETRIABLE, Hit, Status

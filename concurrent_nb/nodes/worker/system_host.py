@@ -19,8 +19,8 @@ import msgspec
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import NotPicklable, TooLarge
 from concurrent_nb.ids import JobId, new_job_id
+from concurrent_nb.nodes.application.client_tasks import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import Canceller
 from concurrent_nb.nodes.application.payload import TaskLoader
 from concurrent_nb.nodes.application.task_handle import TaskHandle
@@ -128,10 +128,10 @@ class _SystemClient:
         self._client_thread = ClientThread(
             join, access.info.name, host_name, store, gone=lambda gracefully: None, at_end=lambda: None
         )
-        self._client_thread.present_display = self._forward_display
+        self._client_thread.streams.present_display = self._forward_display
         self._measured = StatisticRegistry()  # what tasks have measured since the last report
-        self._client_thread.task_measured = lambda note: self._measured.merge(note.values)
-        self.statistics = self._client_thread.statistics  #: what tasks have measured so far
+        self._client_thread.streams.task_measured = lambda note: self._measured.merge(note.values)
+        self.statistics = self._client_thread.streams.statistics  #: what tasks have measured so far
         self._job = ClientJob[TaskHandle](new_job_id(), name)
 
     def take_measured(self) -> TaskStatistics | None:

@@ -130,7 +130,7 @@ class TaskApplications:
         app = ApplicationNode(source, keys.fresh(), name, inside=self._inside)
         app.present_displays(self._forward_display)
         client_thread = app._client_thread
-        client_thread.task_measured = self._sink.put_progress
+        client_thread.streams.task_measured = self._sink.put_progress
         client_thread.kept = KeptTasks()
         client_thread.note_blocked = self._note_blocked
         runner = HereRunner(self._environments, self._open_function, client_thread.store, self._is_thread)

@@ -21,8 +21,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.client_tasks import TaskEnded, TaskEntry, TaskWrote
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import TaskEnded, TaskEntry, TaskWrote
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.kept_tasks import KeptTasks, Wait, Wanted
 from concurrent_nb.nodes.application.task_handle import TaskHandle
@@ -160,12 +160,13 @@ class WaitingHere:
 
     def _end(self, entry: TaskEntry[TaskHandle], ran: RanHere) -> None:
         handle, client_thread = entry.handle, self._client_thread
+        show = client_thread.streams.show
         for stream, text in enumerate(ran.written, 1):
             if text:
                 wrote = TaskWrote(entry, ran.attempt, stream, text.encode("utf-8", "surrogatepass"))
-                client_thread.call_soon(partial(client_thread.show, wrote))
+                client_thread.call_soon(partial(show, wrote))
         if ran.notes:
-            client_thread.call_soon(partial(client_thread.show, TaskWrote(entry, ran.attempt, NOTES, ran.notes)))
+            client_thread.call_soon(partial(show, TaskWrote(entry, ran.attempt, NOTES, ran.notes)))
         cpu_us, peak_kib = ran.usage
         frame = OutcomeFrame(
             entry.index,

@@ -10,8 +10,8 @@ import pytest
 from concurrent_nb.errors import ConfigurationError, MasterLost, StackUnavailable, TaskTimeout, WorkerDied
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
+from concurrent_nb.nodes.application.client_tasks import FunctionPayload, Payload, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
-from concurrent_nb.nodes.application.core import FunctionPayload, Payload, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions

@@ -6,8 +6,8 @@ from typing import Any, cast
 from concurrent_nb.errors import MasterLost
 from concurrent_nb.ids import JobId, digest_of, new_job_id
 from concurrent_nb.nodes.application.call_stream import CallStream
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions

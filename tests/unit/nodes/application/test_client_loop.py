@@ -13,7 +13,8 @@ from concurrent_nb.nodes.application.client_loop import (
     ClientLoop,
     GiveUpReason,
 )
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, News, Payload, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, News, Payload, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m

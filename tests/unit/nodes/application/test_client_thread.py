@@ -29,8 +29,8 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.application.client_loop import SESSIONS_IN_VAIN
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota

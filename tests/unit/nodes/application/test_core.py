@@ -1,8 +1,7 @@
 """What an application sends, and what it sends again to a new master."""
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import (
-    ClientCore,
+from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
     FunctionPayload,
     Payload,
@@ -12,6 +11,7 @@ from concurrent_nb.nodes.application.core import (
     TaskRunning,
     TaskWrote,
 )
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Received
 from concurrent_nb.wire.session import Session

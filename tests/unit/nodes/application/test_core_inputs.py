@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import (
-    ClientCore,
+from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
     FunctionPayload,
     Payload,
@@ -14,6 +13,7 @@ from concurrent_nb.nodes.application.core import (
     TaskEntry,
     TaskLimits,
 )
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m

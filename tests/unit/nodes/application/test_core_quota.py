@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.common.quota import Quota
 from concurrent_nb.object_store.segments import SegmentHandle
 from concurrent_nb.outcome import Status

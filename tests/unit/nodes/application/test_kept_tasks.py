@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import NO_PAYLOAD, ClientJob, FunctionPayload, TaskEntry
+from concurrent_nb.nodes.application.client_tasks import NO_PAYLOAD, ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.kept_tasks import ASKED_MAX, Entry, KeptTasks, Wait, Wanted
 from concurrent_nb.nodes.application.task_handle import TaskHandle
