@@ -456,6 +456,24 @@ def test_what_is_not_its_own_ends_a_worker(driver: Driver, record: Callable[[], 
     assert not driver.degraded
 
 
+def test_a_result_counts_although_the_next_one_in_its_record_is_invalid(driver: Driver) -> None:
+    def task() -> None:
+        import pickle
+        import struct
+        import time
+
+        import msgspec
+
+        results = [[ticket(), 0, 0.1, pickle.dumps("first")], [ticket(), 0, 0.1, b"", [[b"s" * 16, 0, 8, 1]]]]
+        header = b"\xdd" + struct.pack(">I", 2) + b"".join(map(msgspec.msgpack.encode, results))
+        send(struct.pack("<I", len(header)) + header)
+        time.sleep(20)
+
+    end = driver.run(task)
+    assert (end.status, end.value) == (Status.OK, "first")
+    assert driver.run(good_task, 1, 2).value == good_task(1, 2)
+
+
 def test_a_thread_that_sends_an_invalid_record_ends_its_process_alone(driver: Driver) -> None:
     def task() -> None:
         import os

@@ -533,12 +533,17 @@ class Pool:
     def _take_results(
         self, connection: WorkerConnection, results: Results, buffers: Sequence[Buffer], now: float
     ) -> None:
-        for result in results:
-            if result.wrote:
-                self._forward_output(connection, connection.capture.read_until_marked(result.ticket, result.wrote))
-            if result.sizes:
-                self._check_slices(connection, result)
-        self._execute(self._scheduler.outcomes(connection.worker, results, buffers, now), now)
+        valid = 0
+        try:
+            for result in results:
+                if result.wrote:
+                    self._forward_output(connection, connection.capture.read_until_marked(result.ticket, result.wrote))
+                if result.sizes:
+                    self._check_slices(connection, result)
+                valid += 1
+        finally:  # those before an invalid one count
+            taken = results if valid == len(results) else results[:valid]
+            self._execute(self._scheduler.outcomes(connection.worker, taken, buffers, now), now)
 
     def _check_slices(self, connection: WorkerConnection, result: Result) -> None:
         """Raise ProtocolError if a result refers to memory that is not its worker's."""
