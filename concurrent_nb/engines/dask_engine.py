@@ -4,9 +4,10 @@
                                <-- events of a topic, by worker.log_event -- reports
                                -- client.run(give_orders, ...) --> orders
 
-All messages go over the connections that Dask has. Dask cannot stop a running task, although `cancel` returns True; a
-host can, because the task runs in a process of its own. When a Dask worker dies, Dask runs its groups again elsewhere,
-three times at most.
+All messages go over the connections that Dask has. Where workers cannot reach each other, which Dask needs for what it
+stores, large objects travel with the groups, through the scheduler. Dask cannot stop a running task, although `cancel`
+returns True; a host can, because the task runs in a process of its own. When a Dask worker dies, Dask runs its groups
+again elsewhere, three times at most.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -40,6 +41,9 @@ FACTS_S: Final = 30.0
 ORDER_S: Final = 30.0
 #: seconds between two looks at the workers
 LOOK_S: Final = 1.0
+#: a worker must reach others within this time, in seconds; each tries so many of them
+REACH_S: Final = 3.0
+REACHED_MAX: Final = 8
 #: a scheduler that has had no worker for so long, in seconds, runs nothing any more; likewise one that does not answer
 NO_WORKERS_S: Final = 30.0
 SILENT_S: Final = 10.0
@@ -67,6 +71,8 @@ class DaskEngine:
         self._topic = ""
         self._futures: dict[int, Any] = {}  # by group
         self._workers: dict[int, str] = {}  # addresses of those that run groups
+        self._stores = True  # whether workers can get what another one stores
+        self._reaching: set[str] = set()  # workers of which that is known
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -82,6 +88,7 @@ class DaskEngine:
                 raise EngineUnavailable(f"the Dask worker {worker} does not run functions: {describe(facts)}")
             check_facts(facts, f"the Dask worker {worker}", ours)
         self.slots = sum(threads.values())
+        self._check_reach(threads)
         if all(map(_is_here, [self._address, *threads])):
             session = self._session = with_authkey(session)
         self._topic = f"concurrent_nb-{session.token.hex()}"
@@ -116,13 +123,42 @@ class DaskEngine:
             ) from None
         return found
 
+    def _check_reach(self, workers: Collection[str]) -> None:
+        """Store nothing on workers from now on if they cannot reach each other, and say so."""
+        if not self._stores or self._reaching.issuperset(workers):
+            return
+        found: dict[str, Any] = {}
+        if len(workers) > 1:
+            try:
+                found = self._client.sync(
+                    self._client._run, reach, sorted(workers), REACH_S, on_error="return", callback_timeout=REACH_S + 1
+                )
+            except TimeoutError:  # one of them hangs: they are asked again
+                return
+            there = self._client.nthreads()
+            if not all(isinstance(to, dict) and to.keys() <= there.keys() for to in found.values()):
+                return  # some have gone meanwhile: the others are asked again
+        self._reaching = set(workers)
+        failures = [f"{worker} does not reach {to}: {why}" for worker, tos in found.items() for to, why in tos.items()]
+        if failures:
+            self._stores = False
+            log.warning(
+                "Dask workers cannot reach each other (%s%s): large arguments travel with each group of tasks, through"
+                " the scheduler. Give workers addresses that all others reach (`dask worker --interface` or"
+                " --contact-address)",
+                failures[0],
+                f", and {len(failures) - 1} more" if failures[1:] else "",
+            )
+
     @property
     def _address(self) -> str:
         scheduler = getattr(self._client, "scheduler", None)
         return str(getattr(scheduler, "address", self._where))
 
     def put(self, parcel: Parcel) -> Any:
-        """Store an object on a worker, from where others get it."""
+        """Store an object on a worker, from where others get it; return None if they cannot."""
+        if not self._stores:
+            return None
         (future,) = self._client.scatter([parcel], hash=False)
         return future
 
@@ -137,7 +173,7 @@ class DaskEngine:
             run_in_dask,
             parcel,
             objects,
-            *handles,
+            *(handles if self._stores else ()),  # what a host lacks comes when it has said so
             key=f"concurrent_nb-{self._session.token.hex()[:8]}-{number}-{time.monotonic_ns()}",
             pure=False,
             fifo_timeout="0 ms",
@@ -194,7 +230,9 @@ class DaskEngine:
             try:
                 if self._client.status != "running":
                     raise OSError(f"its connection is {self._client.status}")
-                found = sum(self._client.nthreads().values())
+                threads = dict(self._client.nthreads())
+                found = sum(threads.values())
+                self._check_reach(threads)
             except Exception as error:  # noqa: BLE001  (Dask raises various errors when its scheduler is gone)
                 if self._closing.is_set():
                     return
@@ -297,6 +335,25 @@ def run_in_dask(parcel: Sequence[Buffer], objects: Sequence[Sequence[Buffer]], *
         return task is not None and task.state in _WANTED_STATES
 
     return HOSTS.run(parcel, [*objects, *stored], report, is_wanted)
+
+
+async def reach(workers: list[str], within_s: float, dask_worker: Any) -> dict[str, str]:
+    """Connect to the workers behind this one in the list, REACHED_MAX at most; return which of them fail, and why."""
+    own = dask_worker.contact_address or dask_worker.address
+    at = workers.index(own) if own in workers else 0
+    behind = [worker for worker in workers[at:] + workers[:at] if worker != own][:REACHED_MAX]
+    failures = {}
+
+    async def connect(worker: str) -> None:
+        try:
+            comm = await asyncio.wait_for(dask_worker.rpc.connect(worker), within_s)
+        except Exception as error:  # noqa: BLE001  (an address may be of any kind)
+            failures[worker] = describe(error)
+        else:
+            dask_worker.rpc.reuse(worker, comm)
+
+    await asyncio.gather(*map(connect, behind))
+    return failures
 
 
 async def give_orders(token: bytes, parcel: Sequence[Buffer]) -> None:

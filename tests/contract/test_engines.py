@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -687,6 +688,45 @@ def test_a_dask_worker_that_hangs_holds_up_no_order_and_is_told_to_who_connects(
             hanging.resume()
             engine.close()
             later.close()
+
+
+def cut_off(address: str) -> None:
+    """Have this Dask worker's connections to another one wait for ever, as behind a firewall."""
+    import asyncio
+    from typing import Any
+
+    from distributed.comm.tcp import TCPConnector
+
+    reaching = TCPConnector.connect
+
+    async def connect(self: Any, to: str, *args: Any, **options: Any) -> Any:
+        if to == address.removeprefix("tcp://"):
+            await asyncio.Event().wait()
+        return await reaching(self, to, *args, **options)
+
+    TCPConnector.connect = connect
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_large_arguments_reach_dask_workers_that_cannot_reach_each_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import distributed
+
+    monkeypatch.setattr("concurrent_nb.engines.dask_engine.REACH_S", 0.3)
+    data = os.urandom(1_000_000)
+
+    def added(n: int) -> int:
+        time.sleep(0.05)  # so that both workers get some
+        return len(data) + n
+
+    with dask_cluster() as address, distributed.Client(address.replace("dask", "tcp", 1)) as client:
+        for worker, other in itertools.permutations(client.nthreads(), 2):
+            client.run(cut_off, other, workers=[worker])
+        with concurrent_nb.connect(client) as app:
+            lengths = app.map(added, range(20), timeout=PATIENCE_S)
+            assert list(lengths) == [len(data) + n for n in range(20)]
+    assert re.search(r"Dask workers cannot reach each other \(tcp://\S+ does not reach tcp://", caplog.text)
 
 
 KILLED_SCRIPT: Final = """
