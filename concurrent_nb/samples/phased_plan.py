@@ -34,19 +34,29 @@ class PhasedPlan:
         """Return the tasks of the first phase."""
         raise NotImplementedError
 
+    def received(self, number: int, result: Any) -> None:
+        """Receive one result of a phase, as soon as it is there; results arrive in any order."""
+
     def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
         """Receive the results of a phase, in the order of its tasks; return the tasks of the next, or none."""
         raise NotImplementedError
 
 
 def run_plan(executor: Executor | None, plan: PhasedPlan, show: Callable[[PhasedPlan], object] | None = None) -> Any:
-    """Run a plan's phases one after the other; return its result. After each phase `show` is called with the plan."""
+    """Run a plan's phases one after the other; return its result.
+
+    Args:
+        show: called with the plan after each result, in the order of the phase's tasks.
+    """
     tasks = plan.begin()
     while tasks:
-        done = map(run_task, tasks) if executor is None else executor.map(run_task, tasks)
-        tasks = plan.proceed([result for _, result in done])
-        if show is not None:
-            show(plan)
+        results = []
+        for number, result in map(run_task, tasks) if executor is None else executor.map(run_task, tasks):
+            results.append(result)
+            plan.received(number, result)
+            if show is not None:
+                show(plan)
+        tasks = plan.proceed(results)
     return plan.result
 
 
@@ -79,6 +89,7 @@ class PhasedSystem(ITaskSystem):
             raise error
         number, value = result
         self.results[number] = value
+        self.plan.received(number, value)
         if len(self.results) < self.size:
             return None
         return self._phase(self.plan.proceed([self.results[number] for number in range(self.size)]))

@@ -1,15 +1,16 @@
 """The rules of the arena: what a turn does to tanks and bullets. Pure: the same orders always give the same battle.
 
 The rules and numbers are those of Robocode Tank Royale (https://robocode-dev.github.io/tank-royale, "Physics" and
-"Scoring"), but bullets do not hit bullets. Angles are degrees, counter-clockwise, 0 is east; y grows upwards.
+"Scoring"). Angles are degrees, counter-clockwise, 0 is east; y grows upwards.
 
-A turn: guns fire, tanks turn and move, hit walls and each other, bullets fly and hit, the dead are counted, and radars
-sweep.
+A turn: guns fire, tanks turn and move, hit walls and each other, bullets fly, hit each other and tanks, the dead are
+counted, and radars sweep.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Final, NamedTuple
 
 RADIUS: Final = 18.0
@@ -35,6 +36,8 @@ RAM_POINTS: Final = 2.0
 #: points for a kill, as a share of all damage that the killer has done to that tank
 BULLET_KILL_SHARE: Final = 0.2
 RAM_KILL_SHARE: Final = 0.3
+#: no bullet flies farther in a turn
+_FARTHEST: Final = 20.0
 
 
 class Commands(NamedTuple):
@@ -78,6 +81,12 @@ class Bullet:
         """Return the units that it flies in a turn."""
         return bullet_speed(self.power)
 
+    @property
+    def way(self) -> tuple[float, float]:
+        """Return by how much x and y change in a turn."""
+        angle = math.radians(self.heading)
+        return self.speed * math.cos(angle), self.speed * math.sin(angle)
+
 
 class Sighting(NamedTuple):
     """A tank that a radar has swept over."""
@@ -98,8 +107,10 @@ class TurnEvents:
     hits: list[int] = field(default_factory=list)  #: tanks that its bullets have hit
     hit_by: list[float] = field(default_factory=list)  #: directions in which bullets flew that have hit it
     rammed: list[int] = field(default_factory=list)  #: tanks that it has touched
+    hit_bullets: int = 0  #: its bullets that have hit another robot's bullet
     hit_wall: bool = False
     fired: bool = False
+    skipped: bool = False  #: it has decided too late
 
 
 def bullet_speed(power: float) -> float:
@@ -259,7 +270,7 @@ class Battle:
                 to.energy -= RAM_DAMAGE
                 events[by.number].rammed.append(to.number)
                 self._quiet_turns = 0
-                if by.speed:  # who stands still rams nobody
+                if _is_toward(by, to):  # who stands still or drives away rams nobody
                     self._score(by.number, to.number, RAM_DAMAGE, RAM_POINTS * RAM_DAMAGE)
                     if to.energy <= 0:
                         killers.setdefault(to.number, (by.number, RAM_KILL_SHARE))
@@ -269,12 +280,11 @@ class Battle:
         return killers
 
     def _fly(self, present: list[Tank], events: dict[int, TurnEvents]) -> dict[int, tuple[int, float]]:
-        """Let bullets fly, hit the first tank on their way, or leave; return who has killed whom."""
+        """Let bullets fly, hit each other, the first tank on their way, or leave; return who has killed whom."""
         killers: dict[int, tuple[int, float]] = {}
         flying = []
-        for bullet in self.bullets:
-            dx = bullet.speed * math.cos(math.radians(bullet.heading))
-            dy = bullet.speed * math.sin(math.radians(bullet.heading))
+        for bullet in self._unstopped(events):
+            dx, dy = bullet.way
             victims = [
                 (share, tank.number)
                 for tank in present
@@ -289,6 +299,23 @@ class Battle:
                 flying.append(bullet)
         self.bullets = flying
         return killers
+
+    def _unstopped(self, events: dict[int, TurnEvents]) -> list[Bullet]:
+        """Remove bullets of different tanks whose ways of this turn cross; return the others."""
+        stopped: set[int] = set()
+        for (a, first), (b, second) in combinations(enumerate(self.bullets), 2):
+            if (
+                first.owner != second.owner
+                and abs(first.x - second.x) < 2 * _FARTHEST
+                and abs(first.y - second.y) < 2 * _FARTHEST
+                and not stopped & {a, b}
+                and ways_cross(first, second)
+            ):
+                stopped |= {a, b}
+                for bullet in (first, second):
+                    if bullet.owner in events:
+                        events[bullet.owner].hit_bullets += 1
+        return [bullet for place, bullet in enumerate(self.bullets) if place not in stopped]
 
     def _hit(
         self,
@@ -325,6 +352,25 @@ class Battle:
             self.scores[tank.number] += SURVIVAL_POINTS * len(dead)
         if dead and len(left) == 1:
             self.scores[left[0].number] += LAST_POINTS * (len(self.tanks) - 1)
+
+
+def _is_toward(tank: Tank, other: Tank) -> bool:
+    """Return whether a tank drives toward another one, forwards or backwards."""
+    angle = math.radians(tank.heading)
+    along = (other.x - tank.x) * math.cos(angle) + (other.y - tank.y) * math.sin(angle)
+    return along * tank.speed > 0
+
+
+def ways_cross(first: Bullet, second: Bullet) -> bool:
+    """Return whether the ways of two bullets in this turn cross, or lie on each other in opposite directions."""
+    (ax, ay), (bx, by) = first.way, second.way
+    dx, dy = second.x - first.x, second.y - first.y
+    area = ax * by - ay * bx
+    if abs(area) > 1e-9:
+        return 0 <= (dx * by - dy * bx) / area <= 1 and 0 <= (dx * ay - dy * ax) / area <= 1
+    is_one_line = abs(dx * ay - dy * ax) < 1e-6 and ax * bx + ay * by < 0
+    near, far = (dx + bx) * ax + (dy + by) * ay, dx * ax + dy * ay  # where the second one's way ends and begins
+    return is_one_line and near <= ax * ax + ay * ay and far >= 0
 
 
 def _first_touch(x: float, y: float, dx: float, dy: float) -> float | None:

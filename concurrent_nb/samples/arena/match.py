@@ -6,13 +6,19 @@ from dataclasses import replace
 from random import Random
 from typing import Final, NamedTuple
 
+from concurrent_nb.errors import WorldError
 from concurrent_nb.samples.arena.battle_rules import RADIUS, Battle, Commands, Tank, TurnEvents
 from concurrent_nb.samples.arena.replay import Replay, ReplayRecorder
 from concurrent_nb.samples.arena.robots import Robot, Senses, noisy
+from concurrent_nb.worlds.time_limit import MemberTimer
 
 WIDTH: Final = 800.0
 HEIGHT: Final = 600.0
 MAX_TURNS: Final = 2000
+#: seconds in which a robot must decide: so many that how busy the machine is changes no match
+TIMEOUT_S: Final = 1.0
+#: turns that a robot may skip
+SKIPS_MAX: Final = 30
 
 
 class MatchResult(NamedTuple):
@@ -23,6 +29,7 @@ class MatchResult(NamedTuple):
     turns: int
     failures: dict[int, str]  #: robots that raised an error, with what and when; they stood still from then on
     replay: Replay | None
+    skips: dict[int, int]  #: robots that have decided too late, with the number of turns
 
 
 def start_places(count: int, width: float, height: float, seed: int | str) -> list[tuple[float, float, float]]:
@@ -46,29 +53,52 @@ def check_robots(robots: Sequence[Robot]) -> None:
 
 
 class Mind:
-    """A copy of a robot that fights in a match, with its random streams. After an error it decides nothing more."""
+    """A copy of a robot that fights in a match, with its random streams. After an error it decides nothing more.
 
-    def __init__(self, number: int, robot: Robot, seed: int | str) -> None:
+    Args:
+        timeout_s: in which the robot must decide. If it takes longer, it is interrupted, and what it has decided in the
+            turn before counts again; if that happens in 30 turns, it decides nothing more.
+    """
+
+    def __init__(self, number: int, robot: Robot, seed: int | str, timeout_s: float = TIMEOUT_S) -> None:
         self.robot = deepcopy(robot)
         self.robot.random = Random(f"{seed}/robot {number}")
         self.radar = Random(f"{seed}/radar {number}")
         self.failure = ""
+        self.skips = 0
+        self._timeout_s = timeout_s
+        self._last = Commands()
+        self._has_skipped = False
 
     def decide(self, battle: Battle, tank: Tank, events: TurnEvents) -> Commands | None:
         """Return the robot's commands, or None if it has raised an error in this turn or before."""
         if self.failure:
             return None
+        senses = self._senses(battle, tank, events)
+        timer = MemberTimer(self._timeout_s)
+        is_late = False
         try:
-            return Commands(*self.robot.decide(self._senses(battle, tank, events)))
+            with timer.limit():
+                self._last = Commands(*self.robot.decide(senses))
+        except WorldError:
+            is_late = True
         except Exception as error:  # noqa: BLE001  (a robot may raise anything)
             self.failure = f"{type(error).__name__} in turn {battle.turn + 1}: {error}"
             return None
+        self._has_skipped = is_late
+        self.skips += is_late
+        if self.skips >= SKIPS_MAX:
+            limit = f"it took longer than {self._timeout_s:g} s"
+            self.failure = f"TimeoutError in turn {battle.turn + 1}: {limit} in {self.skips} turns"
+            return None
+        return self._last
 
     def _senses(self, battle: Battle, tank: Tank, events: TurnEvents) -> Senses:
         seen = [noisy(sighting, self.radar) for sighting in events.sightings]
         return Senses(
             battle.turn, battle.width, battle.height, len(battle.alive) - 1, tank.x, tank.y, tank.heading, tank.gun,
-            tank.radar, tank.speed, tank.energy, tank.heat, replace(events, sightings=seen),
+            tank.radar, tank.speed, tank.energy, tank.heat,
+            replace(events, sightings=seen, skipped=self._has_skipped),
         )  # fmt: skip
 
 
@@ -79,6 +109,7 @@ def fight(
     width: float = WIDTH,
     height: float = HEIGHT,
     max_turns: int = MAX_TURNS,
+    timeout_s: float = TIMEOUT_S,
     record: bool = True,
     on_turn: Callable[[Battle], object] | None = None,
 ) -> MatchResult:
@@ -86,10 +117,14 @@ def fight(
 
     A robot that raises an error stands still from then on, and `failures` says what it was. Raises ValueError for fewer
     than two robots, and for more than the arena has room for.
+
+    Args:
+        timeout_s: seconds in which a robot must decide. One that takes longer skips the turn: it is interrupted, and
+            what it has decided before counts again. After 30 skipped turns it has failed.
     """
     check_robots(robots)
     battle = Battle(width, height, start_places(len(robots), width, height, seed))
-    minds = [Mind(number, robot, seed) for number, robot in enumerate(robots)]
+    minds = [Mind(number, robot, seed, timeout_s) for number, robot in enumerate(robots)]
     recorder = ReplayRecorder(width, height, [robot.name for robot in robots]) if record else None
     if recorder is not None:
         recorder.add(battle)
@@ -104,4 +139,5 @@ def fight(
             on_turn(battle)
     replay = None if recorder is None else recorder.replay(battle.scores)
     failures = {number: mind.failure for number, mind in enumerate(minds) if mind.failure}
-    return MatchResult([robot.name for robot in robots], battle.scores, battle.turn, failures, replay)
+    skips = {number: mind.skips for number, mind in enumerate(minds) if mind.skips}
+    return MatchResult([robot.name for robot in robots], battle.scores, battle.turn, failures, replay, skips)

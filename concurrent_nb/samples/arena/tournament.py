@@ -1,17 +1,26 @@
 """A tournament: in each round robots of similar rank meet in groups, and each match is a task.
 
+    plan = TournamentPlan(robots, rounds=3)
+    run_plan(app, plan, lambda plan: picture.update(plan))    # shows the table after each match, in a notebook
+    app.push_tasksystem(PhasedSystem(plan)).result()          # the rounds are made in the cluster
+
 Robots are ranked by their points, and the first round's groups are drawn (the Swiss system of chess). Points are shares
 of the score of a match, so that long matches do not count more.
 """
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from concurrent_nb.samples.arena.match import HEIGHT, MAX_TURNS, WIDTH, MatchResult, fight
+from concurrent_nb.samples.arena.match import HEIGHT, MAX_TURNS, TIMEOUT_S, WIDTH, MatchResult, fight
+from concurrent_nb.samples.arena.replay import colour
 from concurrent_nb.samples.arena.robots import Robot
 from concurrent_nb.samples.phased_plan import PhasedPlan, PhaseTask
+
+#: robots in the table that is shown
+SHOWN: Final = 16
 
 
 class Standing(NamedTuple):
@@ -33,8 +42,11 @@ class TournamentResult(NamedTuple):
 class TournamentPlan(PhasedPlan):
     """A tournament in rounds, each of which is a phase; the result is a `TournamentResult`.
 
+    In a notebook it is shown as a table of the robots, as it stands after the matches that have ended.
+
     Args:
         size: robots in a match; the last groups may have fewer. Raises ValueError for less than 2.
+        timeout_s: seconds in which a robot must decide.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class TournamentPlan(PhasedPlan):
         width: float = WIDTH,
         height: float = HEIGHT,
         max_turns: int = MAX_TURNS,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         if len(robots) < 2 or size < 2 or rounds < 1:
             raise ValueError(
@@ -54,10 +67,11 @@ class TournamentPlan(PhasedPlan):
             )
         self.robots, self.rounds, self.size, self.seed = list(robots), rounds, size, seed
         self.area = width, height
-        self.max_turns = max_turns
+        self.limits = max_turns, timeout_s
         self.points = [0.0] * len(robots)
         self.failures: dict[int, str] = {}
         self.round = 0
+        self.ended = 0  #: matches of the present round that have ended
         self.groups: list[list[int]] = []
 
     def begin(self) -> Sequence[PhaseTask]:
@@ -67,7 +81,7 @@ class TournamentPlan(PhasedPlan):
         return self._round(order)
 
     def _round(self, order: list[int]) -> Sequence[PhaseTask]:
-        self.round += 1
+        self.round, self.ended = self.round + 1, 0
         self.groups = grouped(order, self.size)
         return [
             PhaseTask(f"round {self.round}, match {n}", n, self._match, [self.robots[number] for number in group], n)
@@ -76,21 +90,39 @@ class TournamentPlan(PhasedPlan):
 
     @property
     def _match(self) -> "Match":
-        return Match(f"{self.seed}/{self.round}", *self.area, self.max_turns, self.round == self.rounds)
+        return Match(f"{self.seed}/{self.round}", *self.area, *self.limits, self.round == self.rounds)
+
+    def received(self, number: int, result: MatchResult) -> None:
+        """Add the points of a match."""
+        self.ended += 1
+        group, total = self.groups[number], sum(result.scores)
+        for robot, score in zip(group, result.scores, strict=True):
+            self.points[robot] += score / total if total else 1 / len(group)
+        for place, failure in result.failures.items():
+            self.failures.setdefault(group[place], failure)
 
     def proceed(self, results: list[Any]) -> Sequence[PhaseTask]:
-        for group, match in zip(self.groups, results, strict=True):
-            total = sum(match.scores)
-            for number, score in zip(group, match.scores, strict=True):
-                self.points[number] += score / total if total else 1 / len(group)
-            for place, failure in match.failures.items():
-                self.failures.setdefault(group[place], failure)
-        order = sorted(range(len(self.robots)), key=lambda number: (-self.points[number], number))
+        standings = self.standings
         if self.round < self.rounds:
-            return self._round(order)
-        standings = [Standing(number, self.robots[number].name, self.points[number]) for number in order]
+            return self._round([each.number for each in standings])
         self.result = TournamentResult(standings, results[0], self.failures)
         return ()
+
+    @property
+    def standings(self) -> list[Standing]:
+        """The table after the matches that have ended, the best robot first."""
+        order = sorted(range(len(self.robots)), key=lambda number: (-self.points[number], number))
+        return [Standing(number, self.robots[number].name, self.points[number]) for number in order]
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in words."""
+        return f"round {self.round} of {self.rounds}, {self.ended} of {len(self.groups)} matches have ended"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        best = self.standings[:SHOWN]
+        text = "\n".join([self.progress, *(f"{each.name} {each.number}: {each.points:.3f}" for each in best)])
+        return {"text/html": standings_picture(self.progress, best), "text/plain": text}
 
 
 @dataclass(frozen=True)
@@ -101,6 +133,7 @@ class Match:
     width: float
     height: float
     max_turns: int
+    timeout_s: float
     is_last_round: bool
 
     def __call__(self, robots: list[Robot], number: int) -> MatchResult:
@@ -111,6 +144,7 @@ class Match:
             width=self.width,
             height=self.height,
             max_turns=self.max_turns,
+            timeout_s=self.timeout_s,
             record=self.is_last_round and number == 0,
         )
 
@@ -123,3 +157,19 @@ def grouped(order: Sequence[int], size: int) -> list[list[int]]:
     """
     groups = -(-len(order) // size)
     return [list(order[len(order) * n // groups : len(order) * (n + 1) // groups]) for n in range(groups)]
+
+
+def standings_picture(title: str, standings: Sequence[Standing]) -> str:
+    """Return a table with bars as SVG, for HTML: text has the colour of the page's text."""
+    most = max((each.points for each in standings), default=0.0) or 1.0
+    rows = []
+    for place, each in enumerate(standings):
+        y, width = 22 * place + 28, 300 * each.points / most
+        rows.append(
+            f'<text x="0" y="{y + 13}">{place + 1}.</text><text x="28" y="{y + 13}">{html.escape(each.name[:18])} '
+            f'{each.number}</text><rect x="190" y="{y}" width="{width:.0f}" height="16" rx="2" '
+            f'fill="{colour(each.number)}"/><text x="{198 + width:.0f}" y="{y + 13}">{each.points:.2f}</text>'
+        )
+    box = f'viewBox="0 0 540 {22 * len(standings) + 30}" style="max-width:540px" fill="currentColor" font-size="13"'
+    head = f'<text x="0" y="14">{html.escape(title)}</text>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="100%" {box}>{head}{"".join(rows)}</svg>'

@@ -14,6 +14,7 @@ from concurrent_nb.samples.arena.battle_rules import Battle, Commands, TurnEvent
 from concurrent_nb.samples.arena.match import (
     HEIGHT,
     MAX_TURNS,
+    TIMEOUT_S,
     WIDTH,
     MatchResult,
     Mind,
@@ -31,6 +32,7 @@ class ArenaState(NamedTuple):
     battle: Battle
     events: dict[int, TurnEvents]
     failures: dict[int, str]
+    skips: dict[int, int]
 
 
 class Decision(NamedTuple):
@@ -39,14 +41,15 @@ class Decision(NamedTuple):
     number: int
     commands: Commands | None
     failure: str = ""
+    skips: int = 0
 
 
 class Fighter:
     """A robot as a member of a world."""
 
-    def __init__(self, number: int, robot: Robot, seed: int | str) -> None:
+    def __init__(self, number: int, robot: Robot, seed: int | str, timeout_s: float) -> None:
         self.number = number
-        self.mind = Mind(number, robot, seed)
+        self.mind = Mind(number, robot, seed, timeout_s)
 
     def step(self, ctx: Any) -> None:
         """Decide what to do in this turn, or leave."""
@@ -56,7 +59,7 @@ class Fighter:
             ctx.leave()
             return
         commands = self.mind.decide(state.battle, tank, state.events[self.number])
-        ctx.write("arena", Decision(self.number, commands, self.mind.failure))
+        ctx.write("arena", Decision(self.number, commands, self.mind.failure, self.mind.skips))
 
 
 def play_turn(state: ArenaState, decisions: Sequence[Decision]) -> ArenaState:
@@ -64,7 +67,8 @@ def play_turn(state: ArenaState, decisions: Sequence[Decision]) -> ArenaState:
     battle = deepcopy(state.battle)
     commands = {each.number: each.commands for each in decisions if each.commands is not None}
     failures = {each.number: each.failure for each in decisions if each.failure}
-    return ArenaState(battle, battle.advance(commands), {**state.failures, **failures})
+    skips = {each.number: each.skips for each in decisions if each.skips}
+    return ArenaState(battle, battle.advance(commands), {**state.failures, **failures}, {**state.skips, **skips})
 
 
 def fight_in_world(
@@ -75,6 +79,7 @@ def fight_in_world(
     width: float = WIDTH,
     height: float = HEIGHT,
     max_turns: int = MAX_TURNS,
+    timeout_s: float = TIMEOUT_S,
     on_turn: Callable[[Battle], object] | None = None,
 ) -> MatchResult:
     """Let robots fight, each in the workers of a cluster; return what `fight` returns, and raise what it raises.
@@ -84,11 +89,11 @@ def fight_in_world(
     """
     check_robots(robots)
     battle = Battle(width, height, start_places(len(robots), width, height, seed))
-    start = ArenaState(battle, {tank.number: TurnEvents() for tank in battle.tanks}, {})
+    start = ArenaState(battle, {tank.number: TurnEvents() for tank in battle.tanks}, {}, {})
     names = [robot.name for robot in robots]
     recorder = ReplayRecorder(width, height, names)
     recorder.add(battle)
-    fighters = [Fighter(number, robot, seed) for number, robot in enumerate(robots)]
+    fighters = [Fighter(number, robot, seed, timeout_s) for number, robot in enumerate(robots)]
     state = start
     with app.world(fighters, shared={"arena": shared_value(start, merge=play_turn)}) as world:
         for _ in world.steps():
@@ -99,4 +104,5 @@ def fight_in_world(
             if state.battle.is_over or state.battle.turn >= max_turns:
                 break
     battle = state.battle
-    return MatchResult(names, battle.scores, battle.turn, state.failures, recorder.replay(battle.scores))
+    replay = recorder.replay(battle.scores)
+    return MatchResult(names, battle.scores, battle.turn, state.failures, replay, state.skips)

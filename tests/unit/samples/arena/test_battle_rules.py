@@ -69,6 +69,9 @@ def test_tanks_that_touch_hurt_each_other_and_stop() -> None:
     assert (first.x, first.speed) == (400, 0)
     assert (events[0].rammed, events[1].rammed) == ([1], [0])
     assert fight.scores == [pytest.approx(1.2), 0]  # who stands still has rammed nobody
+    fight.tanks[0].speed, fight.tanks[1].speed, fight.tanks[1].x = 7, 7, 430
+    fight.advance({0: Commands(speed=8), 1: Commands(speed=8)})
+    assert fight.scores == [pytest.approx(2.4), 0]  # nor has who drives away
 
 
 # ------------------------------------------------------------------------------------------------------------ shooting
@@ -125,6 +128,48 @@ def test_bullets_that_fly_on_after_their_tank_has_died_still_score() -> None:
     fight.tanks[0].is_alive = False
     fight.advance({})
     assert (fight.tanks[1].energy, fight.tanks[0].energy, fight.scores[0]) == (96, 100, 4)
+
+
+def test_bullets_of_two_tanks_hit_each_other() -> None:
+    fight = battle((100, 300, 0), (700, 300, 180), (400, 50, 0))
+    fight.bullets = [Bullet(0, 390, 300, 0, 3.0), Bullet(1, 410, 300, 180, 3.0), Bullet(2, 700, 500, 90, 1.0)]
+    events = fight.advance({})
+    assert [bullet.owner for bullet in fight.bullets] == [2]
+    assert [events[n].hit_bullets for n in range(3)] == [1, 1, 0]
+    assert [tank.energy for tank in fight.tanks] == [100, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "meet"),
+    [
+        ((0, 0, 0), (5, -5, 90), True),
+        ((0, 0, 0), (12, -5, 90), False),
+        ((0, 0, 0), (5, -12, 90), False),
+        ((0, 0, 0), (5, 5, 90), False),
+        ((0, 0, 0), (20, 0, 180), True),
+        ((0, 0, 0), (23, 0, 180), False),
+        ((0, 0, 0), (-3, 0, 180), False),
+        ((0, 0, 0), (20, 1, 180), False),
+        ((0, 0, 0), (5, 0, 0), False),
+        ((0, 0, 45), (7, 1, 135), True),
+    ],
+)
+def test_bullets_hit_each_other_where_their_ways_cross(first: Any, second: Any, meet: bool) -> None:
+    one, other = (Bullet(owner, x, y, heading, 3.0) for owner, (x, y, heading) in enumerate((first, second)))
+    assert rules.ways_cross(one, other) is meet
+    assert rules.ways_cross(other, one) is meet
+
+
+def test_bullets_of_one_tank_pass_and_each_hits_one_other() -> None:
+    fight = battle((100, 100, 0), (700, 100, 0))
+    fight.bullets = [Bullet(0, 400, 300, 0, 3.0), Bullet(0, 405, 295, 90, 3.0)]
+    fight.advance({})
+    assert len(fight.bullets) == 2
+    fight.bullets = [
+        Bullet(n, x, y, angle, 3.0) for n, x, y, angle in ((0, 400, 300, 0), (1, 405, 295, 90), (1, 404, 305, 270))
+    ]
+    fight.advance({})
+    assert [bullet.heading for bullet in fight.bullets] == [270]
 
 
 # ------------------------------------------------------------------------------------------------------ death and score

@@ -1,9 +1,11 @@
 """Matches, replays and tournaments: reproducible, and safe from robots that fail."""
 
+import itertools
 import json
 import math
 import pickle
 import re
+import signal
 from base64 import b64decode
 from random import Random
 from typing import Any
@@ -73,6 +75,44 @@ def test_what_is_no_order_is_a_failure() -> None:
     failures = fight([Silent(), Nothing()], max_turns=2).failures
     assert failures[0].startswith("TypeError in turn 1")
     assert failures[1] == "NotImplementedError in turn 1: Nothing decides nothing: give it a method decide"
+
+
+class Slow(Robot):
+    """Takes too long in some turns."""
+
+    def __init__(self, late: set[int]) -> None:
+        self.late = late
+        self.skipped: list[int] = []
+
+    def decide(self, senses: Senses) -> Commands:
+        if senses.events.skipped:
+            self.skipped.append(senses.turn - 1)
+        while senses.turn in self.late:
+            pass
+        if senses.turn == 9 and self.skipped != sorted(self.late):
+            raise ValueError(self.skipped)
+        return Commands(turn=senses.turn)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="only an alarm interrupts a robot")
+def test_a_robot_that_takes_too_long_skips_the_turn_and_does_as_before() -> None:
+    headings: list[float] = []
+    result = fight(
+        [Slow({2, 3, 5}), Still()],
+        max_turns=12,
+        timeout_s=0.01,
+        on_turn=lambda each: headings.append(each.tanks[0].heading),
+    )
+    turned = [round((after - before) % 360, 6) for before, after in itertools.pairwise(headings[:7])]
+    assert turned == [1, 1, 1, 4, 4, 6]
+    assert (result.skips, result.failures) == ({0: 3}, {})
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="only an alarm interrupts a robot")
+def test_a_robot_that_hangs_is_out_after_thirty_turns() -> None:
+    result = fight([Slow(set(range(100))), Still()], max_turns=40, timeout_s=0.001)
+    assert result.failures == {0: "TimeoutError in turn 30: it took longer than 0.001 s in 30 turns"}
+    assert (result.skips, result.turns) == ({0: 30}, 40)
 
 
 def test_examples_beat_a_tank_that_stands_still() -> None:
@@ -226,6 +266,20 @@ def test_groups_are_even() -> None:
         TournamentPlan([Sniper()])
 
 
+def test_a_tournament_is_shown_after_each_match() -> None:
+    seen: list[tuple[str, float]] = []
+    plan = TournamentPlan(examples(6), rounds=2, size=3, seed=3, max_turns=40)
+
+    def show(shown: Any) -> None:
+        bundle = shown._repr_mimebundle_()
+        ElementTree.fromstring(bundle["text/html"])
+        assert bundle["text/plain"].startswith(f"{shown.progress}\n{shown.standings[0].name} ")
+        seen.append((shown.progress, round(sum(each.points for each in shown.standings), 9)))
+
+    run_plan(None, plan, show)
+    assert seen == [(f"round {n} of 2, {m} of 2 matches have ended", 2 * (n - 1) + m) for n in (1, 2) for m in (1, 2)]
+
+
 def test_the_sample_runs_its_tournament_and_writes_the_final(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(**items: Any) -> Any:
         manager = ComponentManager(Config({"ArenaSample": Config(items)}))
@@ -235,6 +289,9 @@ def test_the_sample_runs_its_tournament_and_writes_the_final(tmp_path: Any, monk
     assert sample.count == 2
     found = run_plan(None, sample.plan)
     assert sample.describe(found, 1.0).endswith("\n6 robots, 2 matches in 1 rounds (1.00 s)")
+    lines: list[str] = []
+    assert sample.answer(None, "all-at-once", lines.append) == found
+    assert lines[0].startswith("round 1 of 1, 1 of 2 matches have ended; first is ")
     monkeypatch.setattr("concurrent_nb.samples.sample.Sample.answer", lambda *_: found)
     assert sample.answer(None, "system") == found
     assert (tmp_path / "final.html").read_text().startswith("<!doctype html>")
