@@ -74,14 +74,18 @@ class Sample(Component):
 
     def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> Any:
         """Run as `run` does, but return the answer itself. Raises ConfigurationError for an unknown way."""
-        if way not in self.ways:
-            raise ConfigurationError(
-                f"{type(self).__name__} cannot run as {way!r}: choose one of {', '.join(self.ways)}"
-            )
+        self.check_way(way)
         if way == "system":
             return _in_the_cluster(app, self.system(), self.count, show)
         results = {"all-at-once": _all_at_once, "one-by-one": _one_by_one}[way](app, self.tasks())
         return self.gather(_counted(results, self.count, show))
+
+    def check_way(self, way: str) -> None:
+        """Raise ConfigurationError unless it can run so."""
+        if way not in self.ways:
+            raise ConfigurationError(
+                f"{type(self).__name__} cannot run as {way!r}: choose one of {', '.join(self.ways)}"
+            )
 
 
 def _in_the_cluster(app: ApplicationNode, system: ITaskSystem, count: int, show: Show) -> Any:

@@ -29,7 +29,7 @@ WAYS = ("system", "all-at-once", "one-by-one")
 FEWER_WAYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("dna-coordinates", "dna-naive", "pca"), ("system",)),
     **dict.fromkeys(("arena", "dna-curvature"), ("system", "all-at-once")),
-    "islands": ("system",),
+    "islands": ("world", "system"),
 }
 #: a sample's last line, without the seconds
 REPORTS = {

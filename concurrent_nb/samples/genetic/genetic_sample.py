@@ -1,15 +1,20 @@
 """`concurrent-nb run islands`."""
 
-from typing import TYPE_CHECKING, ClassVar
+import time
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from concurrent_nb.api import ApplicationNode
 from concurrent_nb.components.config import ChoiceItem, IntItem
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.samples.phased_plan import PhasedPlan, PhasedSystem
-from concurrent_nb.samples.sample import Sample
+from concurrent_nb.samples.sample import Sample, Show
 
 if TYPE_CHECKING:
     from concurrent_nb.samples.genetic.islands import IslandsResult
+
+
+#: seconds between two progress lines
+SHOW_S: Final = 0.1
 
 
 class IslandsSample(Sample):
@@ -18,7 +23,8 @@ class IslandsSample(Sample):
     It needs DEAP (`pip install "concurrent-nb[samples]"`). The result depends on the seed, not on how many workers run.
     """
 
-    ways: ClassVar[tuple[str, ...]] = ("system",)
+    #: as a world whose steps are driven from here, or by a task system in the cluster
+    ways: ClassVar[tuple[str, ...]] = ("world", "system")
     packages: ClassVar[tuple[str, ...]] = ("deap",)
 
     problem = ChoiceItem("rastrigin", ("rastrigin", "sphere", "griewank", "ackley"), help="Function to minimise.")
@@ -35,22 +41,25 @@ class IslandsSample(Sample):
         if self.migrants >= self.size:
             raise ConfigurationError(f"{self.migrants} migrants of {self.size} individuals: choose fewer than all")
 
-    def plan(self) -> PhasedPlan:
-        """Return the plan."""
+    def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> "IslandsResult":
+        """Run in one of the `ways`; show the best value while it runs."""
+        self.check_way(way)
         # Here: it needs DEAP, on which the package does not depend.
         from concurrent_nb.samples.genetic import islands
 
         problem = islands.Problem.named(self.problem, self.dimensions)
-        return islands.IslandsPlan(
-            problem, self.islands, self.size, self.epochs, self.generations, self.migrants, self.seed
-        )
-
-    @property
-    def count(self) -> int:
-        return self.islands * self.epochs
-
-    def system(self) -> PhasedSystem:
-        return PhasedSystem(self.plan())
+        numbers = (self.islands, self.size, self.epochs, self.generations, self.migrants, self.seed)
+        with islands.island_world(app, problem, *numbers) as world:
+            if way == "system":
+                world.run(self.epochs, in_cluster=True)
+                return islands.islands_result(world)
+            shown_s = 0.0
+            for step in world.steps(self.epochs):
+                if time.monotonic() - shown_s >= SHOW_S:
+                    shown_s = time.monotonic()
+                    best = world.shared["best"][step.number - 1].min()
+                    show(f"epoch {step.number} of {self.epochs}, best {best:.6g}")
+            return islands.islands_result(world)
 
     def describe(self, answer: "IslandsResult", elapsed_s: float) -> str:
         first, last = min(answer.history[0]), answer.best.value

@@ -1,19 +1,27 @@
 """The island model: migration, random numbers that depend on the seed only, and progress."""
 
-import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from deap import benchmarks
 from traitlets.config import Config
 
+from concurrent_nb import ApplicationNode, connect
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.samples.genetic import islands
 from concurrent_nb.samples.genetic.genetic_sample import IslandsSample
-from concurrent_nb.samples.genetic.islands import IslandsPlan, Member, Population, Problem
-from concurrent_nb.samples.phased_plan import PhasedPlan, run_plan
+from concurrent_nb.samples.genetic.islands import (
+    IslandsResult,
+    Member,
+    Population,
+    Problem,
+    island_world,
+    islands_result,
+)
 
 RASTRIGIN = Problem.named("rastrigin", 4)
 SMALL: dict[str, Any] = {"islands": 3, "size": 12, "epochs": 4, "generations": 5}
@@ -23,12 +31,29 @@ def members(*values: float) -> Population:
     return [Member(value, (value,)) for value in values]
 
 
-def test_the_best_move_to_the_next_island_and_replace_the_worst() -> None:
-    before = [members(1, 5, 9), members(2, 4, 6), members(3, 7, 8)]
-    assert islands.migrated(before, 1) == [members(1, 3, 5), members(1, 2, 4), members(2, 3, 7)]
-    assert islands.migrated(before, 2) == [members(1, 3, 7), members(1, 2, 5), members(2, 3, 4)]
-    assert islands.migrated(before, 0) == before
-    assert islands.migrated([members(1, 5)], 1) == [members(1, 1)]
+@pytest.fixture(scope="module")
+def app() -> Iterator[ApplicationNode]:
+    with connect("inline", workers=2) as app:
+        yield app
+
+
+def found(app: ApplicationNode, **numbers: Any) -> IslandsResult:
+    """Run a small world of islands."""
+    numbers = {**SMALL, **numbers}
+    with island_world(app, RASTRIGIN, **numbers) as world:
+        world.run(numbers["epochs"], show=False)
+        return islands_result(world)
+
+
+def drawn(seed: bytes, size: int = 30) -> Population:
+    with islands.random_numbers_of(seed):
+        return islands.first_population(RASTRIGIN, size)
+
+
+def test_migrants_replace_the_worst() -> None:
+    assert islands.joined(members(1, 5, 9), members(3)) == members(1, 3, 5)
+    assert islands.joined(members(1, 5, 9), members(3, 7)) == members(1, 3, 7)
+    assert islands.joined(members(1, 5), members()) == members(1, 5)
 
 
 @pytest.mark.parametrize("name", islands.PROBLEMS)
@@ -40,82 +65,84 @@ def test_problems_have_the_minimum_that_is_known(name: str) -> None:
 
 
 def test_the_first_population_is_in_the_box_and_sorted() -> None:
-    first = islands.first_population(RASTRIGIN, 30, 5, 1)
-    assert first == sorted(first) == islands.first_population(RASTRIGIN, 30, 5, 1)
+    first = drawn(b"1")
+    assert first == sorted(first) == drawn(b"1") != drawn(b"2")
     assert all(-5.12 <= gene <= 5.12 for member in first for gene in member.genome)
     assert all(member.value == RASTRIGIN.evaluate(member.genome)[0] for member in first)
-    others = [islands.first_population(RASTRIGIN, 30, seed, island) for seed, island in ((5, 2), (6, 1))]
-    assert first not in others and others[0] != others[1]
 
 
 def test_evolution_never_loses_the_best_and_stays_in_the_box() -> None:
     sphere = Problem.named("sphere", 3)
-    population, best = None, math.inf
-    for epoch in range(1, 11):
-        population = islands.evolved(sphere, population, 20, 4, 1, 0, epoch)
-        assert len(population) == 20
-        assert population == sorted(population)
-        assert population[0].value <= best
-        best = population[0].value
-        assert all(-5.12 <= gene <= 5.12 for member in population for gene in member.genome)
-        assert all(member.value == sphere.evaluate(member.genome)[0] for member in population)
-    assert best < 0.01 * islands.first_population(sphere, 20, 1, 0)[0].value
+    with islands.random_numbers_of(b"1"):
+        population = islands.first_population(sphere, 20)
+        first = best = population[0].value
+        for _ in range(10):
+            population = islands.evolved(sphere, population, 4)
+            assert len(population) == 20
+            assert population == sorted(population)
+            assert population[0].value <= best
+            best = population[0].value
+            assert all(-5.12 <= gene <= 5.12 for member in population for gene in member.genome)
+            assert all(member.value == sphere.evaluate(member.genome)[0] for member in population)
+    assert best < 0.01 * first
 
 
-def test_random_numbers_of_others_are_left_as_they_are() -> None:
+def test_random_numbers_of_others_are_left_as_they_are(app: ApplicationNode) -> None:
     random.seed(3)
     expected = random.random()
     random.seed(3)
-    one = islands.evolved(RASTRIGIN, None, 12, 2, 1, 0, 1)
+    found(app)
+    drawn(b"1")
     assert random.random() == expected
-    assert islands.evolved(RASTRIGIN, None, 12, 2, 1, 0, 1) == one
-    assert islands.evolved(RASTRIGIN, None, 12, 2, 1, 1, 1) != one
-    assert islands.evolved(RASTRIGIN, one, 12, 2, 1, 0, 2) != islands.evolved(RASTRIGIN, one, 12, 2, 1, 0, 3)
 
 
-def test_a_plan_is_reproducible_by_its_seed() -> None:
-    one, same, other = (run_plan(None, IslandsPlan(RASTRIGIN, **SMALL, seed=seed)) for seed in (1, 1, 2))
+def test_a_world_of_islands_is_reproducible_by_its_seed(app: ApplicationNode) -> None:
+    one, same, other = (found(app, seed=seed, **options) for seed, options in ((1, {}), (1, {"groups": 3}), (2, {})))
     assert one == same
     assert one.best != other.best
     assert [len(epoch) for epoch in one.history] == [3, 3, 3, 3]
     assert one.best.value == min(one.history[-1]) <= min(one.history[0])
+    assert [population[0].value for population in one.populations] == one.history[-1]
 
 
-def test_without_migration_islands_are_on_their_own() -> None:
-    alone = run_plan(None, IslandsPlan(RASTRIGIN, **{**SMALL, "islands": 1}, migrants=0))
-    three = run_plan(None, IslandsPlan(RASTRIGIN, **SMALL, migrants=0))
-    assert three.populations[0] == alone.populations[0]
-    assert run_plan(None, IslandsPlan(RASTRIGIN, **SMALL, migrants=2)).populations[0] != alone.populations[0]
+def test_without_migration_islands_are_on_their_own(app: ApplicationNode) -> None:
+    alone = found(app, islands=1, migrants=0)
+    assert found(app, migrants=0).populations[0] == alone.populations[0]
+    assert found(app, migrants=2).populations[0] != alone.populations[0]
+    assert found(app, islands=1, migrants=2).history[0] == alone.history[0]
 
 
-def test_the_history_can_be_watched() -> None:
-    seen: list[int] = []
-
-    def show(plan: PhasedPlan) -> None:
-        assert isinstance(plan, IslandsPlan)
-        seen.append(len(plan.history))
-
-    run_plan(None, IslandsPlan(RASTRIGIN, **SMALL), show)
-    assert seen == [1, 2, 3, 4]
+def test_the_best_values_can_be_watched_and_a_part_is_a_result(app: ApplicationNode) -> None:
+    with island_world(app, RASTRIGIN, **SMALL) as world:
+        with pytest.raises(ValueError, match="no epoch was made"):
+            islands_result(world)
+        for step in world.steps(2):
+            best = world.shared["best"]
+            assert np.isfinite(best[: step.number]).all()
+            assert np.isnan(best[step.number :]).all()
+        assert len(islands_result(world).history) == 2
 
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [({"islands": 0}, "0 islands"), ({"size": 1}, "two individuals"), ({"migrants": 12, "size": 12}, "choose 0 to 11")],
 )
-def test_numbers_that_make_no_sense_are_refused(numbers: dict[str, int], message: str) -> None:
+def test_numbers_that_make_no_sense_are_refused(app: ApplicationNode, numbers: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        IslandsPlan(RASTRIGIN, **numbers)
+        island_world(app, RASTRIGIN, **numbers)
 
 
-def test_the_sample_runs_its_plan() -> None:
+@pytest.mark.parametrize("way", ["world", "system"])
+def test_the_sample_makes_its_world(app: ApplicationNode, way: str) -> None:
     items = Config({"IslandsSample": Config({**SMALL, "dimensions": 4, "seed": 1})})
     manager = ComponentManager(items)
     sample: Any = manager.get(manager.register(IslandsSample))
-    answer = run_plan(None, sample.plan())
-    assert answer == run_plan(None, IslandsPlan(RASTRIGIN, **SMALL, seed=1))
-    assert sample.count == 12
+    lines: list[str] = []
+    answer = sample.answer(app, way, lines.append)
+    assert answer == found(app, seed=1)
     assert sample.describe(answer, 1.0).endswith("3 islands of 12, 4 epochs of 5 generations (1.00 s)")
+    if way == "world":
+        assert lines[0].startswith("epoch 1 of 4, best ")
 
 
 def test_more_migrants_than_individuals_are_refused() -> None:
