@@ -2,13 +2,15 @@
 
 A turn is stored as 16-bit numbers: seven for each tank, four for each bullet. The page is one HTML text, and fetches
 nothing: it has the numbers, a script that draws them on a canvas, and the first turn as SVG for readers that run no
-scripts.
+scripts. It is as dark as a screen in every theme, because what is in a frame does not know the theme around it.
 """
 
 import html
+import json
 import sys
 from array import array
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from zlib import compress, decompress
@@ -23,13 +25,15 @@ BULLET_NUMBERS: Final = 4
 SCALE: Final = 16
 ANGLE_SCALE: Final = 100
 _MOST: Final = 65535
-#: hues of tanks; the lightness is that of neither theme's background
+#: the colour of the arena's ground, in all themes
+GROUND: Final = "#1d1f21"
+#: between the hues of tanks
 _GOLDEN_ANGLE: Final = 137.508
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The turns of a match. In a notebook it is shown as a player, in dark and light themes."""
+    """The turns of a match. In a notebook it is shown as a player."""
 
     width: float
     height: float
@@ -51,12 +55,12 @@ class Replay:
         rows = "".join(
             f'<tr><td><span class="dot" style="background:{colour(number)}"></span>{html.escape(name)}</td>'
             f"<td>{score:.0f}</td></tr>"
-            for score, name, number in standings[:16]
+            for score, name, number in standings
         )
         facts = {
             "WIDTH": f"{self.width:.0f}",
             "HEIGHT": f"{self.height:.0f}",
-            "TANKS": str(len(self.names)),
+            "NAMES": json.dumps(self.names).replace("<", "\\u003c"),
             "TURNS": str(self.turns),
             "DATA": b64encode(self._little_endian()).decode("ascii"),
             "STILL": self.still(),
@@ -75,23 +79,31 @@ class Replay:
         found = self.numbers()
         tanks = (found[number * TANK_NUMBERS : number * TANK_NUMBERS + 5] for number in range(len(self.names)))
         drawn = [
-            _drawn(number, x / SCALE, y / SCALE, heading / ANGLE_SCALE, gun / ANGLE_SCALE, self.height)
-            for number, (_, x, y, heading, gun) in enumerate(tanks)
+            _drawn(name, number, x / SCALE, y / SCALE, heading / ANGLE_SCALE, gun / ANGLE_SCALE, self.height)
+            for number, (name, (_, x, y, heading, gun)) in enumerate(zip(self.names, tanks, strict=True))
         ]
         return _picture(drawn, self.width, self.height)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        style = f"width:100%;max-width:860px;aspect-ratio:{self.width:.0f}/{self.height + 120:.0f};border:0"
+        shape = f"width:100%;aspect-ratio:{self.width:.0f}/{self.height + 50:.0f};min-height:260px;max-width:860px"
         page = html.escape(self.page(), quote=True)
-        frame = f'<iframe sandbox="allow-scripts" srcdoc="{page}" style="{style}" title="replay of a match"></iframe>'
         text = f"a match of {len(self.names)} robots in {self.turns - 1} turns"
-        return {"text/html": frame, "text/plain": text}
+        # Where no frames are shown (a notebook that is not trusted), the text behind it is.
+        shown = (
+            f'<div style="position:relative;{shape}"><p>{text}; it is played where frames are allowed: in a notebook '
+            f'that you trust, or on an exported page</p><iframe sandbox="allow-scripts" srcdoc="{page}" '
+            f'title="replay of a match" style="position:absolute;inset:0;width:100%;height:100%;border:0;'
+            f'border-radius:6px;background:{GROUND}"></iframe></div>'
+        )
+        return {"text/html": shown, "text/plain": text}
 
 
-def battle_picture(battle: Battle) -> str:
-    """Return a battle as it is now, as SVG: to show it while it runs."""
-    height = battle.height
-    drawn = [_drawn(tank.number, tank.x, tank.y, tank.heading, tank.gun, height) for tank in battle.alive]
+def battle_picture(battle: Battle, names: Sequence[str] = ()) -> str:
+    """Return a battle as it is now, as SVG, to show it in HTML while it runs."""
+    height, named = battle.height, names or [""] * len(battle.tanks)
+    drawn = [
+        _drawn(named[tank.number], tank.number, tank.x, tank.y, tank.heading, tank.gun, height) for tank in battle.alive
+    ]
     drawn += [
         f'<circle cx="{bullet.x:.1f}" cy="{height - bullet.y:.1f}" r="{2 + bullet.power:.1f}" '
         f'fill="{colour(bullet.owner)}"/>'
@@ -100,17 +112,20 @@ def battle_picture(battle: Battle) -> str:
     return _picture(drawn, battle.width, height)
 
 
-def _drawn(number: int, x: float, y: float, heading: float, gun: float, height: float) -> str:
+def _drawn(name: str, number: int, x: float, y: float, heading: float, gun: float, height: float) -> str:
     return (
         f'<g transform="translate({x:.1f} {height - y:.1f})"><rect x="-16" y="-14" width="32" height="28" rx="4" '
         f'fill="{colour(number)}" transform="rotate({-heading:.1f})"/><line x2="24" stroke="#888" stroke-width="5" '
-        f'transform="rotate({-gun:.1f})"/></g>'
+        f'transform="rotate({-gun:.1f})"/><text y="{36 if y > 50 else -24}" text-anchor="middle" fill="#bbb">'
+        f"{html.escape(name)}</text></g>"
     )
 
 
 def _picture(drawn: list[str], width: float, height: float) -> str:
-    box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px;border:1px solid #888"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="100%">{"".join(drawn)}</svg>'
+    box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="display:block;max-width:{width:.0f}px;border-radius:6px"'
+    ground = f'<path d="M0 0H{width:.0f}V{height:.0f}H0Z" fill="{GROUND}"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="100%" font-size="12">'
+    return f"{svg}{ground}{''.join(drawn)}</svg>"
 
 
 class ReplayRecorder:
@@ -143,7 +158,7 @@ class ReplayRecorder:
 
 def colour(number: int) -> str:
     """Return a colour for a tank, far from those of the numbers before."""
-    return f"hsl({number * _GOLDEN_ANGLE % 360:.0f} 70% 50%)"
+    return f"hsl({number * _GOLDEN_ANGLE % 360:.0f} 75% 60%)"
 
 
 def _scaled(value: float) -> int:

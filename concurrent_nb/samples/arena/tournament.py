@@ -117,12 +117,14 @@ class TournamentPlan(PhasedPlan):
     @property
     def progress(self) -> str:
         """How far it is, in words."""
+        if not self.round:
+            return f"{len(self.robots)} robots, {self.rounds} rounds"
         return f"round {self.round} of {self.rounds}, {self.ended} of {len(self.groups)} matches have ended"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         best = self.standings[:SHOWN]
         text = "\n".join([self.progress, *(f"{each.name} {each.number}: {each.points:.3f}" for each in best)])
-        return {"text/html": standings_picture(self.progress, best), "text/plain": text}
+        return {"text/html": standings_table(self.progress, best), "text/plain": text}
 
 
 @dataclass(frozen=True)
@@ -159,17 +161,14 @@ def grouped(order: Sequence[int], size: int) -> list[list[int]]:
     return [list(order[len(order) * n // groups : len(order) * (n + 1) // groups]) for n in range(groups)]
 
 
-def standings_picture(title: str, standings: Sequence[Standing]) -> str:
-    """Return a table with bars as SVG, for HTML: text has the colour of the page's text."""
+def standings_table(title: str, standings: Sequence[Standing]) -> str:
+    """Return a table with bars, as HTML; its text has the colour of the page's text."""
     most = max((each.points for each in standings), default=0.0) or 1.0
-    rows = []
-    for place, each in enumerate(standings):
-        y, width = 22 * place + 28, 300 * each.points / most
-        rows.append(
-            f'<text x="0" y="{y + 13}">{place + 1}.</text><text x="28" y="{y + 13}">{html.escape(each.name[:18])} '
-            f'{each.number}</text><rect x="190" y="{y}" width="{width:.0f}" height="16" rx="2" '
-            f'fill="{colour(each.number)}"/><text x="{198 + width:.0f}" y="{y + 13}">{each.points:.2f}</text>'
-        )
-    box = f'viewBox="0 0 540 {22 * len(standings) + 30}" style="max-width:540px" fill="currentColor" font-size="13"'
-    head = f'<text x="0" y="14">{html.escape(title)}</text>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="100%" {box}>{head}{"".join(rows)}</svg>'
+    cells = [
+        f'<span style="text-align:right">{place}.</span><span>{html.escape(each.name[:18])} {each.number}</span>'
+        f'<span style="width:{100 * each.points / most:.1f}%;background:{colour(each.number)};border-radius:2px">'
+        f'</span><span style="text-align:right">{each.points:.2f}</span>'
+        for place, each in enumerate(standings, 1)
+    ]
+    grid = "display:grid;grid-template-columns:1.8em max-content minmax(3em,1fr) 3em;gap:4px 8px;max-width:540px"
+    return f'<div style="{grid}"><b style="grid-column:1/-1">{html.escape(title)}</b>{"".join(cells)}</div>'

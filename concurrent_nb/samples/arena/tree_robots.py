@@ -92,8 +92,9 @@ class TreeRobot(Robot):
         return commands
 
     def text(self) -> str:
-        """Return the tree as text, and what each node was when it was last asked."""
-        return unicode_tree(self._built(), show_status=True)
+        """Return the tree as text, once it has decided with what each node was in the last turn."""
+        root = self._built()
+        return unicode_tree(root, show_status=root.status != Status.INVALID)
 
     def _built(self) -> Behaviour:
         if self._root is None:

@@ -195,8 +195,9 @@ def test_a_battle_is_drawn_while_it_runs() -> None:
     pictures: list[str] = []
 
     def draw(battle: Battle) -> None:
-        pictures.append(battle_picture(battle))
+        pictures.append(battle_picture(battle, ["<a>", "b", "c", "d"]))
         assert pictures[-1].count("<rect") == len(battle.alive)
+        assert ("&lt;a&gt;" in pictures[-1]) is battle.tanks[0].is_alive
         assert pictures[-1].count("<circle") == len(battle.bullets)
 
     fight(examples(), 1, max_turns=60, on_turn=draw)
@@ -222,6 +223,7 @@ def test_its_page_has_the_numbers_a_still_picture_and_nothing_from_elsewhere() -
     page = result.replay.page()
     assert "alert(1)</script>" not in page
     assert "&lt;script&gt;alert(1)" in page
+    assert r'["\u003cscript>alert(1)\u003c/script>", "Still"]' in page
     assert not re.search(r"@[A-Z]+@", page)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     data = re.search(r'atob\("([^"]+)"\)', page)
