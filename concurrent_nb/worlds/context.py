@@ -42,7 +42,6 @@ class StepContext:
         self._shared = shared
         self._names = names
         self._next_id = 0  # ids from here on are nobody's
-        self._position = 0
         self._mail = MemberInbox((), NO_IDS)
         self._outbox = MemberOutbox(self._find, messages_max)
         # What members have done since the last barrier: id of the member, what, and the step.
@@ -59,7 +58,7 @@ class StepContext:
     @property
     def senders(self) -> list[int]:
         """The ids of those who have sent the values of `inbox`, in the same order."""
-        return self._mail.senders_of(self._position)
+        return self._mail.senders_of(self.id)
 
     @property
     def rng(self) -> np.random.Generator:

@@ -7,7 +7,7 @@ since.
 """
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from concurrent_nb.errors import WorldError
 from concurrent_nb.shipping.serialization import separate_pickles
 from concurrent_nb.worlds.context import StepContext
-from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack, NotSendable
+from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack, NotSendable, Route
 from concurrent_nb.worlds.shared_values import Change, Contribution, SharedDatum, SharedStore
 from concurrent_nb.worlds.time_limit import MemberTimer
 
@@ -66,6 +66,11 @@ class GroupInput(NamedTuple):
     first_ids: Ids  #: of all groups
     group: int  #: number of this one
     next_id: int  #: no member has an id from here on
+
+    def bare(self, known: Container[bytes]) -> "GroupInput":
+        """Return the same without the routes of these keys, for a group that has them from its last step."""
+        packs = [pack.bare() if pack is not None and pack.route.key in known else pack for pack in self.packs]
+        return self._replace(packs=packs)
 
 
 class Adoption(NamedTuple):
@@ -136,15 +141,30 @@ class GroupRunner:
         self._kept = list(adoption.kept)
         self._context = StepContext(terms.seed, self._shared, self._names, terms.messages_max)
         self._mail: MemberInbox | None = None
+        self._routes: dict[bytes, Route] = {}  # of the messages to this group in its last step, by key
         self._timer = MemberTimer(terms.timeout_s)
         self.step = 0  #: number of the last step
         self.batch = -1  #: number of the orders for which it has made its last step; set by those who keep it
         self.first_id = 0  #: where the range of its ids begins; set by those who keep it
+        self.told: dict[int, bytes] = {}  #: keys of the routes that its driver has; set by those who keep it
 
     def repeat(self, log: Sequence[GroupInput]) -> None:
         """Make the steps of a log, which this group has made elsewhere."""
         for inputs in log:
             self.run(inputs)
+
+    def knows(self, inputs: GroupInput) -> bool:
+        """Return whether the inputs can be understood: it has the routes that were left out."""
+        return all(pack is None or not pack.is_bare or pack.route.key in self._routes for pack in inputs.packs)
+
+    def _packs(self, inputs: GroupInput) -> list[MessagePack]:
+        """Return the messages with their routes, and remember those."""
+        packs = [
+            pack._replace(route=self._routes[pack.route.key]) if pack is not None and pack.is_bare else pack
+            for pack in inputs.packs
+        ]
+        self._routes = {pack.route.key: pack.route for pack in packs if pack is not None}
+        return [pack for each in packs for pack in (self._kept if each is None else (each,))]
 
     def run(self, inputs: GroupInput, collect: bool = False) -> GroupOutput:
         """Make a step, or several; return what the members have done.
@@ -162,8 +182,7 @@ class GroupRunner:
             self._add(inputs.born)
         context = self._context
         context._next_id = inputs.next_id
-        packs = [pack for each in inputs.packs for pack in (self._kept if each is None else (each,))]
-        context._mail = MemberInbox(packs, self._ids, self._mail)
+        context._mail = MemberInbox(self._packs(inputs), self._ids, self._mail)
         self._mail = context._mail
         undelivered = context._mail.undelivered
         failed: list[FailedMember] = []
@@ -186,8 +205,7 @@ class GroupRunner:
             if gone:
                 self._remove(gone)
         self.step = inputs.step + inputs.steps - 1
-        messages = context._outbox.count
-        pack, wrong = context._outbox.pack(inputs.next_id)
+        pack, wrong, messages = context._outbox.pack(inputs.next_id)
         if wrong:
             failed += [self._no_receiver(sender, to, inputs.next_id) for sender, to in wrong.items()]
             if self._terms.on_error == "stop":
@@ -229,17 +247,15 @@ class GroupRunner:
         """Call all members; return the seconds that each took."""
         context, clock, timer = self._context, self._clock, self._timer
         outbox, is_limited = context._outbox, self._timer.is_limited
-        sent, add_end, receivers = outbox.begin_step()
-        room = self._terms.messages_max
+        sent, add_end = outbox.begin_step()
         # What follows is done for each member, so it calls nothing that it can do itself.
         numbers, inbox, bounds = self._ids.tolist(), context._mail.values, context._mail.bounds
         begin = 0
         times = [clock()]
         add_time = times.append
-        for position, (member, number, end) in enumerate(zip(self._members, numbers, bounds[1:], strict=True)):
+        for member, number, end in zip(self._members, numbers, bounds[1:], strict=True):
             context.id = number
             context.inbox = inbox[begin:end]
-            context._position = position
             begin = end
             try:
                 if is_limited:
@@ -247,13 +263,8 @@ class GroupRunner:
                         member.step(context)
                 else:
                     member.step(context)
-                count = len(receivers)
-                if count > outbox.limit:
-                    outbox.check()
-                outbox.limit = count + room
             except Exception as error:  # noqa: BLE001  (code of the user's: the step fails, or the member is dropped)
                 context._drop_member()
-                outbox.limit = len(receivers) + room
                 failed.append(_failure(number, step, error))
                 if self._terms.on_error == "stop":
                     break

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from concurrent_nb.worlds.group_runner import GroupRunner
+from concurrent_nb.worlds.group_runner import GroupOutput, GroupRunner
 from concurrent_nb.worlds.step_driver import StepTable, WorkerAnswer
 
 #: groups that live in one process at most, of all worlds; those that were not used for longest go first
@@ -59,7 +59,11 @@ class LivingGroups:
                 runner.repeat(adoption.log)
             if runner is None:
                 continue
-            output = outputs[group] = runner.run(table.inputs[group].open(), table.collects)
+            inputs = table.inputs[group].open()
+            if not runner.knows(inputs):
+                lost.append(group)
+                continue
+            output = outputs[group] = _bare(runner.run(inputs, table.collects), runner.told)
             if not output.failed or table.terms.on_error == "drop":
                 runner.batch = table.batch
                 runner.first_id = first_id
@@ -81,3 +85,10 @@ class LivingGroups:
             if len(self._living) <= GROUPS_MAX and self._clock() - used_s < UNUSED_S:
                 return
             del self._living[key]
+
+
+def _bare(output: GroupOutput, told: dict[int, bytes]) -> GroupOutput:
+    """Return an output without the routes that the driver has been told, and note those that it is told now."""
+    sent = {group: pack.bare() if told.get(group) == pack.route.key else pack for group, pack in output.sent.items()}
+    told.update((group, pack.route.key) for group, pack in sent.items())
+    return output._replace(sent=sent)

@@ -244,6 +244,10 @@ class StepDriver:
             self.owners.pop(number, None)
             self._stop(output.failed)
             return
+        complete = self.state.with_routes(number, output)
+        if complete is None:  # so its worker and this driver do not mean the same: another one may adopt it
+            self.owners.pop(number, None)
+            return
         self.owners[number] = answer.worker
         self._misses.pop(number, None)
         self._barred.pop(number, None)
@@ -256,7 +260,7 @@ class StepDriver:
             output.elapsed_s,
             now_s,
         )
-        self._pending[number] = (inputs, output)
+        self._pending[number] = (inputs, complete)
         if output.collected is not None:
             self._collect_s = max(output.collected.elapsed_s, self._collect_s * 0.9)
         if self._slack or len(self._pending) == len(self.state.groups):
@@ -377,7 +381,7 @@ class StepDriver:
             batch,
             self.state.terms,
             {number: (self._inputs[number].step, int(self.state.first_ids[number])) for number in todo},
-            {number: seal(self._inputs[number]) for number in todo},
+            {number: self._sealed_inputs(number) for number in todo},
             {number: self.owners[number] for number in todo if number in self.owners},
             {number: worker for number, worker in self._barred.items() if number in todo},
             {number: seal(self.state.adoption(number)) for number in free},
@@ -388,6 +392,10 @@ class StepDriver:
             self._collects = False
         self._batches[batch] = _Batch(set(todo), count, count, set(), self._clock())
         return [StepOrders(batch, count, table)]
+
+    def _sealed_inputs(self, number: int) -> Sealed[GroupInput]:
+        inputs = self._inputs[number]
+        return seal(inputs.bare(self.state.groups[number].known) if number in self.owners else inputs)
 
     def _begin_step(self) -> None:
         """Before a step that all groups begin together: divide, move, and decide on a checkpoint."""

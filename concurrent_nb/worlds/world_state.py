@@ -24,7 +24,7 @@ from concurrent_nb.worlds.group_runner import (
     MemberPack,
     WorldTerms,
 )
-from concurrent_nb.worlds.mail import Ids, MessagePack, split_packs
+from concurrent_nb.worlds.mail import Ids, MessagePack, Route, split_packs
 from concurrent_nb.worlds.shared_values import Change, SharedDatum, SharedStore
 
 
@@ -44,6 +44,8 @@ class MemberGroup:
     born: list[MemberPack] = field(default_factory=list)  #: that begin with the next step
     names: dict[str, int] = field(default_factory=dict)  #: of new members, that the group does not know yet
     log_bytes: int = 0
+    known: set[bytes] = field(default_factory=set)  #: keys of the routes that the worker has in which it lives
+    routes: dict[int, Route] = field(default_factory=dict)  #: of what it has sent last, by receiving group
 
 
 class WorldState:
@@ -123,6 +125,19 @@ class WorldState:
             self.next_id,
         )
 
+    def with_routes(self, number: int, output: GroupOutput) -> GroupOutput | None:
+        """Return the output of a group with the routes that were left out; None if one of them is not known."""
+        routes = self.groups[number].routes
+        sent = dict(output.sent)
+        for other, pack in output.sent.items():
+            if not pack.is_bare:
+                routes[other] = pack.route
+            elif other not in routes or routes[other].key != pack.route.key:
+                return None
+            else:
+                sent[other] = pack._replace(route=routes[other])
+        return output._replace(sent=sent)
+
     def commit(self, made: Mapping[int, tuple[GroupInput, GroupOutput]]) -> None:
         """Take over what groups have done in one step, in the order of the groups.
 
@@ -142,6 +157,7 @@ class WorldState:
         delivered = {id(pack) for pack in inputs.packs}
         group.arrived = [entry for entry in group.arrived if id(entry[2]) not in delivered]
         group.sees += len(inputs.changes)
+        packs = [pack for pack in inputs.packs if pack is not None]
         if len(inputs.born.ids):
             group.born = [born for born in group.born if born.ids[0] > inputs.born.ids[-1]]
         for name in inputs.names:
@@ -159,7 +175,9 @@ class WorldState:
             group.log, group.log_bytes = [], 0
         else:
             group.log.append(inputs)
-            group.log_bytes += sum(pack.size_bytes for pack in inputs.packs if pack is not None)
+            group.log_bytes += sum(pack.size_bytes for pack in packs)
+            group.log_bytes += sum(pack.route.size_bytes for pack in packs if pack.route.key not in group.known)
+        group.known = {pack.route.key for pack in packs}
         if output.born_names:
             self._add_born(output)
 

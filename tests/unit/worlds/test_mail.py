@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb.worlds.mail import MemberInbox, MemberOutbox, MessagePack
+from concurrent_nb.errors import WorldError
+from concurrent_nb.worlds.mail import MemberInbox, MemberOutbox, MessagePack, new_route
 
 IDS = np.array([0, 1, 2, 5, 6, 9])
 FIRST_IDS = np.array([0, 2, 6])
@@ -28,7 +29,10 @@ def send_some(outbox: MemberOutbox, chance: random.Random, kind: int) -> None:
 
 def received(packs: list[MessagePack], before: MemberInbox | None = None) -> tuple[MemberInbox, Any]:
     inbox = MemberInbox(packs, IDS, before)
-    found = [(inbox.values[inbox.bounds[at] : inbox.bounds[at + 1]], inbox.senders_of(at)) for at in range(len(IDS))]
+    found = [
+        (inbox.values[inbox.bounds[at] : inbox.bounds[at + 1]], inbox.senders_of(number))
+        for at, number in enumerate(IDS.tolist())
+    ]
     return inbox, (found, inbox.undelivered)
 
 
@@ -44,25 +48,84 @@ def test_what_is_used_again_changes_nothing(kind: int) -> None:
         for outbox in (kept, fresh):
             send_some(outbox, random.Random(pattern), kind)
         before = kept._addressed
-        (one, wrong), (other, _) = kept.pack(10), fresh.pack(10)
+        (one, wrong, count), (other, _, same) = kept.pack(10), fresh.pack(10)
         used += kept._addressed is before
-        assert not wrong
-        first = {group: part.to.tolist() for group, part in kept.split(one, FIRST_IDS).items()}
-        assert first == {group: part.to.tolist() for group, part in other.split(FIRST_IDS).items()}
+        assert not wrong and count == same
+        first = {group: part.route.to.tolist() for group, part in kept.split(one, FIRST_IDS).items()}
+        assert first == {group: part.route.to.tolist() for group, part in other.split(FIRST_IDS).items()}
         inbox, found = received(list(kept.split(one, FIRST_IDS).values()), inbox)
         assert found == received(list(other.split(FIRST_IDS).values()))[1]
     assert used > 20, "nothing was used again"
 
 
-def test_a_pack_of_numbers_travels_in_one_buffer() -> None:
-    for count in (0, 3):
-        pack = MessagePack(np.arange(count, dtype=np.int32), np.arange(count, dtype=np.int32), np.ones(count), None)
-        buffers: list[Any] = []
-        body = pickle.dumps(pack, 5, buffer_callback=buffers.append)
-        again = pickle.loads(body, buffers=buffers)
-        assert len(buffers) == 1
-        for before, after in zip(pack[:3], again[:3], strict=True):
-            assert before.tolist() == after.tolist() and before.dtype == after.dtype
+def test_members_that_send_to_others_than_in_the_step_before_are_noticed() -> None:
+    """The outbox expects the receivers of the step before; one that is new each time expects nothing."""
+    chance = random.Random(3)
+    kept = MemberOutbox(lambda name: 0, 6)
+    plan = [(member, [(to, 1.5) for to in (3, [1, 2], 4, [5])]) for member in range(3)]
+    expected = diverged = 0
+    for step in range(400):
+        if step % 4 == 3:  # the others are the same as the step before
+            sends = plan[chance.randrange(3)][1]
+            at = chance.randrange(len(sends) + 1)
+            new: Any = chance.choice([7, [7, 8], (1, 2), [7] * 7, 99, "name", np.array([1]), [], [2.5]])
+            sends[at : at + chance.randrange(2)] = [(new, 2.5)] * chance.randrange(3)
+        fails = chance.randrange(3) if chance.random() < 0.2 else -1
+        found = []
+        for outbox in (kept, MemberOutbox(lambda name: 0, 6)):
+            was_expected = outbox._is_expected
+            outbox.begin_step()
+            errors = []
+            for member, sends in plan:
+                try:
+                    for to, value in sends:
+                        outbox.send(to, value)
+                    if member == fails:
+                        raise WorldError("enough")
+                except WorldError as error:
+                    errors.append(f"{member} {error}")
+                    outbox.drop_member()
+                outbox._ends.append(len(outbox._values))
+            outbox.end_step([member for member, _ in plan])
+            expected += was_expected and outbox._is_expected
+            diverged += was_expected and not outbox._is_expected
+            pack, wrong, _ = outbox.pack(10)
+            errors += [f"{member} {to}" for member, to in wrong.items()]
+            which = pack.route.which
+            values = pack.values[which] if which is not None else pack.values
+            found.append((pack.route.to.tolist(), pack.route.senders.tolist(), list(values), errors))
+        assert found[0] == found[1]
+        if found[0][3]:
+            plan = [(member, [(to, 1.5) for to in (3, [1, 2], 4)]) for member in range(3)]
+    assert expected > 50 and diverged > 30, "nothing was expected, or all of it"
+
+
+def test_a_flood_of_what_others_have_sent_before_is_noticed() -> None:
+    outbox = MemberOutbox(lambda name: 0, 4)
+    for counts in ((2, 4), (2, 4), (2, 4), (6, 0)):
+        for count in counts:
+            for _ in range(count):
+                outbox.send(3, 1.0)
+            outbox._ends.append(len(outbox._values))
+        outbox.end_step([0, 1])
+        pack, wrong, count = outbox.pack(10)
+        assert count == 6
+    assert list(wrong) == [0] and "more than 4 messages" in wrong[0]
+    assert pack.route.to.tolist() == []
+
+
+def test_a_route_travels_in_one_buffer() -> None:
+    for count in (1, 3):
+        for which in (None, np.arange(count, dtype=np.int16)):
+            route = new_route(np.arange(count, dtype=np.int32), np.arange(count, dtype=np.int64), which)
+            buffers: list[Any] = []
+            body = pickle.dumps(route, 5, buffer_callback=buffers.append)
+            again = pickle.loads(body, buffers=buffers)
+            assert len(buffers) == 1 and again.key == route.key
+            assert (again.which is None) == (which is None)
+            for before, after in zip(route[1:], again[1:], strict=True):
+                if before is not None and after is not None:
+                    assert before.tolist() == after.tolist() and before.dtype == after.dtype
 
 
 def test_random_ids_find_their_members() -> None:
@@ -70,7 +133,7 @@ def test_random_ids_find_their_members() -> None:
     for gap in (1, 3, 1000):
         ids = np.unique(chance.integers(0, 50 * gap, 50))
         to = chance.integers(0, 50 * gap, 500)
-        inbox = MemberInbox([MessagePack(to, to, np.arange(500), None)], ids)
+        inbox = MemberInbox([MessagePack(new_route(to, to, None), np.arange(500), None)], ids)
         for position, number in enumerate(ids.tolist()):
             values = inbox.values[inbox.bounds[position] : inbox.bounds[position + 1]]
             assert values == np.flatnonzero(to == number).tolist()
