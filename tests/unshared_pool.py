@@ -58,6 +58,12 @@ class QueueingPool(UnsharedPool):
                 self.waiting.remove(item)
                 self._reports.returned.append(ref)
 
+    def has(self, ref: TaskRef) -> bool:
+        """Return whether this attempt waits."""
+        return any(
+            (job, frame.index, frame.attempt) == (ref.job, ref.index, ref.attempt) for job, _, frame, _ in self.waiting
+        )
+
     def sample_stack(self, request: int, ref: TaskRef, now: float) -> None:
         """Report that it does not run: tasks run while the reports are taken."""
         self._reports.stacks.append(StackSampled(request, 0, 0.0, "", "it has not begun"))

@@ -168,6 +168,10 @@ class EnginePool:
         if self._local is not None:
             self._local.withdraw(tasks, stop, now)
 
+    def has(self, ref: m.TaskRef) -> bool:
+        """Return whether this attempt is here, and its end is in no report yet."""
+        return self._scheduler.has(ref) or (self._local is not None and self._local.has(ref))
+
     def sample_stack(self, request: int, ref: m.TaskRef, now: float) -> None:
         """Ask the host of a running task for its stack."""
         number = self._scheduler.group_of(ref)
@@ -223,7 +227,7 @@ class EnginePool:
         reports.stacks, self._stacks = self._stacks, []
         reports.degraded = self._degraded
         if self._local is not None:
-            _add(reports, self._local.take_reports())
+            reports.add(self._local.take_reports())
             self.fds_version = 1 + self._local.fds_version
         return reports
 
@@ -487,18 +491,3 @@ def _runs_of(tasks: Iterable[GroupTask]) -> list[m.Assign]:
 
 def _name_of(slice_: m.Slice) -> bytes:
     return object_id(slice_.segment, slice_.offset, slice_.serial)
-
-
-def _add(reports: PoolReports, others: PoolReports) -> None:
-    """Add the reports of system hosts."""
-    for job, frames, buffers in others.outcomes:
-        for at, frame in enumerate(frames):
-            reports.ended(job, frame, buffers[at] if buffers else ())
-    reports.started += others.started
-    reports.returned += others.returned
-    reports.output += others.output
-    reports.stacks += others.stacks
-    reports.degraded = reports.degraded or others.degraded
-    reports.segments += others.segments
-    reports.forgotten += others.forgotten
-    reports.orphaned += others.orphaned

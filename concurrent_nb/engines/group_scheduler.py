@@ -131,6 +131,10 @@ class GroupScheduler:
         group = self._group_of.get((ref.job, ref.index, ref.attempt))
         return None if group is None else group.number
 
+    def has(self, ref: TaskRef) -> bool:
+        """Return whether an attempt has no outcome."""
+        return (ref.job, ref.index, ref.attempt) in self._tasks
+
     def take_reports(self) -> PoolReports:
         """Return what has happened since the last call."""
         reports, self._reports = self._reports, PoolReports()

@@ -15,9 +15,9 @@ import msgspec
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.scheduling.ahead import Ahead, objects_with_inputs
 from concurrent_nb.scheduling.scheduler_state import SchedulerState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, ends_job, report_of
-from concurrent_nb.tasks.shared_objects import objects_of
 from concurrent_nb.tasks.states import UNBLOCK, move
 from concurrent_nb.tasks.task_record import FunctionEdge, JobRecord, TaskLinks, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame
@@ -34,9 +34,10 @@ EDGES_MAX: Final = 1000
 class Dependencies:
     """Links tasks, and acts on the ends of linked tasks."""
 
-    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle) -> None:
+    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, ahead: Ahead) -> None:
         self._state = state
         self._lifecycle = lifecycle
+        self._ahead = ahead
         self._ready: list[TaskRecord] = []
         self._over: dict[JobRecord, None] = {}  # jobs that end with the failure of a task
 
@@ -80,7 +81,8 @@ class Dependencies:
             while settled:
                 task = settled.popleft()
                 if task.outcome is None and task.state != TaskState.FORGOTTEN:
-                    continue  # it was linked
+                    self._note_leader(task)  # it was linked
+                    continue
                 self._release_inputs(task)
                 self._end_dependents(task)
             while over:
@@ -96,8 +98,21 @@ class Dependencies:
             for _, alike in groupby(waiting, lambda task: (task.job.id, task.function, task.timeout_s, task.objects)):
                 tasks = list(alike)
                 for _, same in groupby(tasks, lambda task: task.needs):
-                    run = list(same)
-                    state.add(run[0].needs, run)
+                    run = [task for task in same if not task.suspect]
+                    if run:
+                        state.add(run[0].needs, run)
+            for task in waiting:
+                if task.suspect:  # it was sent ahead before
+                    state.put_back(task)
+
+    def _note_leader(self, task: TaskRecord) -> None:
+        """Note that a new task waits for one task only, if that is on a slave: it may be sent ahead."""
+        links = task.links
+        if links is None or links.missing != 1 or task.state is not TaskState.BLOCKED:
+            return
+        leader = next(needed for needed in links.inputs if needed.outcome is None)
+        if leader.slave is not None:
+            self._state.leaders.append(leader)
 
     def _count_edge(self, needed: TaskRecord, task: TaskRecord) -> None:
         edges, pair = task.job.edges, (needed.function, task.function)
@@ -120,12 +135,7 @@ class Dependencies:
         return task
 
     def _is_ready(self, task: TaskRecord) -> None:
-        assert task.links is not None
-        objects = dict(task.objects)
-        for needed in task.links.inputs:
-            if needed.outcome is not None and needed.outcome.sizes:
-                objects.update(objects_of(needed.outcome.sizes))
-        task.objects = tuple(objects.items())
+        task.objects = objects_with_inputs(task)
         self._ready.append(task)
 
     def _release_inputs(self, task: TaskRecord) -> None:
@@ -154,16 +164,20 @@ class Dependencies:
         outcome = task.outcome
         if outcome is not None and outcome.status in SUCCESSES:
             for dependent in dependents:
-                if dependent.state == TaskState.BLOCKED:
+                if dependent.state == TaskState.AHEAD:
+                    self._ahead.promote(task)
+                elif dependent.state == TaskState.BLOCKED:
                     assert dependent.links is not None
                     dependent.links.missing -= 1
                     if not dependent.links.missing:
                         self._is_ready(dependent)
             return
         for dependent in dependents:
+            if dependent.state == TaskState.AHEAD:
+                self._ahead.withdraw(dependent)
             if dependent.state != TaskState.BLOCKED:
                 continue
-            if dependent.job.ended:
+            if dependent.job.ended or dependent.cancelled:
                 self._lifecycle.cancel_unstarted(dependent)
             elif _is_elsewhere(task):
                 self._end_without_input(dependent)  # it runs elsewhere: its application has the result, or will have it

@@ -18,6 +18,8 @@ class AssignTasks(Struct, frozen=True, gc=False):
     timeout_s: float | None
     needs: Needs | None
     tasks: Sequence[TaskRecord]
+    #: the first task waits there for the end of this attempt, and each other one for that of the one before
+    behind: TaskRef | None = None
 
 
 class WithdrawTasks(Struct, frozen=True, gc=False):

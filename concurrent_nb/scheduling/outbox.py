@@ -19,6 +19,9 @@ from concurrent_nb.scheduling.task_queue import QueuedRun
 from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, StartedTask, TaskRef
 
+#: slave, job, function, time limit and needs of tasks that travel together
+_RunKey = tuple[SessionId, JobId, Digest, float | None, Needs | None]
+
 
 class OutcomeParcel:
     """Outcomes for one client, of one job, from one slave."""
@@ -53,7 +56,8 @@ class Outbox:
         self._parcels: dict[tuple[SessionId, JobId, str], OutcomeParcel] = {}
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
         self._released: list[ReleaseResult] = []
-        self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[TaskRecord]] = {}
+        self._assigned: dict[_RunKey, list[TaskRecord]] = {}
+        self._ahead: list[tuple[_RunKey, list[TaskRecord], TaskRef]] = []
 
     def announce_started(self, client: SessionId, slave: str, task: StartedTask) -> None:
         """Announce to a client that a task runs."""
@@ -79,6 +83,16 @@ class Outbox:
     def assign(self, slave: SessionId, run: QueuedRun, tasks: list[TaskRecord]) -> None:
         """Send tasks of a run to a slave."""
         self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s, run.needs), []).extend(tasks)
+
+    def send_ahead(self, slave: SessionId, task: TaskRecord, leader: TaskRecord) -> None:
+        """Send a task to the slave that has its leader."""
+        key = (slave, task.job.id, task.function, task.timeout_s, task.needs)
+        if self._ahead:
+            last_key, tasks, _ = self._ahead[-1]
+            if tasks[-1] is leader and last_key == key:
+                tasks.append(task)
+                return
+        self._ahead.append((key, [task], TaskRef(leader.job.id, leader.index, leader.attempt)))
 
     def release_result(self, job: JobId, index: int, *, clean: bool) -> None:
         """Drop a result that was kept for other tasks, after all decisions so far."""
@@ -113,3 +127,6 @@ class Outbox:
         if self._assigned:
             out += [AssignTasks(*key, tasks) for key, tasks in self._assigned.items()]
             self._assigned = {}
+        if self._ahead:
+            out += [AssignTasks(*key, tasks, behind) for key, tasks, behind in self._ahead]
+            self._ahead = []

@@ -2,7 +2,7 @@
 
     events --> Scheduler --> ClientEventHandler, SlaveEventHandler --> TaskLifecycle -.
                    |                                                                  SchedulerState --> instructions
-                   '-> Dependencies, deadlines, strategies, Suspects, Placement, Balance'
+                   '-> Dependencies, deadlines, strategies, Suspects, Placement, Balance, Ahead'
 
 It decides which slave runs which task, what the end of an attempt means, and when an owner gets an outcome. The master
 calls it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at
@@ -18,6 +18,7 @@ from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import validation
 from concurrent_nb.scheduling.active_strategies import ActiveStrategies, Makers
+from concurrent_nb.scheduling.ahead import Ahead
 from concurrent_nb.scheduling.balance import Balance
 from concurrent_nb.scheduling.client_events import ClientEventHandler
 from concurrent_nb.scheduling.dependencies import Dependencies
@@ -87,9 +88,10 @@ class Scheduler:
         self.blamed: Final[Collection[TaskRecord]] = self._state.blamed
         self._shared_until_s = 0.0
         lifecycle = self._lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
-        self._dependencies = Dependencies(self._state, lifecycle)
+        self._ahead = Ahead(self._state)
+        self._dependencies = Dependencies(self._state, lifecycle, self._ahead)
         self._jobs = ClientEventHandler(self._state, lifecycle, self._dependencies)
-        self._slaves = SlaveEventHandler(self._state, lifecycle, grace_s=grace_s)
+        self._slaves = SlaveEventHandler(self._state, lifecycle, self._ahead, grace_s=grace_s)
         self._placement = Placement(self._state, lifecycle, move_after_s=rebalance_after_s)
         self._suspects = Suspects(self._state, lifecycle)
         self._balance = Balance(self._state, after_s=rebalance_after_s)
@@ -168,6 +170,8 @@ class Scheduler:
             self._balance.rebalance(now)
         if state.settled:  # tasks that can run nowhere have ended
             self._dependencies.settle()
+        if state.leaders:
+            self._ahead.send(now)
         return state.outbox.flush()
 
     @property
@@ -267,6 +271,8 @@ class Scheduler:
                 state.locations.hold(slave, [each for each, _ in run.objects])
             state.outbox.assign(slave.id, run, tasks)
             state.refresh(slave)
+            if state.blocked:
+                state.leaders += [task for task in tasks if task.links is not None and task.links.dependents]
 
     def _strategy_of(self, job: JobRecord, now: float) -> Strategy:
         """Return the strategy of a job's tasks now: its own, unless that would take the room of other owners."""

@@ -85,7 +85,8 @@ class SchedulerState:
         self.estimates = TaskEstimates()
         #: linked tasks that have ended, or were dropped: `Dependencies.settle` has to be called
         self.settled: deque[TaskRecord] = deque()
-        self.blocked = 0  #: number of blocked tasks
+        self.blocked = 0  #: number of blocked tasks, those that were sent ahead included
+        self.leaders: list[TaskRecord] = []  #: assigned tasks behind which others may be sent ahead
         self.retained: dict[tuple[JobId, int], TaskRecord] = {}  #: forgotten tasks whose results others need
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         #: tasks that run with a time limit, by when their slave is asked again to stop them
@@ -237,6 +238,9 @@ class SchedulerState:
             for task in slave.tasks:
                 if task.job.owner == owner and not (task.started or task.cancelled or task in self.recalled):
                     self.recall(task, slave)
+            for task in slave.followers:
+                if task.job.owner == owner and not task.cancelled:
+                    self.outbox.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
             self.touch(slave)
 
     def touch(self, slave: SlaveState) -> None:

@@ -11,12 +11,13 @@ from typing import Final
 from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
+from concurrent_nb.scheduling.ahead import Ahead
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, keep
 from concurrent_nb.tasks.task_log import in_bytes_of
-from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
+from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import OutcomeFrame, StartedTask, TaskRef
 
 #: most unfinished tasks that a slave may accept
@@ -25,6 +26,7 @@ CREDIT_MAX: Final = 1_000_000
 LONGEST_S: Final = 1e8
 # Numbers, which are compared and found in sets faster than members of an enumeration.
 _OK: Final = int(Status.OK)
+_AHEAD: Final = TaskState.AHEAD
 #: statuses that a slave may report
 _CLAIMS: Final = frozenset(
     map(
@@ -39,9 +41,10 @@ _MEASURED: Final = frozenset(map(int, (Status.OK, Status.HIT, Status.ERROR)))
 class SlaveEventHandler:
     """Handles the events that come from slaves."""
 
-    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, *, grace_s: float) -> None:
+    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, ahead: Ahead, *, grace_s: float) -> None:
         self._state = state
         self._lifecycle = lifecycle
+        self._ahead = ahead
         self._grace_s = grace_s
 
     def joined(self, event: e.SlaveJoined, now: float) -> None:
@@ -89,9 +92,19 @@ class SlaveEventHandler:
             return
         self._state.remove_slave(slave)
         over: dict[JobRecord, None] = {}
-        tasks = list(slave.tasks)
-        is_only = len(tasks) == 1 and not slave.unconfirmed
-        surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
+        tasks, followers = list(slave.tasks), self._may_have_run(slave)
+        is_only = len(tasks) == 1 and not slave.unconfirmed and not followers
+        is_alone = slave.runs_suspect_alone and not followers
+        surely = slave.suspect if is_alone else tasks[0] if is_only else None
+        company = len(tasks) + len(followers) + len(slave.unconfirmed)
+        for task in list(slave.followers):
+            slave.release(task)
+            if event.left or task not in followers:
+                self._lifecycle.give_back(task)
+                continue
+            how = _how_it_was_lost(slave, event.reason, company - 1, False)
+            if self._lifecycle.died(task, slave.name, how, slave_lost=True, in_company=True):
+                over[task.job] = None
         # Backwards, so that tasks requeued at the front of the queue keep their order.
         for task in reversed(tasks):
             started = task.started
@@ -103,7 +116,7 @@ class SlaveEventHandler:
                 elif self._lifecycle.cut_off(task, slave.name, event.place, event.place_s, now - task.started_s):
                     over[task.job] = None
                 continue
-            others = 0 if task is surely else len(tasks) - 1 + len(slave.unconfirmed)
+            others = 0 if task is surely else company - 1
             how = _how_it_was_lost(slave, event.reason, others, started)
             if self._lifecycle.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
                 over[task.job] = None
@@ -116,7 +129,7 @@ class SlaveEventHandler:
             return
         for ref in event.tasks:
             task = self._assigned(slave, ref)
-            if task is not None and not task.started:
+            if task is not None and not task.started and task.state is not TaskState.AHEAD:
                 self._start(task, ref, slave, now)
 
     def returned(self, event: e.TasksReturned, now: float) -> None:
@@ -128,6 +141,8 @@ class SlaveEventHandler:
             task = self._assigned(slave, ref)
             if task is not None:
                 self._state.release(task, slave)
+                if task.links is not None:
+                    self._ahead.came_back(task)
                 self._lifecycle.give_back(task)
             else:
                 slave.confirm_ended((JobId(ref.job), ref.index, ref.attempt))
@@ -205,7 +220,7 @@ class SlaveEventHandler:
         count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
             task = find(item.index)
-            if task is None or task.slave != slave_id or task.attempt != item.attempt:
+            if task is None or task.slave != slave_id or task.attempt != item.attempt or task.state is _AHEAD:
                 slave.confirm_ended((event.job, item.index, item.attempt))
                 continue
             status = item.status
@@ -231,6 +246,8 @@ class SlaveEventHandler:
                 if task.deaths:
                     state.blamed.pop(task, None)
                 if task.links is not None:
+                    if task.links.follower is not None:
+                        self._ahead.promote(task)
                     state.settled.append(task)
                     self._lifecycle.deliver(task)
                 elif parcel is not None:
@@ -247,6 +264,15 @@ class SlaveEventHandler:
             if function is not None and count == len(event.items):
                 state.estimates.weighed(function, kept_bytes // count)
         return over
+
+    def _may_have_run(self, slave: SlaveState) -> dict[TaskRecord, None]:
+        """Return the followers that may have begun: no task before them in their line is known to run."""
+        begun: dict[TaskRecord, None] = {}
+        for task in slave.followers:
+            leader = None if task.links is None else task.links.leader
+            if leader is not None and not leader.started and (leader.state is not _AHEAD or leader in begun):
+                begun[task] = None
+        return begun
 
     def _conclude(self, task: TaskRecord, slave: SlaveState, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
         reminded = task in self._state.stop_unconfirmed
@@ -284,6 +310,8 @@ class SlaveEventHandler:
             return
         slave = state.slaves[task.slave]
         state.release_unconfirmed(task, slave)
+        if task.links is not None and task.links.follower is not None:
+            self._ahead.withdraw(task.links.follower)  # it may get a result that does not count any more
         if self._lifecycle.timed_out(task, slave.name):
             self._lifecycle.end(task.job)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling.estimates import blend
-from concurrent_nb.tasks.states import ASSIGN, move
-from concurrent_nb.tasks.task_record import TaskRecord
+from concurrent_nb.tasks.states import ASSIGN, BLOCK, PROMOTE, SEND_AHEAD, move
+from concurrent_nb.tasks.task_record import TaskRecord, TaskState
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 
 #: (job, index, attempt)
@@ -39,6 +39,8 @@ class SlaveState:
     shares_memory: bool = False  #: it can open all shared objects; `objects` is empty
     trusted: bool = True  #: it is not suspected of being lost
     tasks: dict[TaskRecord, None] = field(default_factory=dict, repr=False)  #: assigned to it, in that order
+    #: tasks that were sent ahead to it, in that order: each waits there for another one, and takes no slot meanwhile
+    followers: dict[TaskRecord, None] = field(default_factory=dict, repr=False)
     #: attempts that were given up, and whose end the slave has not reported: they still take their slots
     unconfirmed: dict[AttemptKey, Share] = field(default_factory=dict)
     load: int = 0  #: slots that its tasks take or wait for, unconfirmed ones included
@@ -123,6 +125,26 @@ class SlaveState:
         self.load += len(tasks)
         self.in_flight_s += estimate_s * len(tasks)
 
+    def follow(self, task: TaskRecord, estimate_s: float, now: float) -> None:
+        """Start an attempt of a blocked task that takes one slot: it waits here for another task's end."""
+        move(task, SEND_AHEAD)
+        task.attempt += 1
+        task.slave = self.id
+        task.assigned_s = now
+        task.estimate_s = estimate_s
+        self.followers[task] = None
+        if self.unconfirmed:
+            self._skip_unconfirmed([task])
+
+    def promote(self, task: TaskRecord, now: float) -> None:
+        """Note that the end for which a task waits here has come: from now on it takes a slot."""
+        move(task, PROMOTE)
+        del self.followers[task]
+        task.assigned_s = now
+        self.tasks[task] = None
+        self.load += 1
+        self.in_flight_s += task.estimate_s
+
     def take_system_host(self, task: TaskRecord, now: float) -> None:
         """Start an attempt of a system host here."""
         task.width = 0
@@ -136,7 +158,13 @@ class SlaveState:
         self.multi_slot_load += width
 
     def release(self, task: TaskRecord) -> None:
-        """End a task's attempt here. The caller must change the task's state."""
+        """End a task's attempt here. The caller must change the task's state; one that was sent ahead is BLOCKED."""
+        if task.state is TaskState.AHEAD:
+            del self.followers[task]
+            task.slave = None
+            move(task, BLOCK)
+            _leave_line(task)
+            return
         del self.tasks[task]
         if task.needs is None:
             self.load -= 1
@@ -197,3 +225,17 @@ class SlaveState:
         for task in tasks:
             while (task.job.id, task.index, task.attempt) in self.unconfirmed:
                 task.attempt += 1
+
+
+def _leave_line(task: TaskRecord) -> None:
+    """Take a task out of its line that was AHEAD, and is BLOCKED now."""
+    links = task.links
+    assert links is not None
+    leader, line = links.leader, links.line
+    links.leader = links.line = None
+    if leader is not None and leader.links is not None and leader.links.follower is task:
+        leader.links.follower = None
+    if line is not None:
+        line.length -= 1
+        if line.tail is task and leader is not None:
+            line.tail = leader

@@ -110,7 +110,9 @@ class TaskLifecycle:
             self._state.keep_undelivered(task)
 
     def requeue(self, task: TaskRecord) -> None:
-        """Queue a task for another attempt, before all others of its owner."""
+        """Queue a task for another attempt, before all others of its owner; one that was sent ahead stays blocked."""
+        if task.state is TaskState.BLOCKED:
+            return
         move(task, REQUEUE)
         task.started = task.taken_back = False
         self._state.put_back(task)

@@ -52,10 +52,12 @@ def _check_job(state: SchedulerState, job: JobRecord) -> None:
 
 def _check_task(state: SchedulerState, task: TaskRecord) -> None:
     _require(task.state != TaskState.FORGOTTEN, f"{task} is forgotten, but stored")
-    assigned = task.state == TaskState.ASSIGNED
+    assigned = task.state in (TaskState.ASSIGNED, TaskState.AHEAD)
     _require(assigned == (task.slave is not None), f"{task} is {task.state.name}, but its slave is {task.slave!r}")
     if task.slave is not None:
-        _require(task in state.slaves[task.slave].tasks, f"{task} is unknown to its slave")
+        slave = state.slaves[task.slave]
+        known = slave.followers if task.state == TaskState.AHEAD else slave.tasks
+        _require(task in known, f"{task} is unknown to its slave")
         _require(task.attempt > 0, f"{task} has no attempt")
     elif task.state in (TaskState.WAITING, TaskState.BLOCKED):
         _require(not task.started, f"{task} waits, but has started")
@@ -76,6 +78,10 @@ def _check_slave(state: SchedulerState, slave: SlaveState) -> None:
         _require(
             (task.job.id, task.index, task.attempt) not in slave.unconfirmed, f"{task} is unconfirmed, but assigned"
         )
+    for task in slave.followers:
+        _require(task.slave == slave.id and task.state == TaskState.AHEAD, f"{slave} has {task} ahead")
+        _require(task.needs is None and not (task.started or task.suspect), f"{task} was sent ahead")
+        _require(task.job.tasks.get(task.index) is task, f"{slave} has {task}, which no job has")
     shares = [(task.needs, task.width) for task in slave.tasks] + list(slave.unconfirmed.values())
     _require(slave.load == sum(width for _, width in shares), f"{slave} miscounts its load")
     _require(
@@ -212,21 +218,26 @@ def _check_links(state: SchedulerState) -> None:
         missing = [needed for needed in links.inputs if needed.outcome is None]
         waiters.update(missing)
         _require(links.missing == len(missing), f"{task} waits for {missing}, not for {links.missing}")
-        _require(
-            (task.state == TaskState.BLOCKED) == bool(missing), f"{task} is {task.state.name}, and waits for {missing}"
-        )
+        is_blocked = task.state in (TaskState.BLOCKED, TaskState.AHEAD)
+        _require(is_blocked == bool(missing), f"{task} is {task.state.name}, and waits for {missing}")
+        if task.state == TaskState.AHEAD:
+            leader = links.leader
+            _require(missing == [leader] and leader is not None, f"{task} waits for {missing}, and not behind {leader}")
+            _require(leader is None or leader.links is None or leader.links.follower is task, f"{leader} leads another")
+        else:
+            _require(links.leader is None, f"{task} has a leader, but was not sent ahead")
         for needed in links.inputs:
             is_there = state.jobs.get(needed.job.id) is needed.job and needed.job.tasks.get(needed.index) is needed
             is_kept = state.retained.get((needed.job.id, needed.index)) is needed
             _require(is_there or is_kept, f"{needed}, which {task} needs, is forgotten")
-    blocked = sum(task.state == TaskState.BLOCKED for task in tasks)
+    blocked = sum(task.state in (TaskState.BLOCKED, TaskState.AHEAD) for task in tasks)
     _require(state.blocked == blocked, f"{blocked} tasks are blocked, not {state.blocked}")
     linked = {task for task in (*tasks, *users, *state.retained.values()) if task.links is not None}
     for task in linked:
         links = task.links
         assert links is not None
         _require(links.users == users[task], f"{users[task]} tasks need {task}, not {links.users}")
-        waiting = [each for each in links.dependents if each.state == TaskState.BLOCKED]
+        waiting = [each for each in links.dependents if each.state in (TaskState.BLOCKED, TaskState.AHEAD)]
         _require(len(waiting) == waiters[task], f"{waiters[task]} tasks wait for {task}, not {waiting}")
     for task in state.retained.values():
         _require(task.state == TaskState.FORGOTTEN and users[task] > 0, f"{task} is retained, but no task needs it")

@@ -4,6 +4,8 @@ A transition that is not in the table is a bug. Called by the scheduler only. A 
 leads out of FORGOTTEN.
 
     BLOCKED --unblock--> WAITING: its inputs are there
+    BLOCKED --send_ahead--> AHEAD --promote--> ASSIGNED: its last input has succeeded on the same slave
+       ^---------block--------'
     WAITING --assign--> ASSIGNED --finish--> FINISHED --forget--> FORGOTTEN
        ^------requeue------'                    ^
        `------finish (cancelled first)----------'          abandon: WAITING, ASSIGNED or BLOCKED to FORGOTTEN
@@ -18,6 +20,9 @@ from concurrent_nb.tasks.task_record import TaskRecord, TaskState
 #: (state, what happens) -> next state
 TRANSITIONS: Final[dict[tuple[TaskState, str], TaskState]] = {
     (TaskState.BLOCKED, "unblock"): TaskState.WAITING,
+    (TaskState.BLOCKED, "send_ahead"): TaskState.AHEAD,
+    (TaskState.AHEAD, "promote"): TaskState.ASSIGNED,
+    (TaskState.AHEAD, "block"): TaskState.BLOCKED,  # its slave has returned it, or is lost
     (TaskState.WAITING, "assign"): TaskState.ASSIGNED,
     (TaskState.ASSIGNED, "requeue"): TaskState.WAITING,  # returned, its slave or worker died, or a retry
     (TaskState.ASSIGNED, "finish"): TaskState.FINISHED,
@@ -47,6 +52,9 @@ def _verb(name: str) -> Verb:
 
 
 UNBLOCK: Final = _verb("unblock")
+SEND_AHEAD: Final = _verb("send_ahead")
+PROMOTE: Final = _verb("promote")
+BLOCK: Final = _verb("block")
 ASSIGN: Final = _verb("assign")
 REQUEUE: Final = _verb("requeue")
 FINISH: Final = _verb("finish")

@@ -37,6 +37,7 @@ class TaskState(IntEnum):
     FINISHED = 2  #: it has an outcome, which its owner has not acknowledged
     FORGOTTEN = 3  #: acknowledged; the record is dropped
     BLOCKED = 4  #: accepted, and it needs the result of a task that has not ended; in no queue
+    AHEAD = 5  #: blocked, and sent to the slave of the only task for whose end it waits, its leader
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +65,16 @@ class JobRecord:
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
     edges: dict[tuple[Digest, Digest], FunctionEdge] = field(default_factory=dict, repr=False)  #: to tasks of it
     kept: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: tasks whose results its owner keeps
+    ahead_max: int = 8  #: most tasks that are sent ahead in one line: more after each that ran so, fewer after others
+    ahead_skipped: int = 0  #: how often none was sent because that is 0, since the last one that was
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """Tasks of which each was sent ahead to the slave of the one before."""
+
+    tail: "TaskRecord"  #: the last one
+    length: int = 0  #: how many of them wait for the one before
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +87,10 @@ class TaskLinks:
     users: int = 0  #: tasks that need its result and have not ended
     is_kept: bool = False  #: its owner counts as one of those tasks: it may ask for the result, or give it to others
     clean: bool = True  #: no process can still refer to shared memory of its result, once these have ended
+    leader: "TaskRecord | None" = None  #: the input behind which it was sent ahead, while it is AHEAD
+    follower: "TaskRecord | None" = None  #: the task that was sent ahead behind it, while that one is AHEAD
+    line: Line | None = None  #: in which it is, while it has a leader, or had one in this attempt, or has a follower
+    was_ahead: bool = False  #: this attempt was sent ahead, and its leader has succeeded
 
 
 class TaskRecord(msgspec.Struct, eq=False):

@@ -392,6 +392,9 @@ def _run(
     flat = [buffer for item in buffers[start:end] for buffer in item] if buffers else []
     if start > 0 or end < len(items):
         message = _replace(message, name, items, start, end - start)
+        if start > 0 and type(message) is m.Assign and message.behind is not None:
+            before = items[start - 1]
+            message = msgspec.structs.replace(message, behind=m.TaskRef(message.job, before.index, before.attempt))
     return message, flat, 64 + 24 * (end - start) + size + sum(map(length, flat))
 
 

@@ -379,6 +379,8 @@ class Assign(Message, tag=20, frozen=True):
     timeout_s: float | None
     tasks: list[TaskFrame]
     needs: Needs | None = None
+    #: the first task needs the result of this attempt, which the slave has, and each other one that of the one before
+    behind: TaskRef | None = None
 
 
 class Withdraw(Message, tag=21, frozen=True):

@@ -229,6 +229,10 @@ class VirtualPool(UnsharedPool):
         """Return what has not started; with `stop`, stop what has."""
         self._obey(self.scheduler.withdrawn(tasks, stop, now))
 
+    def has(self, ref: m.TaskRef) -> bool:
+        """Return whether this attempt is here, and its end is in no report yet."""
+        return self.scheduler.place_of(ref) is not None
+
     def sample_stack(self, request: int, ref: m.TaskRef, now: float) -> None:
         """Answer for a task that a worker has; others are said to wait, or to have ended."""
         place = self.scheduler.place_of(ref)

@@ -135,7 +135,9 @@ class Dispatch:
                 return
         else:
             frames = [m.TaskFrame(task.index, task.attempt, task.body, (), task.kind) for task in assign.tasks]
-        slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs), buffers)
+        slave.session.send(
+            m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs, assign.behind), buffers
+        )
 
     def _readable_tasks(self, slave: Peer, assign: i.AssignTasks) -> tuple[list[m.TaskFrame], ItemBuffers]:
         """Return the tasks whose arguments can be sent now. The others are refused, or wait for another slave."""
@@ -144,8 +146,7 @@ class Dispatch:
         copies = not slave.memory.announced.shares
         for at, task in enumerate(assign.tasks):
             if copies and slave.session.backlog_bytes > self._limits.size_bytes:
-                rest = [m.TaskRef(assign.job, each.index, each.attempt) for each in assign.tasks[at:]]
-                self._on_event(e.TasksReturned(slave.session_id, rest))
+                self._take_back(assign, at)
                 if not slave.is_full:
                     slave.is_full = True
                     self._on_event(e.SlaveSuspected(slave.session_id))
@@ -154,10 +155,19 @@ class Dispatch:
                 frame, own = _frame_of(slave, task)
             except Exception as error:  # noqa: BLE001  (as above)
                 self._refuse(assign, [task], f"its arguments are not available: {error}")
+                if assign.behind is not None:  # the next one would wait for it
+                    self._take_back(assign, at + 1)
+                    break
                 continue
             frames.append(frame)
             buffers.append(own)
         return frames, buffers
+
+    def _take_back(self, assign: i.AssignTasks, at: int) -> None:
+        """Have the tasks from this place on, which are not sent, assigned anew."""
+        rest = [m.TaskRef(assign.job, task.index, task.attempt) for task in assign.tasks[at:]]
+        if rest:
+            self._on_event(e.TasksReturned(assign.slave, rest))
 
     def _refuse(self, assign: i.AssignTasks, tasks: Sequence[TaskRecord], why: str) -> None:
         refs = [m.TaskRef(assign.job, task.index, task.attempt) for task in tasks]

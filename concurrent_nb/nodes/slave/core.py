@@ -8,7 +8,7 @@ Called by the slave's poll loop, by the simulator and by the test of a task's li
 import logging
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -18,6 +18,7 @@ from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.common.log_format import PACKAGE_LOGGER
 from concurrent_nb.nodes.common.pool_contents import PoolContents
 from concurrent_nb.nodes.common.shared_memory_link import AnnouncedSegments, NullSegmentReader, PeerSegments
+from concurrent_nb.nodes.slave.followers import Followers
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
@@ -51,6 +52,9 @@ class WorkerReports(Protocol):
     forgotten: list[bytes]  #: segments that their workers have closed
     orphaned: list[bytes]  #: segments whose workers have died
 
+    def add(self, others: Any) -> None:
+        """Add later reports of the same kind."""
+
 
 class WorkerPool(Protocol):
     """What a slave needs of its workers. Implemented by `workers.slave_side.pool.Pool` and by the pools of tests."""
@@ -78,6 +82,9 @@ class WorkerPool(Protocol):
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""
+
+    def has(self, ref: m.TaskRef) -> bool:
+        """Return whether this attempt is here, and its end is in no report yet."""
 
     def hold_notes(self, hold: bool) -> None:
         """Slow down tasks that send notes, until the next call with False."""
@@ -139,6 +146,7 @@ class SlaveCore:
         if shares:
             self.session.send(m.ShareMemory())
         self._pool = pool
+        self._followers = Followers()
         self._interval_s = interval_s
         self._sent_at = -interval_s
         self._host_load = host_load
@@ -149,6 +157,7 @@ class SlaveCore:
         self._holds_notes = False
         self._restart = 0  # number of the master's request to restart workers, until all are
         self._outdated_sent = -1  # the number that was last reported for it
+        self._is_draining = False
         self.degraded = ""  #: why the pool cannot run tasks any more
         self.drain_requested = False  #: the master has asked this slave to leave when its running tasks have ended
         self.kernel_requests: list[int] = []  #: requests for the slave's kernel without an answer
@@ -165,14 +174,19 @@ class SlaveCore:
             if type(message) is m.Assign:
                 if message.timeout_s is not None and not message.timeout_s >= 0:
                     raise ProtocolError(f"tasks that may run {message.timeout_s} s")
-                self._pool.assign(*self._received_contents.localized(message, item.buffers), now)
+                run, buffers = self._received_contents.localized(message, item.buffers)
+                if run.behind is None:
+                    self._pool.assign(run, buffers, now)
+                else:
+                    self._followers.hold(run, buffers)
             elif type(message) is m.Function:
                 sizes, own = self._received_contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
                 self._pool.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
             elif type(message) is m.Content:
                 self._received_contents.took(message, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
-                self._pool.withdraw(message.tasks, message.stop, now)
+                tasks = self._followers.withdraw(message.tasks) if self._followers else message.tasks
+                self._pool.withdraw(tasks, message.stop, now)
             elif type(message) is m.DropFunctions:
                 self._pool.drop_functions(message.digests)
             elif type(message) is m.Segment:
@@ -204,6 +218,11 @@ class SlaveCore:
         """Report a new number of slots, and of tasks that the slave accepts."""
         self.session.send(m.Capacity(slots, credit))
 
+    def drain(self) -> None:
+        """Return tasks that were sent ahead, now and from now on. The pool must be drained, too."""
+        self._is_draining = True
+        self._followers.drain()
+
     def _throttle_output(self) -> None:
         """Slow down tasks that write more than the master acknowledges."""
         self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
@@ -233,6 +252,8 @@ class SlaveCore:
         would cost master and application about as much time.
         """
         reports = self._pool.take_reports()
+        if self._followers or self._followers.returned:
+            reports = self._go_on(reports, now)
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
             self._output_bytes += len(data)
@@ -269,6 +290,24 @@ class SlaveCore:
         if envelopes:
             self._sent_at = now
         return envelopes
+
+    def _go_on(self, reports: WorkerReports, now: float) -> WorkerReports:
+        """Have the tasks run whose leaders have succeeded. Return all reports, with the tasks that do not run here."""
+        followers, pool, news = self._followers, self._pool, reports
+        while True:
+            if news.degraded or self._is_draining:
+                followers.drain()
+            ready = followers.go_on(news.outcomes, news.returned)
+            if not ready:
+                break
+            for run, buffers in ready:
+                pool.assign(run, buffers, now)
+            news = pool.take_reports()  # of pools that run tasks, or send them off, when they are asked
+            reports.add(news)
+        followers.check(pool.has)
+        reports.returned += followers.returned
+        followers.returned = []
+        return reports
 
     def _is_held_back(self, urgent: bool, now: float) -> bool:
         """Return whether the messages are held back for now."""

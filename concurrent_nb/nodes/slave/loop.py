@@ -112,6 +112,7 @@ class SlaveLoop:
         """Accept no more tasks, and leave when those that run have ended and the master has their outcomes."""
         self.is_draining = True
         self._core.resize(0, 0)
+        self._core.drain()
         self._pool.drain(now)
 
     def confirmed(self, now: float) -> None:

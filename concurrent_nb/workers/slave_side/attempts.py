@@ -154,6 +154,20 @@ class PoolReports(Struct):
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.started or self.returned or self.output or self.stacks or self.degraded)
 
+    def add(self, others: "PoolReports") -> None:
+        """Add later reports."""
+        for job, frames, buffers in others.outcomes:
+            for at, frame in enumerate(frames):
+                self.ended(job, frame, buffers[at] if buffers else ())
+        self.started += others.started
+        self.returned += others.returned
+        self.output += others.output
+        self.stacks += others.stacks
+        self.degraded = self.degraded or others.degraded
+        self.segments += others.segments
+        self.forgotten += others.forgotten
+        self.orphaned += others.orphaned
+
     def ended(self, job: bytes, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
         """Add an outcome."""
         known = self._by_job.get(job)

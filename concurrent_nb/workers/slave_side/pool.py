@@ -210,6 +210,10 @@ class Pool:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""
         self._execute(self._scheduler.withdrawn(refs, stop, now), now)
 
+    def has(self, ref: TaskRef) -> bool:
+        """Return whether this attempt is here, and its end is in no report yet."""
+        return self._scheduler.place_of(ref) is not None
+
     def sample_stack(self, request: int, ref: TaskRef, now: float) -> None:
         """Have a running task's worker write its stack; reported with this number, as is why there is none."""
         try:

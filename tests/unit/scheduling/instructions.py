@@ -14,12 +14,18 @@ from concurrent_nb.wire.messages import ErrorReport
 
 
 def assigned(instructions: list[Instruction]) -> dict[str, list[int]]:
-    """Which tasks go to which slave."""
+    """Which tasks go to which slave, to run there as soon as it can."""
     found: dict[str, list[int]] = {}
     for instruction in instructions:
-        if isinstance(instruction, AssignTasks):
+        if isinstance(instruction, AssignTasks) and instruction.behind is None:
             found.setdefault(instruction.slave.decode(), []).extend(task.index for task in instruction.tasks)
     return found
+
+
+def sent_ahead(instructions: list[Instruction]) -> list[tuple[int, list[int]]]:
+    """Behind which task others are sent ahead."""
+    runs = [it for it in instructions if isinstance(it, AssignTasks)]
+    return [(it.behind.index, [task.index for task in it.tasks]) for it in runs if it.behind is not None]
 
 
 def attempts(instructions: list[Instruction]) -> dict[int, int]:

@@ -8,9 +8,12 @@ from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.states import (
     ABANDON,
     ASSIGN,
+    BLOCK,
     FINISH,
     FORGET,
+    PROMOTE,
     REQUEUE,
+    SEND_AHEAD,
     TRANSITIONS,
     UNBLOCK,
     InvalidTransition,
@@ -21,7 +24,7 @@ from concurrent_nb.tasks.states import (
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import OutcomeFrame
 
-VERBS = [UNBLOCK, ASSIGN, REQUEUE, FINISH, FORGET, ABANDON]
+VERBS = [UNBLOCK, SEND_AHEAD, PROMOTE, BLOCK, ASSIGN, REQUEUE, FINISH, FORGET, ABANDON]
 
 
 def a_task() -> TaskRecord:

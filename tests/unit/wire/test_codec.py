@@ -248,6 +248,19 @@ def test_a_run_with_many_slices_keeps_to_the_frame() -> None:
     assert [frame for message in decoded for frame in getattr(message, "items", ())] == run.items
 
 
+def test_a_line_of_tasks_that_is_cut_names_for_each_part_the_task_before_it() -> None:
+    frames = [m.TaskFrame(index, 2, b"b" * 5000) for index in range(300)]
+    leader = m.TaskRef(JOB, 999, 1)
+    parts = [part for part, _, _ in split(m.Assign(JOB, b"f" * 32, None, frames, None, leader))]
+    assert len(parts) > 1
+    before = leader
+    for part in parts:
+        assert isinstance(part, m.Assign)
+        assert part.behind == before
+        before = m.TaskRef(JOB, part.tasks[-1].index, part.tasks[-1].attempt)
+    assert before.index == 299
+
+
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=1500), st.integers(0, 200))
 def test_a_run_that_is_cut_keeps_every_task_and_its_buffers(sizes: list[int], every: int) -> None:
     frames, buffers = [], []
