@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -38,6 +39,7 @@ INPUT_BYTES: Final = 16
 _REFUSED_MAX: Final = 64
 
 
+@dataclass(eq=False, slots=True)
 class ClientMessages:
     """Turns the messages of applications into events for the scheduler.
 
@@ -51,26 +53,20 @@ class ClientMessages:
         emit: called with each event.
     """
 
-    def __init__(
-        self,
-        peers: Mapping[SessionId, Peer],
-        functions: FunctionTable,
-        memory: SharedMemoryTracker,
-        scheduler: Scheduler,
-        measured: MeasuredValues,
-        limits: Limits,
-        emit: Callable[[e.Event], None],
-    ) -> None:
-        self._peers = peers
-        self._functions = functions
-        self._memory = memory
-        self._scheduler = scheduler
-        self._limits = limits
-        self._emit = emit
-        self._log = RateLimitedLog(log)
-        self._measured = measured
-        self._names_of_ran: dict[bytes, str] = {}  # by digest, of functions that applications have run themselves
-        self.handlers: Mapping[type, Handler] = {  #: by type of the message
+    peers: Mapping[SessionId, Peer]
+    functions: FunctionTable
+    memory: SharedMemoryTracker
+    scheduler: Scheduler
+    measured: MeasuredValues
+    limits: Limits
+    emit: Callable[[e.Event], None]
+    # By digest, of functions that applications have run themselves.
+    _names_of_ran: dict[bytes, str] = field(default_factory=dict, init=False)
+    _log: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(log), init=False)
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return what handles each type of message."""
+        return {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
             m.TaskInputs: self._on_task_inputs,
@@ -85,16 +81,16 @@ class ClientMessages:
 
     def check_usage(self, peer: Peer) -> None:
         """Count exactly what is held for a client's key. Raises LimitExceeded."""
-        tasks, size_bytes = count_tasks(self._scheduler.jobs.values(), peer.key.decode())
-        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.content_bytes(peer.key)
-        same = [each for each in self._peers.values() if each.key == peer.key]
+        tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
+        size_bytes += self.functions.bytes_in_use(peer.key) + self.memory.content_bytes(peer.key)
+        same = [each for each in self.peers.values() if each.key == peer.key]
         size_bytes += sum(each.session.held_bytes for each in same)
         size_bytes += sum(INPUT_BYTES * len(refs) for each in same for refs in each.inputs.values())
-        peer.usage.counted(tasks, size_bytes, self._limits)
+        peer.usage.counted(tasks, size_bytes, self.limits)
 
     def _on_function(self, peer: Peer, message: m.Function, item: Received, now: float) -> None:
-        if (known := self._functions.get(message.digest)) is not None:
-            self._functions.add(known, peer.key)
+        if (known := self.functions.get(message.digest)) is not None:
+            self.functions.add(known, peer.key)
             return
         buffers = item.buffers or [()]
         name = f"function {message.digest.hex()[:8]}"
@@ -102,9 +98,9 @@ class ClientMessages:
         if function_digest([message.body, *parts]) != message.digest:
             raise ProtocolError(f"{name} does not have the digest that it names")
         size = len(message.body) + sum(map(length, buffers[0]))
-        if size > self._limits.size_bytes:
-            self._refuse_function(peer, message.digest, too_large(name, size, self._limits.size_bytes))
-        elif (here := self._memory.translated(peer.memory, message.sizes, buffers[0])) is None:
+        if size > self.limits.size_bytes:
+            self._refuse_function(peer, message.digest, too_large(name, size, self.limits.size_bytes))
+        elif (here := self.memory.translated(peer.memory, message.sizes, buffers[0])) is None:
             why = f"{name} lies in shared memory that the master cannot open. {peer.memory.open_error}".rstrip()
             self._log.warning(peer.key, now, "%s of %r is refused: %s", name, peer.name, why, ids=ids_of(peer))
             self._refuse_function(peer, message.digest, why)
@@ -112,7 +108,7 @@ class ClientMessages:
             sizes, own = here
             if sizes is not message.sizes:
                 message, buffers = m.Function(message.digest, message.body, sizes, message.name), [own]
-            self._functions.add(FunctionEntry(message, buffers), peer.key)
+            self.functions.add(FunctionEntry(message, buffers), peer.key)
 
     def _refuse_function(self, peer: Peer, digest: bytes, why: str) -> None:
         peer.refused[digest] = why
@@ -122,9 +118,9 @@ class ClientMessages:
     def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
         peer.usage.size_bytes += JOB_BYTES
         notebook, cell = message.notebook, message.cell
-        if peer.parent is not None and not notebook and (parent := self._scheduler.find_job(peer.parent)) is not None:
+        if peer.parent is not None and not notebook and (parent := self.scheduler.find_job(peer.parent)) is not None:
             notebook, cell = parent.notebook, parent.cell
-        self._emit(
+        self.emit(
             e.JobOpened(
                 peer.session_id,
                 peer.key.decode(),
@@ -147,7 +143,7 @@ class ClientMessages:
             raise ProtocolError(f"task {task_name(JobId(message.job), message.index)} needs {len(refs)} results")
 
     def _on_submit(self, peer: Peer, message: m.Submit, item: Received, now: float) -> None:
-        function = self._functions.get(message.function)
+        function = self.functions.get(message.function)
         if function is None:
             why = peer.refused.get(message.function) or f"function {message.function.hex()[:8]} was never sent"
             self._refuse(peer, message, message.tasks, why)
@@ -162,8 +158,8 @@ class ClientMessages:
             objects = [objects_of((*captured, *task.sizes)) for task in tasks]
         inputs = self._inputs_of(peer, message, tasks) if peer.inputs else ()
         peer.usage.tasks += len(tasks)
-        self._functions.claim(function, message.job, peer.key)
-        self._emit(
+        self.functions.claim(function, message.job, peer.key)
+        self.emit(
             e.TasksSubmitted(
                 peer.session_id,
                 JobId(message.job),
@@ -196,9 +192,9 @@ class ClientMessages:
         for at, task in enumerate(message.tasks):
             own = buffers[at] if buffers else ()
             size = sum(map(length, own))
-            if size > self._limits.size_bytes:
-                self._refuse(peer, message, [task], too_large("its arguments", size, self._limits.size_bytes))
-            elif (here := self._memory.translated(peer.memory, task.sizes, own)) is None:
+            if size > self.limits.size_bytes:
+                self._refuse(peer, message, [task], too_large("its arguments", size, self.limits.size_bytes))
+            elif (here := self.memory.translated(peer.memory, task.sizes, own)) is None:
                 closed.append(task)
             else:
                 sizes, own = here
@@ -217,22 +213,22 @@ class ClientMessages:
         peer.session.send(m.Outcomes(message.job, "", items))
 
     def _on_fetch_results(self, peer: Peer, message: m.FetchResults, _: Received, now: float) -> None:
-        self._emit(e.ResultsWanted(peer.session_id, JobId(message.job), message.indexes))
+        self.emit(e.ResultsWanted(peer.session_id, JobId(message.job), message.indexes))
 
     def _on_free_results(self, peer: Peer, message: m.FreeResults, _: Received, now: float) -> None:
-        self._emit(e.ResultsFreed(peer.session_id, JobId(message.job), message.indexes))
+        self.emit(e.ResultsFreed(peer.session_id, JobId(message.job), message.indexes))
 
     def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
-        self._emit(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes, message.unstarted_only))
+        self.emit(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes, message.unstarted_only))
 
     def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
-        self._emit(e.JobClosed(peer.session_id, JobId(message.job)))
+        self.emit(e.JobClosed(peer.session_id, JobId(message.job)))
 
     def _on_measured(self, peer: Peer, message: m.Measured, _: Received, now: float) -> None:
         job_id = JobId(message.job)
-        job = self._scheduler.find_job(job_id)
+        job = self.scheduler.find_job(job_id)
         if job is not None and job.owner == peer.key.decode():
-            self._measured.take(job_id, job.owner, message.values)
+            self.measured.take(job_id, job.owner, message.values)
 
     def _on_ran(self, peer: Peer, message: m.Ran, _: Received, now: float) -> None:
         if peer.parent is None:
@@ -245,12 +241,12 @@ class ClientMessages:
         self._names_of_ran[message.function] = message.name
         if len(self._names_of_ran) > _NAMES_MAX:
             del self._names_of_ran[next(iter(self._names_of_ran))]
-        self._emit(
+        self.emit(
             e.TasksRan(peer.session_id, JobId(message.job), Digest(message.function), peer.parent_slave, message.items)
         )
 
     def name_of(self, digest: bytes) -> str:
         """Return the name of a function for people."""
-        function = self._functions.get(digest)
+        function = self.functions.get(digest)
         name = self._names_of_ran.get(digest, "") if function is None else function.message.name
         return name or digest.hex()[:8]

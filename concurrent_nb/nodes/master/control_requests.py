@@ -1,6 +1,7 @@
 """What callers of the control channel ask of slaves and jobs. Pure, a part of `nodes.master.core`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from concurrent_nb.errors import ConfigurationError, StackUnavailable
 from concurrent_nb.ids import JobId, SessionId
@@ -15,6 +16,7 @@ from concurrent_nb.tasks.task_record import JobRecord
 from concurrent_nb.wire import messages as m
 
 
+@dataclass(eq=False, slots=True)
 class ControlRequests:
     """Carries out what admins and owners ask.
 
@@ -28,25 +30,15 @@ class ControlRequests:
         decide: passes them to the scheduler, at a time.
     """
 
-    def __init__(
-        self,
-        peers: Mapping[SessionId, Peer],
-        scheduler: Scheduler,
-        dispatch: Dispatch,
-        kernels: KernelRequests,
-        stacks: StackRequests,
-        emit: Callable[[e.Event], None],
-        decide: Callable[[float], None],
-    ) -> None:
-        self._peers = peers
-        self._scheduler = scheduler
-        self._dispatch = dispatch
-        self._kernels = kernels
-        self._stacks = stacks
-        self._emit = emit
-        self._decide = decide
-        self._restarts = 0  # number of the last RestartWorkers
-        self.log_level: m.LogLevel | None = None  #: of slaves, if it was set
+    peers: Mapping[SessionId, Peer]
+    scheduler: Scheduler
+    dispatch: Dispatch
+    kernels: KernelRequests
+    stacks: StackRequests
+    emit: Callable[[e.Event], None]
+    decide: Callable[[float], None]
+    log_level: m.LogLevel | None = field(default=None, init=False)  #: of slaves, if it was set
+    _restarts: int = field(default=0, init=False)  # number of the last RestartWorkers
 
     def open_kernel(self, slave: str, now: float) -> int:
         """Have a slave open a Jupyter kernel. Returns the request number under which `kernels` settles it.
@@ -54,13 +46,13 @@ class ControlRequests:
         Raises ConfigurationError, which lists the slaves, if there is none of that name.
         """
         session_id = self._slave_named(slave).session_id
-        message = self._kernels.ask(session_id, slave, now)
-        self._dispatch.send(session_id, message)
+        message = self.kernels.ask(session_id, slave, now)
+        self.dispatch.send(session_id, message)
         return message.request
 
     def _slave_named(self, name: str) -> Peer:
         """Return a slave that has joined. Raises ConfigurationError, which lists the slaves, if there is none."""
-        slaves = {peer.name: peer for peer in self._peers.values() if peer.role == "slave" and peer.joined}
+        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.joined}
         if name not in slaves:
             there = ", ".join(sorted(slaves)) or "none"
             raise ConfigurationError(f"there is no slave {name[:100]!r}; the slaves are: {there}")
@@ -72,18 +64,18 @@ class ControlRequests:
         Those that have not started run elsewhere. Raises ConfigurationError if there is no slave of that name.
         """
         peer = self._slave_named(name)
-        slave = self._scheduler.slaves.get(peer.session_id)
+        slave = self.scheduler.slaves.get(peer.session_id)
         if not peer.is_draining:
             peer.is_draining, peer.slots = True, 0
-            self._dispatch.send(peer.session_id, m.Drain())
-            self._emit(e.SlaveResized(peer.session_id, 0, 0))
-            self._decide(now)
+            self.dispatch.send(peer.session_id, m.Drain())
+            self.emit(e.SlaveResized(peer.session_id, 0, 0))
+            self.decide(now)
         return 0 if slave is None else len(slave.tasks)
 
     def find_slave(self, name: str) -> tuple[NodeInfo, int]:
         """Return where a slave runs, and how many tasks it has. Raises as `drain_slave`."""
         peer = self._slave_named(name)
-        slave = self._scheduler.slaves.get(peer.session_id)
+        slave = self.scheduler.slaves.get(peer.session_id)
         return peer.info, 0 if slave is None else len(slave.tasks)
 
     def cancel(self, job_id: JobId, indexes: Sequence[int] | None, owner: str | None, now: float) -> int:
@@ -105,13 +97,13 @@ class ControlRequests:
             raise ConfigurationError(
                 f"job {job_id.hex()} has no task {', '.join(map(str, indexes))} at the master that has not ended"
             )
-        self._emit(e.CancelRequested(None, job_id, indexes))
-        self._decide(now)
+        self.emit(e.CancelRequested(None, job_id, indexes))
+        self.decide(now)
         return len(open_tasks)
 
     def _job_of(self, job_id: JobId, owner: str | None, may: str) -> JobRecord:
         """Return a job. Raises ConfigurationError if there is none, or with `owner`, none of this principal."""
-        job = self._scheduler.jobs.get(job_id)
+        job = self.scheduler.jobs.get(job_id)
         if job is None or owner not in (None, job.owner):
             raise ConfigurationError(
                 f"there is no job {job_id.hex()} that this caller may {may}: it has ended and its results are taken, "
@@ -140,8 +132,8 @@ class ControlRequests:
         if why := why_not_running(task):
             raise StackUnavailable(f"task {task.name} does not run: {why}")
         assert task.slave is not None
-        message = self._stacks.ask(task, self._scheduler.slaves[task.slave].name, now)
-        self._dispatch.send(task.slave, message)
+        message = self.stacks.ask(task, self.scheduler.slaves[task.slave].name, now)
+        self.dispatch.send(task.slave, message)
         return message.request
 
     def read_tasks(self, job_id: JobId | None, since: int, owner: str | None) -> TaskPage:
@@ -149,17 +141,17 @@ class ControlRequests:
 
         With `owner`, only of jobs of this owner. Raises ConfigurationError for a job that is another's, or unknown.
         """
-        clients = [peer for peer in self._peers.values() if peer.role == "client" and peer.parent is None]
+        clients = [peer for peer in self.peers.values() if peer.role == "client" and peer.parent is None]
         names = {peer.key.decode(): peer.name for peer in clients}
-        ended = self._scheduler.ended_jobs
-        return page_of(self._scheduler.task_log, self._scheduler.jobs, ended, job_id, owner, since, names)
+        ended = self.scheduler.ended_jobs
+        return page_of(self.scheduler.task_log, self.scheduler.jobs, ended, job_id, owner, since, names)
 
     def set_log_level(self, level: m.LogLevel) -> int:
         """Have all slaves, later ones too, log what is at least as severe. Returns how many slaves there are."""
         self.log_level = level
-        slaves = [peer for peer in self._peers.values() if peer.role == "slave" and peer.joined]
+        slaves = [peer for peer in self.peers.values() if peer.role == "slave" and peer.joined]
         for peer in slaves:
-            self._dispatch.send(peer.session_id, m.SetLogLevel(level))
+            self.dispatch.send(peer.session_id, m.SetLogLevel(level))
         return len(slaves)
 
     def restart_workers(self, *, stop: bool) -> int:
@@ -169,9 +161,9 @@ class ControlRequests:
         """
         self._restarts += 1
         workers = 0
-        for peer in self._peers.values():
+        for peer in self.peers.values():
             if peer.role == "slave" and peer.slots and peer.joined:
                 peer.outdated, peer.restart = peer.slots, self._restarts
                 workers += peer.slots
-                self._dispatch.send(peer.session_id, m.RestartWorkers(self._restarts, stop))
+                self.dispatch.send(peer.session_id, m.RestartWorkers(self._restarts, stop))
         return workers

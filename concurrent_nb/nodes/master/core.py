@@ -145,8 +145,8 @@ class MasterCore:
             self.peers, scheduler, self._dispatch, self.kernels, self.stacks, self._add_event, self._decide
         )
         self._handlers: dict[type, Handler] = {
-            **self._client_messages.handlers,
-            **slave_messages.handlers,
+            **self._client_messages.handlers(),
+            **slave_messages.handlers(),
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
             m.Content: self._on_memory,

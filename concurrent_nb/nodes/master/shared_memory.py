@@ -92,10 +92,11 @@ class PeerMemory:
         label: the peer's name for messages.
         session: the session with it.
         memory: the segments that are open here.
+        limits: of what is copied for it at once, if it can open nothing here, and of segments that are opened for one
+            session of its key.
+        slots: of a slave, which may have more segments for each.
         store: where contents that it sends are stored; None keeps them as they came.
         on_event: called when a content has travelled to it, or is gone from it; None for a peer that runs no tasks.
-        most_bytes: limit of what is copied for it at once, if it can open nothing here.
-        most_segments: limit of segments that are opened for one session of its key.
     """
 
     def __init__(
@@ -105,20 +106,20 @@ class PeerMemory:
         label: str,
         session: Session,
         memory: MergedSegments,
+        limits: Limits,
+        slots: int = 0,
         *,
         store: ObjectStore | None = None,
         on_event: Callable[[e.Event], None] | None = None,
-        most_bytes: int,
-        most_segments: int,
     ) -> None:
         self.session_id = session_id
         self.key = key
         self.label = label
         self.session = session
-        self.most_segments = most_segments
+        self.most_segments = limits.segments + SEGMENTS_PER_SLOT * slots
         self.is_slave = on_event is not None
         changed = self._contents_changed if self.is_slave else None
-        self.announced = AnnouncedSegments(session, memory, contents_changed=changed, most_bytes=most_bytes)
+        self.announced = AnnouncedSegments(session, memory, contents_changed=changed, most_bytes=limits.object_bytes)
         self.contents = ReceivedContents(store)
         self.segments: set[bytes] = set()  #: its segments that are open here
         self.open_error = ""  #: why a segment of it is not open here
@@ -200,30 +201,16 @@ class SharedMemoryTracker:
 
     def client(self, session_id: SessionId, key: bytes, name: str, session: Session) -> PeerMemory:
         """Begin to track an application."""
-        peer = self._peers[session_id] = PeerMemory(
-            session_id,
-            key,
-            f"client {name!r}",
-            session,
-            self._memory,
-            store=self._store,
-            most_bytes=self._limits.object_bytes,
-            most_segments=self._limits.segments,
-        )
+        peer = PeerMemory(session_id, key, f"client {name!r}", session, self._memory, self._limits, store=self._store)
+        self._peers[session_id] = peer
         return peer
 
     def slave(self, session_id: SessionId, key: bytes, name: str, session: Session, slots: int = 1) -> PeerMemory:
         """Begin to track a slave."""
-        peer = self._peers[session_id] = PeerMemory(
-            session_id,
-            key,
-            f"slave {name!r}",
-            session,
-            self._memory,
-            on_event=self._on_event,
-            most_bytes=self._limits.object_bytes,
-            most_segments=self._limits.segments + SEGMENTS_PER_SLOT * slots,
+        peer = PeerMemory(
+            session_id, key, f"slave {name!r}", session, self._memory, self._limits, slots, on_event=self._on_event
         )
+        self._peers[session_id] = peer
         return peer
 
     def left(self, peer: PeerMemory) -> None:

@@ -1,6 +1,7 @@
 """The messages of slaves: what became of their tasks becomes events. Pure, a part of `nodes.master.core`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 
 from concurrent_nb.errors import ProtocolError
@@ -16,6 +17,7 @@ from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Received
 
 
+@dataclass(eq=False, slots=True)
 class SlaveMessages:
     """Turns the messages of slaves into events for the scheduler, and passes the output of tasks on.
 
@@ -29,24 +31,17 @@ class SlaveMessages:
         emit: called with each event.
     """
 
-    def __init__(
-        self,
-        peers: Mapping[SessionId, Peer],
-        memory: SharedMemoryTracker,
-        scheduler: Scheduler,
-        kernels: KernelRequests,
-        stacks: StackRequests,
-        send: Callable[[SessionId, m.AnyMessage], None],
-        emit: Callable[[e.Event], None],
-    ) -> None:
-        self._peers = peers
-        self._memory = memory
-        self._scheduler = scheduler
-        self._kernels = kernels
-        self._stacks = stacks
-        self._send = send
-        self._emit = emit
-        self.handlers: Mapping[type, Handler] = {  #: by type of the message
+    peers: Mapping[SessionId, Peer]
+    memory: SharedMemoryTracker
+    scheduler: Scheduler
+    kernels: KernelRequests
+    stacks: StackRequests
+    send: Callable[[SessionId, m.AnyMessage], None]
+    emit: Callable[[e.Event], None]
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return what handles each type of message."""
+        return {
             m.Outcomes: self._on_outcomes,
             m.Started: self._on_started,
             m.Returned: self._on_returned,
@@ -63,29 +58,29 @@ class SlaveMessages:
         items: Sequence[m.OutcomeFrame] = message.items
         buffers = item.buffers
         if any(frame.sizes for frame in items):
-            items = self._memory.outcomes(peer.memory, JobId(message.job), items)
+            items = self.memory.outcomes(peer.memory, JobId(message.job), items)
             if buffers:  # a lost result has no buffers
                 buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
-        self._emit(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
+        self.emit(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
 
     def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
-        self._emit(e.TasksStarted(peer.session_id, message.tasks))
+        self.emit(e.TasksStarted(peer.session_id, message.tasks))
 
     def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
-        self._emit(e.TasksReturned(peer.session_id, message.tasks))
+        self.emit(e.TasksReturned(peer.session_id, message.tasks))
 
     def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
-        job = self._scheduler.jobs.get(JobId(message.task.job))
+        job = self.scheduler.jobs.get(JobId(message.task.job))
         task = None if job is None else job.tasks.get(message.task.index)
         if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
             return
-        client = None if task.job.client is None else self._peers.get(task.job.client)
+        client = None if task.job.client is None else self.peers.get(task.job.client)
         if client is None:
             return
         output, backlog = client.output, client.session.backlog_bytes
         is_held = client.is_silent or output.has_cuts or backlog > OUTPUT_KEPT_BYTES
         if not is_held or output.accepts(message, client.is_silent, backlog):
-            self._send(client.session_id, message)
+            self.send(client.session_id, message)
 
     def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
         if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
@@ -93,13 +88,13 @@ class SlaveMessages:
         if peer.is_draining:
             return  # it had not got the Drain yet, or confirms it
         peer.slots = message.slots
-        self._emit(e.SlaveResized(peer.session_id, message.slots, message.credit))
+        self.emit(e.SlaveResized(peer.session_id, message.slots, message.credit))
 
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
-        self._kernels.answered(peer.session_id, message)
+        self.kernels.answered(peer.session_id, message)
 
     def _on_stack_sampled(self, peer: Peer, message: m.StackSampled, _: Received, now: float) -> None:
-        self._stacks.answered(peer.session_id, message)
+        self.stacks.answered(peer.session_id, message)
 
     def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
         if not 0 <= message.left <= CREDIT_MAX:
