@@ -31,6 +31,8 @@ from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launch
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState, SlaveStart
 from concurrent_nb.nodes.launchers.shortage import shortage
 from concurrent_nb.nodes.launchers.supervisor import (
+    SHORTAGE_TURN_S,
+    TURN_S,
     DrainSlave,
     EndSlaves,
     GiveUp,
@@ -45,12 +47,7 @@ from concurrent_nb.transport.control_client import ControlClient
 
 log = logging.getLogger(__name__)
 
-#: seconds between two turns while slaves start, and when all have joined
-TURN_WHILE_STARTING_S: Final = 0.1
-TURN_S: Final = 0.5
-#: and the next one if this machine is short of files, processes or memory
-SHORTAGE_TURN_S: Final = 5.0
-#: slaves that only wait in a queue for so long are not awaited at the start
+#: after slaves have only waited in a queue for this long, the start does not wait for them
 QUEUED_S: Final = 3.0
 
 
@@ -157,7 +154,7 @@ class LaunchedSlaves:
         try:
             self._launcher.close()
         except ConcurrentError as error:
-            log.warning("launcher %s has left something: %s", self._on, error)
+            log.warning("launcher %s could not remove everything: %s", self._on, error)
         finally:
             if self._control is not None:
                 self._control.close()
@@ -252,7 +249,7 @@ class LaunchedSlaves:
                 pause_s = TURN_S  # it has ended, which the owner notices, or is busy
             except Exception as error:  # of a launcher, which may be a plug-in
                 if short := shortage(error):
-                    log.warning("cluster %s: its slaves cannot be looked after now, as %s", self._cluster, short)
+                    log.warning("cluster %s: its slaves cannot be checked now, because %s", self._cluster, short)
                     self._wake.wait(SHORTAGE_TURN_S)
                     continue
                 log.exception("launcher %s has failed", self._on)
@@ -277,14 +274,14 @@ class LaunchedSlaves:
                 load = ClusterLoad(answer["waiting"], answer["assigned"], self._slots_per_slave() or 1)
                 supervisor.follow(self._adaptation.wanted(now, supervisor.wanted, load))
             instructions = supervisor.turn(now, launched, members)
+            next_turn_s = supervisor.next_turn_s(instructions)
             if members:
                 self._has_joined.set()
-            is_complete = supervisor.joined >= supervisor.wanted
         for instruction in instructions:
             if self._stopping:
                 break
             self._obey(instruction)
-        return TURN_S if is_complete and not instructions else TURN_WHILE_STARTING_S
+        return next_turn_s
 
     def _note_queued(self, now: float, launched: Sequence[LaunchedSlave], members: Mapping[str, MemberSlave]) -> None:
         is_queued = not members and all(each.state is LaunchState.QUEUED for each in launched)

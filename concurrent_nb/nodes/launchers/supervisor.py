@@ -13,8 +13,8 @@ from typing import Final
 
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
 
-#: so many slaves in a row may fail, or as many as are wanted and one more; then no other one is started, or, if slaves
-#: are left, one every RETRY_S
+#: after this many failures in a row, or one more than slaves are wanted if that is more, no other slave is started;
+#: if slaves are left, one is started every RETRY_S
 FAILURES_MAX: Final = 5
 RETRY_S: Final = 60.0
 #: a slave that has been a member for so long is good: it ends a row, and is in none itself
@@ -25,6 +25,11 @@ GONE_S: Final = 20.0
 REPLACE_BEFORE_S: Final = 90.0
 #: and leaves at this time at the latest, even if the other one has not joined
 DRAIN_BEFORE_S: Final = 45.0
+#: seconds between two turns while slaves start, when all have joined, and if this machine was short of files, processes
+#: or memory
+TURN_WHILE_STARTING_S: Final = 0.1
+TURN_S: Final = 0.5
+SHORTAGE_TURN_S: Final = 5.0
 #: seconds before the next start, after so many failures in a row; the last one holds for more of them
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 #: the same if this machine was short of files, processes, memory or disk space. That counts in no row once a slave has
@@ -154,6 +159,10 @@ class Supervisor:
     def joined(self) -> int:
         """The number of slaves that have joined and stay."""
         return sum(each.joined_at is not None and not each.is_leaving for each in self._records.values())
+
+    def next_turn_s(self, instructions: Sequence[Instruction]) -> float:
+        """Return how many seconds after a turn with these instructions the next one should follow."""
+        return TURN_S if self.joined >= self.wanted and not instructions else TURN_WHILE_STARTING_S
 
     def turn(
         self, now: float, launched: Iterable[LaunchedSlave], members: Mapping[str, MemberSlave] | None
