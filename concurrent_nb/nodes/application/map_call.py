@@ -21,18 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, NotPicklable, TooLarge
-from concurrent_nb.nodes.application.chunking import (
-    BACKLOG,
-    CHUNK_BYTES,
-    CHUNKS_PER_TURN,
-    RERUN_STATUSES,
-    TIMED_STATUSES,
-    ChunkPacker,
-    Item,
-    chunk_payload,
-    count_fitting,
-    pack_item,
-)
+from concurrent_nb.nodes.application import chunking
+from concurrent_nb.nodes.application.chunking import ChunkPacker, Item
 from concurrent_nb.nodes.application.client_tasks import TaskEntry
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.condition import Condition
@@ -184,7 +174,7 @@ class MapCall:
 
     def _pack_item(self, args: tuple[Any, ...], number: int) -> Item:
         try:
-            return pack_item(self._packer, self._fn, args, number)
+            return chunking.pack_item(self._packer, self._fn, args, number)
         except NotPicklable as error:
             return error
 
@@ -265,7 +255,7 @@ class MapCall:
         """Send the chunks that may be sent now."""
         entries = [self._entry(chunk) for chunk in self._resend]
         self._resend.clear()
-        while len(entries) < CHUNKS_PER_TURN and (size := self._next_size()):
+        while len(entries) < chunking.CHUNKS_PER_TURN and (size := self._next_size()):
             chunk = self._cut_one(size)
             with self._condition:
                 self._order.append(chunk)
@@ -273,7 +263,7 @@ class MapCall:
             if chunk.error is None:
                 entries.append(self._entry(chunk))
         self._client_thread.add(entries)
-        if len(entries) >= CHUNKS_PER_TURN:
+        if len(entries) >= chunking.CHUNKS_PER_TURN:
             self._client_thread.call_soon(self.cut)
         elif (self._exhausted or self._is_leaving) and not self._waiting:
             self._close()
@@ -293,7 +283,7 @@ class MapCall:
     def _next_size(self) -> int:
         """Return how many items are to be sent now."""
         waiting = len(self._waiting)
-        if len(self.record.waiting) >= BACKLOG:
+        if len(self.record.waiting) >= chunking.BACKLOG:
             return 0  # the reader continues: `_notify_on_input` stays as it is
         if isinstance(self._size, AdaptiveSize):
             if len(self._unanswered) >= self._size.in_flight:
@@ -313,7 +303,9 @@ class MapCall:
     def _cut_one(self, size: int) -> MapChunk:
         waiting = self._waiting
         items = [waiting.popleft() for _ in range(size)]
-        count = count_fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
+        count = chunking.count_fitting(
+            items, chunking.CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf
+        )
         waiting.extendleft(reversed(items[count:]))
         del items[count:]
         first = items[0]
@@ -326,7 +318,7 @@ class MapCall:
         future = TaskFuture(self.record.id, next(self._index), self._client_thread.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
-        payload = with_inputs_of(self._function, chunk_payload(chunk.items, chunk.numbers), self.record)
+        payload = with_inputs_of(self._function, chunking.chunk_payload(chunk.items, chunk.numbers), self.record)
         return TaskEntry(self.record, future.index, self._function, payload, future, self._options.limits, self._needs)
 
     def _ended(self, future: Any) -> None:
@@ -337,7 +329,7 @@ class MapCall:
                 value = future.result()
                 chunk.answers = ChunkResults(*value).rows() if chunk.count > 1 else [value]
                 chunk.future = future if chunk.count > 1 else None  # else it would keep the value alive
-            elif chunk.count > 1 and (future.status in RERUN_STATUSES or type(error) is TooLarge):
+            elif chunk.count > 1 and (future.status in chunking.RERUN_STATUSES or type(error) is TooLarge):
                 chunk.parts = _parts(chunk)
                 self._resend.extend(chunk.parts)
             else:
@@ -346,7 +338,7 @@ class MapCall:
                 self._items_ended += chunk.count
             chunk.items = ()
             self._condition.notify_all()
-        if isinstance(self._size, AdaptiveSize) and future.status in TIMED_STATUSES:
+        if isinstance(self._size, AdaptiveSize) and future.status in chunking.TIMED_STATUSES:
             self._workers_seen.add((future.slave, future.worker))
             self._size.slots = max(self._size.slots, len(self._workers_seen))  # some have been added since the count
             self._size.measured(chunk.count, future.elapsed_s)

@@ -42,6 +42,7 @@ from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
+    CellKeywords,
     TaskOptions,
     check_function,
     check_sizes,
@@ -81,12 +82,15 @@ _NO_OPTIONS: Final = TaskOptions()
 _WORLD_MODULE: Final = "concurrent_nb.worlds.world"
 
 
-class _MapOptions(TypedDict, total=False):
-    """The keyword arguments of `ApplicationNode.map`."""
-
+class _MapSizes(TypedDict, total=False):
     timeout: float | None
     chunksize: int | None
     buffersize: int | None
+
+
+class _MapOptions(_MapSizes, total=False):
+    """The keyword arguments of `ApplicationNode.map`."""
+
     return_exceptions: bool
 
 
@@ -100,7 +104,12 @@ class ApplicationNode(concurrent.futures.Executor):
         start_job        a function, for each of many calls   -> Job: all futures as one thing
         push_task(s)     objects of type `Task`               -> TaskFuture (Job)
         push_tasksystem  an `ITaskSystem`, in the cluster     -> SystemRun
+        reduce           a function that combines two values  -> TaskFuture
+        world            members that advance in steps        -> World
         run_everywhere   a setup, in every worker             -> EverywhereCall
+
+    `options` sets time limits, retries, cores and more for `submit` and `map`. `put` sends a large value once for many
+    tasks. `joblib` runs the tasks of libraries that use joblib. `status`, `stats` and `trace` report about the cluster.
 
     >>> with concurrent_nb.Cluster(workers=2) as cluster:
     ...     app = cluster.application()
@@ -189,8 +198,8 @@ class ApplicationNode(concurrent.futures.Executor):
         >>> app.reduce(lambda a, b: a + b, futures).result()
         328350
 
-        The order of the values stays, but `fn` must be associative. Nothing is gathered here: each task combines up to
-        `fan_in` values, where they are.
+        `fn` must be associative; the order of the values is kept. Nothing is gathered in this process: each task
+        combines up to `fan_in` values.
 
         Args:
             fn: called with two values.
@@ -235,8 +244,8 @@ class ApplicationNode(concurrent.futures.Executor):
                 slot, in a worker process.
             name: shown in the cluster's status. With a name or a strategy each submit is a job of its own.
             strategy: how the tasks are spread over slaves, see `start_job`.
-            keep: the result of each submit stays in the cluster, and comes here only when its future is asked for it,
-                see `KeptFuture`. For maps it has no effect.
+            keep: the result of each submit stays in the cluster; `result()` of its future fetches it, see `KeptFuture`.
+                For maps it has no effect.
 
         Raises ConfigurationError for values that are not allowed.
         """
@@ -337,10 +346,8 @@ class ApplicationNode(concurrent.futures.Executor):
         fn: Callable[..., R],
         /,
         *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
         return_exceptions: Literal[True],
+        **sizes: Unpack[_MapSizes],
     ) -> Iterator[R | BaseException]: ...
 
     @overload
@@ -678,8 +685,8 @@ class ApplicationNode(concurrent.futures.Executor):
                 decide, as for `map`; None: each travels by itself. Futures, counts and errors are the same, with two
                 exceptions: a task cannot be cancelled by itself once its batch runs, and the tasks around one that
                 overran its time or killed its worker run again.
-            keep: the results stay in the cluster, for tasks that have these futures, or the job, as arguments. They
-                come here only when somebody asks for them, see `KeptFuture`. Not with `batch` or `until`.
+            keep: the results stay in the cluster, for tasks that have these futures, or the job, as arguments.
+                `result()` of a future fetches its value, see `KeptFuture`. Not with `batch` or `until`.
 
         Raises:
             ConfigurationError: an option has a value that is not allowed. Nothing has been sent then.
@@ -700,39 +707,18 @@ class ApplicationNode(concurrent.futures.Executor):
         )
         return self._jobs.start(function, calls, options, batch=batch, keep=keep, default_size=self.default_chunksize)
 
-    def start_cell(
-        self,
-        function: Callable[[], Any],
-        *,
-        name: str = "",
-        timeout_s: float | None = None,
-        retries: int = 0,
-        watched: bool = False,
-        prints: bool = False,
-        strategy: str | None = None,
-        needs: Needs | None = None,
-    ) -> CellRun:
+    def start_cell(self, function: Callable[[], Any], **options: Unpack[CellKeywords]) -> CellRun:
         """Run `function()` as a job; if it returns a task system, run that as part of the job. For front ends.
 
         Args:
             function: what to run, without arguments.
-            name: shown in the cluster's status.
-            timeout_s: seconds allowed for the function, and as many for the system.
-            retries, watched, prints, strategy, needs: as for `start_job`; they concern the function.
+            options: `name`, `retries`, `watched`, `prints`, `strategy` and `needs` as for `start_job`; they concern the
+                function. `timeout_s`: seconds allowed for the function, and as many for the system.
 
         The job's result is what the function returns, or the result of its system. A system that is returned after
         `shutdown` does not run: its job ends with RuntimeError. Raises as `start_job`.
         """
-        options = job_options(
-            name=name,
-            timeout_s=timeout_s,
-            retries=retries,
-            watched=watched,
-            prints=prints,
-            strategy=strategy,
-            needs=needs,
-        )
-        return self._jobs.add(self._systems.start_cell(function, options))
+        return self._jobs.add(self._systems.start_cell(function, job_options(**options)))
 
     def push_tasksystem(
         self,

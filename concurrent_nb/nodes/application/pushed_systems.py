@@ -6,6 +6,7 @@ start_cell:  function --> the task of a job --> if it returns a system: that, as
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.wire.messages import Needs
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class SystemPusher:
     """Pushes the task systems of one application.
 
@@ -36,26 +38,18 @@ class SystemPusher:
         callbacks: pickles systems that cells return, and reports ends of systems to the application's receiver.
     """
 
-    def __init__(
-        self,
-        where: Path | ConnectionFile,
-        client_id: str,
-        packer: TaskPacker,
-        client_thread: ClientThread,
-        callbacks: CallbackThread,
-    ) -> None:
-        self._where = where
-        self._client_id = client_id
-        self._packer = packer
-        self._client_thread = client_thread
-        self._callbacks = callbacks
+    where: Path | ConnectionFile
+    client_id: str
+    packer: TaskPacker
+    client_thread: ClientThread
+    callbacks: CallbackThread
 
     def push(self, system: ITaskSystem, options: JobOptions) -> SystemRun:
         """Push a system; return its job. Raises as `ApplicationNode.push_tasksystem`."""
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, {not_an_object_of(ITaskSystem, system)}")
         record = options.new_record()
-        run = SystemRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints)
+        run = SystemRun(record.id, options.name, self.client_thread.cancel, options.watched, options.prints)
         self._begin(run, record, system, options.limits)
         return run
 
@@ -68,11 +62,11 @@ class SystemPusher:
             again = new_record(run.name)
             again.notebook, again.cell = record.notebook, record.cell
             # In the callback thread, because pickling a system runs the user's code.
-            self._callbacks.call(self._push_returned, run, again, system, limits)
+            self.callbacks.call(self._push_returned, run, again, system, limits)
 
-        run = CellRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints, push_system)
-        self._client_thread.post(self._packer.job_entries(run, record, function, [()], options))
-        self._client_thread.close_job(record)
+        run = CellRun(record.id, options.name, self.client_thread.cancel, options.watched, options.prints, push_system)
+        self.client_thread.post(self.packer.job_entries(run, record, function, [()], options))
+        self.client_thread.close_job(record)
         return run
 
     def _push_returned(
@@ -88,28 +82,28 @@ class SystemPusher:
         except BaseException as error:  # noqa: BLE001  (pickling it runs the user's code; the future has the error)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
-            self._client_thread.cancel(run.id, None)
+            self.client_thread.cancel(run.id, None)
 
     def _begin(self, run: SystemRun, record: ClientJob[TaskHandle], system: ITaskSystem, limits: TaskLimits) -> None:
         """Submit a task system as the task of a job."""
         run.id = record.id
         system.system_id = record.id.hex()[:8]
-        access = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self._client_id)
+        access = restricted_access(connection_file.read(self.where), keys.fresh(), system.system_id, self.client_id)
         options = JobOptions(limits=limits, needs=Needs(kind="system_host"))
         try:
-            entries = self._packer.job_entries(run, record, run_system, [(system, access)], options)
+            entries = self.packer.job_entries(run, record, run_system, [(system, access)], options)
         except NotPicklable as error:
             raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
-        self._client_thread.post(entries)
-        self._client_thread.close_job(record)
+        self.client_thread.post(entries)
+        self.client_thread.close_job(record)
         run.futures[0].add_done_callback(partial(self._ended, run, system))
 
     def _ended(self, run: SystemRun, system: ITaskSystem, future: Future[Any]) -> None:
         """Report to the application's receiver how a system has ended. In the thread that has ended it."""
-        if self._callbacks.receiver is None or future.cancelled():
+        if self.callbacks.receiver is None or future.cancelled():
             return
         error = future.exception()
         result = None if error is not None else future.result()
         if error is None:
-            self._callbacks.call(self._callbacks.call_receiver, "work_finished", result, system)
-        self._callbacks.call(self._callbacks.call_receiver, "task_system_finished", result, error, run.progress())
+            self.callbacks.call(self.callbacks.call_receiver, "work_finished", result, system)
+        self.callbacks.call(self.callbacks.call_receiver, "task_system_finished", result, error, run.progress())

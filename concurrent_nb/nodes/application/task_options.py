@@ -8,7 +8,7 @@ import numbers
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -72,6 +72,18 @@ class JobOptions:
     def new_record(self) -> ClientJob[TaskHandle]:
         """Return a job of these options that has no tasks yet."""
         return new_record(self.name, until=self.until, stop_on_error=self.stop_on_error, strategy=self.strategy)
+
+
+class CellKeywords(TypedDict, total=False):
+    """The keyword arguments of `ApplicationNode.start_cell`."""
+
+    name: str
+    timeout_s: float | None
+    retries: int
+    watched: bool
+    prints: bool
+    strategy: str | None
+    needs: Needs | None
 
 
 def job_options(

@@ -63,12 +63,7 @@ class WaitingHere:
     """
 
     def __init__(
-        self,
-        kept: KeptTasks,
-        client_thread: ClientThread,
-        runner: HereRunner,
-        slave: str,
-        nesting: int,
+        self, kept: KeptTasks, client_thread: ClientThread, runner: HereRunner, slave: str, nesting: int
     ) -> None:
         self._kept = kept
         self._client_thread = client_thread
