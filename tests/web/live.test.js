@@ -49,6 +49,12 @@ class Model {
   }
 }
 
+/** The kernel is reported as gone after some seconds. */
+function isGoneAfter(wait, seconds) {
+  wait(seconds);
+  assert.equal(pace.textContent, GONE);
+}
+
 /** A job that is shown, at a time that the test moves. */
 function shown(t) {
   t.mock.timers.enable({ apis: ["Date", "setInterval"], now: 1e9 });
@@ -87,8 +93,7 @@ test("a silent kernel that is found dead is reported as gone", (t) => {
   const { model, wait } = shown(t);
   wait(12);
   model.disconnect();
-  wait(4);
-  assert.equal(pace.textContent, GONE);
+  isGoneAfter(wait, 4);
 });
 
 test("a kernel that opens a widget while it ends is reported as soon as it is gone", (t) => {
@@ -101,8 +106,7 @@ test("a kernel that opens a widget while it ends is reported as soon as it is go
     wait(1);
     assert.equal(pace.textContent, `${second} s`);
   }
-  wait(4);
-  assert.equal(pace.textContent, GONE);
+  isGoneAfter(wait, 4);
 });
 
 test("the widget that is closed may be one that the page does not follow yet", (t) => {
@@ -110,8 +114,7 @@ test("the widget that is closed may be one that the page does not follow yet", (
   const next = new Model(t.name);
   model.close();
   next.disconnect();
-  wait(4);
-  assert.equal(pace.textContent, GONE);
+  isGoneAfter(wait, 4);
 });
 
 test("a kernel whose restart has failed is one that sends", (t) => {

@@ -31,6 +31,22 @@ export function loadPlot() {
   return loading;
 }
 
+const GREY = "#8a8fa0";
+
+/**
+ * The lines of a part, filled, below all that there is of it.
+ * @param {[string, Column]} part its label and column
+ * @param {[string, Column]} all
+ * @param {string} colour of the part
+ * @returns {Line[]}
+ */
+function partOf(part, all, colour) {
+  return [
+    { label: part[0], column: part[1], colour, fill: true },
+    { label: all[0], column: all[1], colour: GREY, dash: [4, 4] },
+  ];
+}
+
 /** @type {Chart[]} */
 export const CHARTS = [
   {
@@ -47,7 +63,7 @@ export const CHARTS = [
     unit: "tasks",
     format: count,
     lines: [
-      { label: "waiting", column: "waiting", colour: "#8a8fa0", fill: true },
+      { label: "waiting", column: "waiting", colour: GREY, fill: true },
       { label: "assigned", column: "assigned", colour: "#0f7cc4" },
     ],
   },
@@ -55,29 +71,20 @@ export const CHARTS = [
     title: "Slots",
     unit: "slots",
     format: count,
-    lines: [
-      { label: "busy", column: "busy", colour: "#d98e04", fill: true },
-      { label: "all", column: "slots", colour: "#8a8fa0", dash: [4, 4] },
-    ],
+    lines: partOf(["busy", "busy"], ["all", "slots"], "#d98e04"),
   },
   {
     title: "CPU load",
     unit: "cores",
     format: figure,
-    lines: [
-      { label: "load", column: "load", colour: "#7b5cd6", fill: true },
-      { label: "cores", column: "cores", colour: "#8a8fa0", dash: [4, 4] },
-    ],
+    lines: partOf(["load", "load"], ["cores", "cores"], "#7b5cd6"),
   },
   {
     title: "Memory",
     unit: "",
     format: bytes,
     isBytes: true,
-    lines: [
-      { label: "used", column: "memory_used_bytes", colour: "#c0588f", fill: true },
-      { label: "total", column: "memory_total_bytes", colour: "#8a8fa0", dash: [4, 4] },
-    ],
+    lines: partOf(["used", "memory_used_bytes"], ["total", "memory_total_bytes"], "#c0588f"),
   },
   {
     title: "Transfer",
