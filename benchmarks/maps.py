@@ -10,7 +10,6 @@ Then items that compute for 20 us and 1 ms, with default chunks (Pool) and tuned
 round measures each of them once, in turn. Quote the ratios of one run; absolute figures vary with the machine's load.
 """
 
-import argparse
 import functools
 import statistics
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import concurrent_nb
-from benchmarks.submits import cpu_s, forked_pools
+from benchmarks.submits import cpu_s, forked_pools, print_cpu_by_hop, read_options
 from benchmarks.workloads import pass_time
 
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
@@ -70,10 +69,7 @@ def compare(title: str, contenders: dict[str, Mapper], fn: Any, items: Sequence[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--items", type=int, default=100_000)
-    options = parser.parse_args()
+    options = read_options(__doc__, "--items", 100_000)
     with forked_pools() as (pool, ppe), concurrent_nb.Cluster(workers=2) as cluster:
         app = cluster.application()
         contenders: dict[str, Mapper] = {
@@ -93,10 +89,7 @@ def main() -> None:
         rate(contenders["ours"], mostly, items)
         after = cpu_s()
     print("CPU per mixed item of ours, by hop:")
-    for pid, (seconds, name) in sorted(after.items()):
-        spent = seconds - before.get(pid, (0.0, ""))[0]
-        if spent > 0:
-            print(f"  {name:8}{spent / options.items * 1e6:8.2f} us")
+    print_cpu_by_hop(before, after, options.items)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,22 @@ def cpu_s() -> dict[int, tuple[float, str]]:
     return found
 
 
+def read_options(description: str | None, count: str, default: int) -> argparse.Namespace:
+    """Return the options of the command line: the number of rounds, and one other number."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(count, type=int, default=default)
+    return parser.parse_args()
+
+
+def print_cpu_by_hop(before: dict[int, tuple[float, str]], after: dict[int, tuple[float, str]], tasks: int) -> None:
+    """Print how much CPU each process has used for a task, in the time between two results of `cpu_s`."""
+    for pid, (seconds, name) in sorted(after.items()):
+        spent = seconds - before.get(pid, (0.0, ""))[0]
+        if spent > 0:
+            print(f"  {name:8}{spent / tasks * 1e6:8.2f} us")
+
+
 def role_of(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
     for role in ("nodes master", "nodes slave", "nodes.worker"):
@@ -89,10 +105,7 @@ def forked_pools() -> Iterator[tuple[Any, ProcessPoolExecutor]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tasks", type=int, default=10_000)
-    options = parser.parse_args()
+    options = read_options(__doc__, "--tasks", 10_000)
     with forked_pools() as (pool, ppe), concurrent_nb.Cluster(workers=2) as cluster:
         ours = cluster.application()
         contenders: dict[str, Submit] = {"ours": ours.submit, "Pool": PoolSubmit(pool), "PPE": ppe.submit}
@@ -116,10 +129,7 @@ def main() -> None:
         lone_text = f"{statistics.median(alone):,.0f} [{min(alone):,.0f}-{max(alone):,.0f}]"
         print(f"{name:6}{rate_text:>36}{over_pool:>10.2f}{lone_text:>36}{over_ppe:>10.2f}")
     print("CPU per no-op of ours, by hop:")
-    for pid, (seconds, name) in sorted(after.items()):
-        spent = seconds - before.get(pid, (0.0, ""))[0]
-        if spent > 0:
-            print(f"  {name:8}{spent / options.tasks * 1e6:8.1f} us")
+    print_cpu_by_hop(before, after, options.tasks)
 
 
 if __name__ == "__main__":

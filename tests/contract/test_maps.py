@@ -16,15 +16,7 @@ import numpy as np
 import pytest
 
 import concurrent_nb
-from concurrent_nb import ApplicationNode, Cluster
-from concurrent_nb.errors import (
-    FunctionNotLoadable,
-    NotPicklable,
-    PoisonTask,
-    RemoteTraceback,
-    ResultNotLoadable,
-    ResultNotPicklable,
-)
+from concurrent_nb import ApplicationNode, Cluster, errors
 from tests import fixtures, work
 from tests.clusters import check_script, eventually
 from tests.work import PATIENCE_S
@@ -110,7 +102,7 @@ def test_an_error_tells_the_users_own_lines_and_where_it_was(app: ApplicationNod
     alone = app.submit(reciprocal, 0).exception(PATIENCE_S)
     assert [found[0], found[2]] == [1.0, 0.5]
     assert isinstance(found[1], ZeroDivisionError)
-    assert isinstance(found[1].__cause__, RemoteTraceback)
+    assert isinstance(found[1].__cause__, errors.RemoteTraceback)
     assert alone is not None
     assert str(found[1].__cause__) == str(alone.__cause__)
 
@@ -130,14 +122,21 @@ def test_items_that_cannot_travel_fail_alone(app: ApplicationNode) -> None:
     items = [1, threading.Lock(), "stay", "explode", work.Grenade(), 6]
     for chunksize in (None, 6):
         found = outcomes(app, value_of, items, chunksize=chunksize)
-        expected = [int, NotPicklable, ResultNotPicklable, ResultNotLoadable, FunctionNotLoadable, int]
+        expected = [
+            int,
+            errors.NotPicklable,
+            errors.ResultNotPicklable,
+            errors.ResultNotLoadable,
+            errors.FunctionNotLoadable,
+            int,
+        ]
         assert [type(one) for one in found] == expected
         assert [found[0], found[5]] == [1, 6]
 
 
 def test_a_function_that_cannot_travel_is_refused(app: ApplicationNode) -> None:
     lock = threading.Lock()
-    with pytest.raises(NotPicklable):
+    with pytest.raises(errors.NotPicklable):
         app.map(lambda x: lock, range(3))
 
 
@@ -185,7 +184,7 @@ def test_whoever_kills_his_worker_takes_no_neighbour_along(app: ApplicationNode)
         return x
 
     found = outcomes(app, deadly, range(60), chunksize=60)
-    assert isinstance(found[37], PoisonTask)
+    assert isinstance(found[37], errors.PoisonTask)
     assert found[:37] + found[38:] == [n for n in range(60) if n != 37]
 
 

@@ -17,17 +17,8 @@ from typing import Any, TypeVar
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.application import client_loop
+from concurrent_nb.nodes.application import client_tasks as t
 from concurrent_nb.nodes.application.client_loop import ClientLoop
-from concurrent_nb.nodes.application.client_tasks import (
-    ClientJob,
-    News,
-    Payload,
-    ResultFetched,
-    TaskEnded,
-    TaskEntry,
-    TaskRunning,
-    TaskWrote,
-)
 from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
@@ -325,8 +316,8 @@ class ApplicationActor(Node):
         self.gone = False  #: it has left
         self.is_seen_ended = False  #: the master's host reports that its process has ended
         self._inbox: deque[Action] = deque()
-        self._held: list[TaskEntry[WantedTask]] = []  # that wait for results
-        self.kept: dict[WantedTask, ClientJob[WantedTask]] = {}  #: tasks whose results are kept in the cluster
+        self._held: list[t.TaskEntry[WantedTask]] = []  # that wait for results
+        self.kept: dict[WantedTask, t.ClientJob[WantedTask]] = {}  #: tasks whose results are kept in the cluster
         self.frees = False  #: nothing is kept any more
         self._asked: set[WantedTask] = set()  # those whose results were asked for
         self.begin(self._run())
@@ -389,7 +380,7 @@ class ApplicationActor(Node):
         self._held += self.core.take_held()
         return member if verdict is Verdict.STAY else (yield from self._look_for_master(member, verdict))
 
-    def _note_kept(self, entry: TaskEntry[WantedTask]) -> None:
+    def _note_kept(self, entry: t.TaskEntry[WantedTask]) -> None:
         wanted = entry.handle
         wanted.is_kept = True
         self.core.keep(entry.job)
@@ -409,7 +400,7 @@ class ApplicationActor(Node):
             self._asked.add(wanted)
             job = self.kept[wanted]
 
-            def fetched(news: ResultFetched | None) -> None:
+            def fetched(news: t.ResultFetched | None) -> None:
                 if news is not None and not wanted.lost:
                     self._world.checker.fetched(wanted, news)
 
@@ -432,24 +423,24 @@ class ApplicationActor(Node):
                 values = [ResultParts(it.job.id, it.index, *pack_body(it.value, ())) for it in ended]
                 bound = bind(entry.payload.kind, entry.payload.body, entry.payload.sizes, entry.payload.buffers, values)
                 left = tuple(needed for needed in inputs if not needed.over)
-                payload = Payload(*move_long_body(*bound), None, int(TaskKind.BOUND), left)
+                payload = t.Payload(*move_long_body(*bound), None, int(TaskKind.BOUND), left)
                 self.core.give(entry, payload)
             else:
                 self._held.append(entry)
 
-    def _take_news(self, envelope: Iterable[News[WantedTask]]) -> None:
+    def _take_news(self, envelope: Iterable[t.News[WantedTask]]) -> None:
         for news in envelope:
-            if type(news) is TaskEnded:
+            if type(news) is t.TaskEnded:
                 self._loop.sessions_in_vain = 0
                 self._world.trace(self.name, f"{news.entry.handle.name} is {news.frame.status}")
                 self._world.checker.answered(news)
                 if news.frame.status == Status.KEPT:
                     self._note_kept(news.entry)
-            elif type(news) is ResultFetched:
+            elif type(news) is t.ResultFetched:
                 news.then(news)
-            elif type(news) is TaskWrote:
+            elif type(news) is t.TaskWrote:
                 self._world.checker.wrote(news)
-            elif type(news) is TaskRunning:
+            elif type(news) is t.TaskRunning:
                 news.entry.handle.seen_running = True
             else:
                 raise Violation(f"{self.name} is informed of shared memory, and shares none: {news}")

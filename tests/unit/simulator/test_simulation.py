@@ -116,13 +116,6 @@ def test_a_session_that_never_sends_again_is_found_out(monkeypatch: pytest.Monke
     assert _finds_out()
 
 
-def test_a_master_that_takes_any_attempt_for_the_current_one_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    fence = "task is None or task.slave != slave_id or task.attempt != item.attempt"
-    broken = _altered(SlaveEventHandler._end_attempts, fence, "task is None or task.slave is None")
-    monkeypatch.setattr(SlaveEventHandler, "_end_attempts", broken)
-    assert _finds_out()
-
-
 def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: SlaveEventHandler, event: SlaveLost, now: float) -> None:
         if (slave := self._state.slaves.get(event.slave)) is not None:
@@ -132,18 +125,40 @@ def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatc
     assert _finds_out()
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("if event.left:", "if event.left or not started:"),  # only what was said to run is blamed: as it was once
-        ("if event.left:", "if True:"),
-        ("in_company=task is not surely", "in_company=False"),  # everybody who is there the last time is quarantined
-    ],
-)
-def test_a_master_that_blames_too_few_or_too_many_is_found_out(
-    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+ALTERED: dict[str, tuple[type, str, str, str]] = {
+    "a master that takes any attempt for the current one": (
+        SlaveEventHandler,
+        "_end_attempts",
+        "task is None or task.slave != slave_id or task.attempt != item.attempt",
+        "task is None or task.slave is None",
+    ),
+    "a master that blames only the tasks of which a start was reported": (
+        SlaveEventHandler,
+        "lost",
+        "if event.left:",
+        "if event.left or not started:",
+    ),
+    "a master that blames no task": (SlaveEventHandler, "lost", "if event.left:", "if True:"),
+    "a master that quarantines every task that was there the last time": (
+        SlaveEventHandler,
+        "lost",
+        "in_company=task is not surely",
+        "in_company=False",
+    ),
+    "an application that does not submit again": (
+        ClientCore,
+        "attach",
+        "self._wait(job, [entry for entry in job.entries.values() if not entry.is_held])",
+        "pass",
+    ),
+}
+
+
+@pytest.mark.parametrize(("owner", "method", "old", "new"), ALTERED.values(), ids=ALTERED)
+def test_an_altered_method_is_found_out(
+    owner: type, method: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SlaveEventHandler, "lost", _altered(SlaveEventHandler.lost, old, new))
+    monkeypatch.setattr(owner, method, _altered(getattr(owner, method), old, new))
     assert _finds_out()
 
 
@@ -154,13 +169,6 @@ def test_a_master_that_runs_suspects_beside_others_is_found_out(monkeypatch: pyt
 
 def test_a_master_that_ignores_credit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlaveState, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
-    assert _finds_out()
-
-
-def test_an_application_that_does_not_submit_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = "self._wait(job, [entry for entry in job.entries.values() if not entry.is_held])"
-    broken = _altered(ClientCore.attach, waits, "pass")
-    monkeypatch.setattr(ClientCore, "attach", broken)
     assert _finds_out()
 
 

@@ -7,19 +7,9 @@ from typing import Any
 import pytest
 
 from concurrent_nb.errors import SystemStalled
+from concurrent_nb.tasks import system_driver as d
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
-from concurrent_nb.tasks.system_driver import (
-    AHEAD_FIRST,
-    AHEAD_MOST,
-    PHASES_MAX,
-    CancelTasks,
-    Instruction,
-    PushTask,
-    Room,
-    SystemDriver,
-    SystemTaskEnded,
-    SystemTaskRunning,
-)
+from concurrent_nb.tasks.system_driver import SystemDriver
 
 
 class Job(Task):
@@ -75,18 +65,18 @@ def driver_of(system: ITaskSystem, clock: Clock | None = None) -> SystemDriver:
     return SystemDriver(system, "app", lambda line: None, lambda: {"slaves": []}, clock or Clock())
 
 
-def pushed(instructions: Iterable[Instruction]) -> list[int]:
-    return [instruction.index for instruction in instructions if isinstance(instruction, PushTask)]
+def pushed(instructions: Iterable[d.Instruction]) -> list[int]:
+    return [instruction.index for instruction in instructions if isinstance(instruction, d.PushTask)]
 
 
-def cancelled(instructions: Iterable[Instruction]) -> list[int]:
+def cancelled(instructions: Iterable[d.Instruction]) -> list[int]:
     return [
-        index for instruction in instructions if isinstance(instruction, CancelTasks) for index in instruction.indexes
+        index for instruction in instructions if isinstance(instruction, d.CancelTasks) for index in instruction.indexes
     ]
 
 
-def ended(*indexes: int, error: BaseException | None = None) -> list[SystemTaskEnded]:
-    return [SystemTaskEnded(index, f"r{index}", error, "east") for index in indexes]
+def ended(*indexes: int, error: BaseException | None = None) -> list[d.SystemTaskEnded]:
+    return [d.SystemTaskEnded(index, f"r{index}", error, "east") for index in indexes]
 
 
 def jobs(count: int) -> list[Job]:
@@ -152,7 +142,7 @@ def test_a_task_learns_who_it_is_and_its_end_before_the_system_does() -> None:
     driver.begin()
     assert (task.system_id, task.task_id, task.client_id, task.slave_id) == ("s", "s/0", "app", "")
     error = ValueError("x")
-    driver.handle(SystemTaskEnded(0, None, error, "east"))
+    driver.handle(d.SystemTaskEnded(0, None, error, "east"))
     assert ends == [("east", None, error), (task, None, error)]
 
 
@@ -244,10 +234,10 @@ def test_what_came_last_is_read_first_so_that_a_long_generator_does_not_starve_o
     system = System((Job() for _ in itertools.count()), task_finished=lambda *_: [Job(9)])
     driver = driver_of(system)
     first = pushed(driver.begin())
-    assert len(first) == AHEAD_FIRST
+    assert len(first) == d.AHEAD_FIRST
     driver.handle(*ended(0))
     phases = {phase["number"]: phase["pushed"] for phase in driver.stats()["phases"]}
-    assert phases == {1: AHEAD_FIRST + 1, 2: 1}
+    assert phases == {1: d.AHEAD_FIRST + 1, 2: 1}
 
 
 def test_a_chain_of_tasks_is_counted_in_few_phases() -> None:
@@ -256,7 +246,7 @@ def test_a_chain_of_tasks_is_counted_in_few_phases() -> None:
     run_to_the_end(driver)
     stats = driver.stats()
     assert stats["done"] == 1000
-    assert len(stats["phases"]) <= PHASES_MAX + 1
+    assert len(stats["phases"]) <= d.PHASES_MAX + 1
     assert sum(phase["done"] for phase in stats["phases"]) == 1000
     assert stats["phases"][-1]["number"] == 1000
 
@@ -348,17 +338,17 @@ def test_a_generator_is_read_only_as_far_as_there_is_room() -> None:
     waiting = pushed(driver.begin())
     for _ in range(40):
         waiting = pushed(driver.handle(*ended(*waiting)))
-        assert driver.stats()["unfinished"] <= AHEAD_MOST
-    assert driver.stats()["unfinished"] == AHEAD_MOST
+        assert driver.stats()["unfinished"] <= d.AHEAD_MOST
+    assert driver.stats()["unfinished"] == d.AHEAD_MOST
     assert next(read) == driver.stats()["pushed"]
 
 
 def test_large_tasks_are_read_fewer_at_a_time() -> None:
     driver = driver_of(System(Job() for _ in itertools.count()))
     waiting = pushed(driver.begin())
-    driver.handle(Room(3), *ended(*waiting))
+    driver.handle(d.Room(3), *ended(*waiting))
     assert driver.stats()["unfinished"] == 3
-    driver.handle(Room(0), *ended(AHEAD_FIRST, AHEAD_FIRST + 1, AHEAD_FIRST + 2))
+    driver.handle(d.Room(0), *ended(d.AHEAD_FIRST, d.AHEAD_FIRST + 1, d.AHEAD_FIRST + 2))
     assert driver.stats()["unfinished"] == 1
 
 
@@ -397,7 +387,7 @@ def test_the_counts_are_its_progress() -> None:
     driver.begin()
     clock.now += 2.5
     driver.handle(
-        SystemTaskRunning(1), SystemTaskRunning(2), *ended(1), *ended(3, error=ValueError()), SystemTaskRunning(3)
+        d.SystemTaskRunning(1), d.SystemTaskRunning(2), *ended(1), *ended(3, error=ValueError()), d.SystemTaskRunning(3)
     )
     assert driver.stats() == {
         "stage": "running",
@@ -445,11 +435,11 @@ def test_a_system_that_ignores_a_task_s_error_does_not_hide_it(does: dict[str, A
     driver.begin()
     lost = ValueError("the task's own")
     with pytest.raises(TypeError, match="NoneType") as caught:
-        handle_and_gather(driver, SystemTaskEnded(0, None, lost, "east"))
+        handle_and_gather(driver, d.SystemTaskEnded(0, None, lost, "east"))
     assert caught.value.__context__ is lost
 
 
-def handle_and_gather(driver: SystemDriver, event: SystemTaskEnded) -> None:
+def handle_and_gather(driver: SystemDriver, event: d.SystemTaskEnded) -> None:
     driver.handle(event)
     driver.gather()
 
@@ -461,7 +451,7 @@ def test_a_system_that_passes_a_task_s_error_on_gives_that_error_alone() -> None
     driver = driver_of(System(jobs(1), task_finished=passes_on))
     driver.begin()
     with pytest.raises(ValueError, match="mine") as caught:
-        driver.handle(SystemTaskEnded(0, None, ValueError("mine"), "east"))
+        driver.handle(d.SystemTaskEnded(0, None, ValueError("mine"), "east"))
     assert caught.value.__context__ is None
 
 

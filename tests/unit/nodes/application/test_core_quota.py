@@ -50,6 +50,12 @@ class Master:
         self.connect()
         self.receive()
 
+    def run_job(self, job: ClientJob[str], count: int) -> None:
+        """Have the application submit a whole job of small tasks, and receive what it sends."""
+        self.core.add(tasks(count, job))
+        self.core.close(job)
+        self.receive()
+
     def connect(self) -> None:
         """Begin a session with a master that knows nothing."""
         self.session = Session(7, "from_client")
@@ -188,9 +194,7 @@ def assert_limited(master: Master, count: int, total: int) -> None:
 def test_tasks_above_the_limit_wait_and_are_sent_in_order() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.core.add(tasks(100, job))
-    master.core.close(job)
-    master.receive()
+    master.run_job(job, 100)
     assert list(master.open) == [(job.id, index) for index in range(8)]
     assert not master.closed
     order = []
@@ -356,9 +360,7 @@ def test_a_whole_job_is_cancelled_with_what_waits_and_what_comes_later() -> None
 def test_what_waits_of_a_job_that_has_ended_is_cancelled(option: str, status: Status) -> None:
     master = Master(SMALL)
     job = job_of(b"j", **{option: True})
-    master.core.add(tasks(50, job))
-    master.core.close(job)
-    master.receive()
+    master.run_job(job, 50)
     master.answer(job.id, [0], status)
     master.receive()
     assert not job.waiting
@@ -372,9 +374,7 @@ def test_what_waits_of_a_job_that_has_ended_is_cancelled(option: str, status: St
 def test_a_new_master_gets_everything_again_within_its_limits() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.core.add(tasks(50, job))
-    master.core.close(job)
-    master.receive()
+    master.run_job(job, 50)
     master.answer(job.id, [0, 1])
     master.begin_session(Quota(tasks=5, bytes=500))
     assert list(master.open) == [(job.id, index) for index in range(2, 6)]

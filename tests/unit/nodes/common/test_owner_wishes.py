@@ -5,49 +5,39 @@ from queue import SimpleQueue
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.nodes.common.owner_wishes import (
-    LINE_BYTES_MAX,
-    LineBuffer,
-    RestartSlave,
-    Scale,
-    Wish,
-    WishAnswer,
-    line_of,
-    read_answer,
-    read_wish,
-)
+from concurrent_nb.nodes.common import owner_wishes as w
 from concurrent_nb.nodes.common.wish_reader import WishReader
 
 PATIENCE_S = 30.0
 
 
-@pytest.mark.parametrize("wish", [Scale(1, 4), RestartSlave(2, "a\nb\x1b<script>", "höst", 17)])
-def test_a_wish_is_one_line(wish: Wish) -> None:
-    line = line_of(wish)
+@pytest.mark.parametrize("wish", [w.Scale(1, 4), w.RestartSlave(2, "a\nb\x1b<script>", "höst", 17)])
+def test_a_wish_is_one_line(wish: w.Wish) -> None:
+    line = w.line_of(wish)
     assert line.count(b"\n") == 1
-    assert read_wish(line) == wish
+    assert w.read_wish(line) == wish
 
 
 def test_an_answer_is_one_line() -> None:
-    answer = WishAnswer(3, 2, "no\nroom")
-    assert line_of(answer).count(b"\n") == 1
-    assert read_answer(line_of(answer)) == answer
+    answer = w.WishAnswer(3, 2, "no\nroom")
+    assert w.line_of(answer).count(b"\n") == 1
+    assert w.read_answer(w.line_of(answer)) == answer
 
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"{}", b'{"type":"stop"}', b'{"type":"scale","number":1}', b"\xff"])
 def test_what_is_no_wish_is_refused(line: bytes) -> None:
     with pytest.raises(ProtocolError):
-        read_wish(line)
+        w.read_wish(line)
     with pytest.raises(ProtocolError):
-        read_answer(line)
+        w.read_answer(line)
 
 
 def test_a_line_that_is_too_long_is_left_out_and_not_held() -> None:
-    buffer = LineBuffer()
-    assert buffer.feed(b"one\n" + b"x" * LINE_BYTES_MAX) == [b"one"]
+    buffer = w.LineBuffer()
+    assert buffer.feed(b"one\n" + b"x" * w.LINE_BYTES_MAX) == [b"one"]
     for _ in range(100):
-        assert buffer.feed(b"x" * LINE_BYTES_MAX) == []
-        assert len(buffer._left) <= LINE_BYTES_MAX
+        assert buffer.feed(b"x" * w.LINE_BYTES_MAX) == []
+        assert len(buffer._left) <= w.LINE_BYTES_MAX
     assert buffer.feed(b"x\ntwo\nth") == [b"two"]
     assert buffer.feed(b"ree\n") == [b"three"]
 
@@ -55,13 +45,13 @@ def test_a_line_that_is_too_long_is_left_out_and_not_held() -> None:
 def test_an_owner_reads_the_path_and_then_wishes() -> None:
     ours, masters = os.pipe()
     reader = WishReader(ours)
-    fulfilled: SimpleQueue[Wish] = SimpleQueue()
-    os.write(masters, b"/a/path\n" + line_of(Scale(1, 3)) + b"no wish\n")
+    fulfilled: SimpleQueue[w.Wish] = SimpleQueue()
+    os.write(masters, b"/a/path\n" + w.line_of(w.Scale(1, 3)) + b"no wish\n")
     assert reader.first_line(PATIENCE_S) == "/a/path"
     reader.serve(fulfilled.put, "owner")
-    assert fulfilled.get(timeout=PATIENCE_S) == Scale(1, 3)
-    os.write(masters, line_of(RestartSlave(2, "east", "here", 4)))
-    assert fulfilled.get(timeout=PATIENCE_S) == RestartSlave(2, "east", "here", 4)
+    assert fulfilled.get(timeout=PATIENCE_S) == w.Scale(1, 3)
+    os.write(masters, w.line_of(w.RestartSlave(2, "east", "here", 4)))
+    assert fulfilled.get(timeout=PATIENCE_S) == w.RestartSlave(2, "east", "here", 4)
     reader.close()  # although the master has the pipe open
     os.close(masters)
     assert "owner" not in [thread.name for thread in threading.enumerate()]

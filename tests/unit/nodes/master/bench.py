@@ -65,5 +65,14 @@ class Bench:
         return received
 
 
+def with_two_clients(slots: int) -> Bench:
+    """Return a master with the applications of Alice and Bob, and one slave of some slots."""
+    bench = Bench()
+    bench.client(ALICE)
+    bench.client(BOB)
+    bench.slave(EAST, slots=slots)
+    return bench
+
+
 def function(body: bytes = b"a pickled function") -> m.Function:
     return m.Function(digest_of(body), body)

@@ -309,6 +309,13 @@ class GraphBench(Bench):
         self.outcome(self.east, piece(1))
         sent_messages(self.east)
 
+    def unpin_before_its_owner_releases(self, *, clean: bool) -> None:
+        """Release the result of the first task as its owner, after no task needs it any more: only then it is free."""
+        self.tracker.unpin(JOB, 1, clean=clean)
+        assert self.releases() == []
+        self.tracker.handle(self.alice, m.Release([piece(1)], True), ())
+        assert self.releases() == [m.Release([piece(1)], clean)]
+
     def releases(self) -> list[m.AnyMessage]:
         return [message for message in sent_messages(self.east) if isinstance(message, m.Release)]
 
@@ -326,10 +333,7 @@ def test_a_result_that_tasks_need_is_released_when_they_and_its_owner_are_done_w
     bench = GraphBench()
     bench.needed = {1}
     bench.tracker.hand_over(bench.alice, acknowledged(1))
-    bench.tracker.unpin(JOB, 1, clean=clean)
-    assert bench.releases() == []
-    bench.tracker.handle(bench.alice, m.Release([piece(1)], True), ())
-    assert bench.releases() == [m.Release([piece(1)], clean)]
+    bench.unpin_before_its_owner_releases(clean=clean)
 
 
 def test_a_result_that_its_owner_has_copied_stays_for_tasks_that_need_it() -> None:
@@ -350,10 +354,7 @@ def test_the_owner_of_a_kept_result_holds_it_only_once_it_has_fetched_it() -> No
     bench.tracker.shown(JOB, 1)
     bench.tracker.hand_over(bench.alice, acknowledged(1))
     assert piece(1) in bench.alice.held_results
-    bench.tracker.unpin(JOB, 1, clean=True)
-    assert bench.releases() == []
-    bench.tracker.handle(bench.alice, m.Release([piece(1)], True), ())
-    assert bench.releases() == [m.Release([piece(1)], True)]
+    bench.unpin_before_its_owner_releases(clean=True)
 
 
 def test_a_kept_result_that_nobody_fetched_is_released_when_it_is_freed() -> None:

@@ -10,7 +10,7 @@ from concurrent_nb.nodes.master.shared_views import SWEEP_S, WANTED_S, SharedVie
 from concurrent_nb.outcome import Status
 from concurrent_nb.telemetry.feed_state import ENDED_S
 from concurrent_nb.wire import messages as m
-from tests.unit.nodes.master.bench import ALICE, BOB, EAST, KEYS, Bench, function
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, KEYS, Bench, function, with_two_clients
 
 JOBS = [JobId(bytes([number]) * 16) for number in range(1, 5)]
 ONE, TWO, THREE, UNKNOWN = JOBS
@@ -20,10 +20,7 @@ ALICES = KEYS[ALICE].decode()
 @pytest.fixture
 def bench() -> Bench:
     """Return a master with three jobs of a task each."""
-    bench = Bench()
-    bench.client(ALICE)
-    bench.client(BOB)
-    bench.slave(EAST, slots=4)
+    bench = with_two_clients(slots=4)
     bench.send(ALICE, function())
     for job in (ONE, TWO, THREE):
         submit = m.Submit(job, function().digest, None, 0, [m.TaskFrame(0, 0, b"")])

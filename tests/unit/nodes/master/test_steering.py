@@ -7,7 +7,7 @@ from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.task_pages import PAGE_TASKS, TaskPage
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
-from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function, with_two_clients
 
 WEST = SessionId(b"west's session..")
 ALICES, BOBS = KEYS[ALICE].decode(), KEYS[BOB].decode()
@@ -20,10 +20,7 @@ def outcomes(*indexes: int, status: Status = Status.OK) -> m.Outcomes:
 @pytest.fixture
 def bench() -> Bench:
     """Return a master with two clients, one slave of two slots, and a job of Alice with ten tasks."""
-    bench = Bench()
-    bench.client(ALICE)
-    bench.client(BOB)
-    bench.slave(EAST, slots=2)
+    bench = with_two_clients(slots=2)
     tasks = [m.TaskFrame(index, 0, b"arguments") for index in range(10)]
     bench.send(
         ALICE, m.OpenJob(JOB, "squares", False, False), function(), m.Submit(JOB, function().digest, None, 0, tasks)
