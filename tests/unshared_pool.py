@@ -64,6 +64,10 @@ class QueueingPool(UnsharedPool):
             (job, frame.index, frame.attempt) == (ref.job, ref.index, ref.attempt) for job, _, frame, _ in self.waiting
         )
 
+    def follow(self, run: Assign, now: float) -> int:
+        """Take no task that needs the result of one that waits."""
+        return 0
+
     def sample_stack(self, request: int, ref: TaskRef, now: float) -> None:
         """Report that it does not run: tasks run while the reports are taken."""
         self._reports.stacks.append(StackSampled(request, 0, 0.0, "", "it has not begun"))

@@ -19,13 +19,13 @@ from concurrent_nb.tasks.task_record import Line, TaskRecord, TaskState
 from concurrent_nb.wire.messages import TaskRef
 
 #: most tasks of one line
-LINE_MAX: Final = 256
+LINE_MAX: Final = 1024
 #: seconds of work in a line
 AHEAD_S: Final = 0.25
 #: ... and most tasks whose run time is unknown
 UNKNOWN_MAX: Final = 4
 #: most tasks that are sent ahead to one slave
-FOLLOWERS_MAX: Final = 1024
+FOLLOWERS_MAX: Final = 4096
 #: so many dependents of a task are looked at
 _SEEN_MAX: Final = 4
 #: a job whose tasks came too late has one sent ahead once in so many times

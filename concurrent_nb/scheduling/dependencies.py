@@ -110,8 +110,8 @@ class Dependencies:
         links = task.links
         if links is None or links.missing != 1 or task.state is not TaskState.BLOCKED:
             return
-        leader = next(needed for needed in links.inputs if needed.outcome is None)
-        if leader.slave is not None:
+        leader = next((needed for needed in links.inputs if needed.outcome is None), None)
+        if leader is not None and leader.slave is not None:  # else it has just ended
             self._state.leaders.append(leader)
 
     def _count_edge(self, needed: TaskRecord, task: TaskRecord) -> None:

@@ -220,8 +220,12 @@ class SlaveEventHandler:
         count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
             task = find(item.index)
-            if task is None or task.slave != slave_id or task.attempt != item.attempt or task.state is _AHEAD:
+            if task is None or task.slave != slave_id or task.attempt != item.attempt:
                 slave.confirm_ended((event.job, item.index, item.attempt))
+                continue
+            if task.state is _AHEAD:  # it was stopped before it began, or its leader's result does not count
+                state.release(task, slave)
+                self._lifecycle.give_back(task)
                 continue
             status = item.status
             # Run times of system hosts and multi-slot tasks do not measure the speed of a slave.

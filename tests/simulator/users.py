@@ -184,6 +184,8 @@ class User:
         """Draw the tasks whose results a new task needs: mostly none, else some of the last ones of this user."""
         # A generator of its own: the history of all else stays the same.
         chance = Random(f"inputs of {wanted.name}")
+        if wanted.job.tasks and Random(f"chain in job {wanted.job.id.hex()}").random() < 0.15:
+            return (wanted.job.tasks[-1],)  # each task needs the one before
         share = Random(f"inputs in job {wanted.job.id.hex()}").choice((0.0, 0.0, 0.1, 0.9))
         if chance.random() >= share:
             return ()

@@ -15,7 +15,7 @@ from typing import Final
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.slave_state import is_multi_slot, is_system_host
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.bound_tasks import unbind
+from concurrent_nb.wire.bound_tasks import ResultParts, bind, unbind
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side import attempts as a
@@ -54,6 +54,7 @@ class VirtualWorker:
         self._pool = pool
         self._task_run: TaskRun | None = None
         self._unsent: list[tuple[Result, Buffers]] = []
+        self._last: tuple[a.Attempt, Status, bytes] | None = None  # what it has run last, and its value
 
     def give(self, function: bytes, attempts: Sequence[a.Attempt]) -> None:
         """Queue tasks of a function."""
@@ -120,6 +121,15 @@ class VirtualWorker:
         while self.queue:
             attempt, function = self.queue.popleft()
             self.attempt, self.ticket, self.started_at = attempt, attempt.ticket, pool.clock.now
+            if attempt.behind:
+                last = self._last
+                if last is None or last[0].ticket != attempt.behind or last[1] is not Status.OK:
+                    self._last = attempt, Status.INPUT_GONE, b""
+                    self._unsent.append((Result(attempt.ticket, Status.INPUT_GONE, 0.0, b""), ()))
+                    continue
+                parts = ResultParts(last[0].job, last[0].index, last[2], (), ())
+                attempt.body, _, _ = bind(attempt.kind, attempt.body, (), (), [parts])
+                attempt.kind = int(m.TaskKind.BOUND)
             task_run = self._task_run = pool.begin(attempt, function)
             if self.to_stop == attempt.ticket:
                 self._answer(task_run, Status.CANCELLED)
@@ -159,6 +169,8 @@ class VirtualWorker:
     def _answer(self, task_run: TaskRun, status: Status) -> None:
         body, sizes, buffers = pack_body(b"" if status is Status.CANCELLED else task_run.value, ())
         elapsed_s = self._pool.clock.now - self.started_at
+        if self.attempt is not None:
+            self._last = self.attempt, status, task_run.value
         self._unsent.append((Result(self.ticket, status, elapsed_s, body, sizes), buffers))
         self._task_run, self.attempt, self.ticket = None, None, 0
         if elapsed_s >= FLUSH_S:
@@ -219,6 +231,7 @@ class VirtualPool(UnsharedPool):
         if len(keys) < len(run.tasks) or keys & self._open:
             raise Violation(f"slave {self._name} is assigned an attempt twice, of job {run.job.hex()[:4]}")
         self._open |= keys
+        self._on_top -= keys
         if is_system_host(run.needs) or is_multi_slot(run.needs):
             self._on_top |= keys
         elif len(self._open - self._on_top) > self.credit:
@@ -232,6 +245,17 @@ class VirtualPool(UnsharedPool):
     def has(self, ref: m.TaskRef) -> bool:
         """Return whether this attempt is here, and its end is in no report yet."""
         return self.scheduler.place_of(ref) is not None
+
+    def follow(self, run: m.Assign, now: float) -> int:
+        """Have a worker take tasks behind their leader, and check that they are not here."""
+        count, commands = self.scheduler.followed(run, now)
+        keys = {(run.job, frame.index, frame.attempt) for frame in run.tasks[:count]}
+        if keys & self._open:
+            raise Violation(f"slave {self._name} is assigned an attempt twice, of job {run.job.hex()[:4]}")
+        self._open |= keys
+        self._on_top |= keys
+        self._obey(commands)
+        return count
 
     def sample_stack(self, request: int, ref: m.TaskRef, now: float) -> None:
         """Answer for a task that a worker has; others are said to wait, or to have ended."""

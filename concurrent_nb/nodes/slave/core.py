@@ -86,6 +86,13 @@ class WorkerPool(Protocol):
     def has(self, ref: m.TaskRef) -> bool:
         """Return whether this attempt is here, and its end is in no report yet."""
 
+    def follow(self, run: m.Assign, now: float) -> int:
+        """Have the worker that has `run.behind` take these tasks, each with the result of the one before.
+
+        Return how many it takes, of the first ones; maybe none. The others are not here. One that is returned may be
+        assigned again, in the same attempt.
+        """
+
     def hold_notes(self, hold: bool) -> None:
         """Slow down tasks that send notes, until the next call with False."""
 
@@ -297,14 +304,17 @@ class SlaveCore:
         while True:
             if news.degraded or self._is_draining:
                 followers.drain()
-            ready = followers.go_on(news.outcomes, news.returned)
+            ready, news.returned = followers.go_on(news.outcomes, news.returned)
+            if news is not reports:
+                reports.add(news)
             if not ready:
                 break
             for run, buffers in ready:
                 pool.assign(run, buffers, now)
+            followers.give(lambda run: pool.follow(run, now))
             news = pool.take_reports()  # of pools that run tasks, or send them off, when they are asked
-            reports.add(news)
         followers.check(pool.has)
+        followers.give(lambda run: pool.follow(run, now))
         reports.returned += followers.returned
         followers.returned = []
         return reports

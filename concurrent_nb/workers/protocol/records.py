@@ -74,6 +74,9 @@ class RunTasks(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
     tasks: list[tuple[int, bytes, Sizes, int, Kind]]
     threads: int = 0  #: how many threads libraries may use meanwhile; 0: no change
     job: bytes = b""
+    #: ticket of the task whose result the first one needs, and each other one that of the one before; 0: none does.
+    #: If the worker does not have it, they end as INPUT_GONE
+    behind: int = 0
 
     def buffer_sizes(self) -> list[int]:
         """Return the lengths of the buffers that follow."""
@@ -84,7 +87,7 @@ class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How one task has ended in the worker."""
 
     ticket: int
-    status: Annotated[int, msgspec.Meta(ge=0, le=8)]  #: outcome.Status
+    status: Annotated[int, msgspec.Meta(ge=0, le=12)]  #: outcome.Status
     elapsed_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     body: bytes  #: pickled value or encoded ErrorReport; empty if it is the first buffer
     sizes: Sizes = ()

@@ -43,6 +43,7 @@ class Attempt(Struct, eq=False, gc=False):
     reported: bool = False  #: reported as started
     needs: Needs | None = None  #: None: a slot, in a process
     suspect: bool = False  #: its task may have ended a process of threads, so it is the only one in its process
+    behind: int = 0  #: ticket of the attempt whose result it needs, which is before it in its worker; 0: none
     futile_workers: int = 0  #: how many workers had it as their next one, and did nothing
 
     @property

@@ -214,6 +214,15 @@ class Pool:
         """Return whether this attempt is here, and its end is in no report yet."""
         return self._scheduler.place_of(ref) is not None
 
+    def follow(self, run: Assign, now: float) -> int:
+        """Have the worker that has `run.behind` take these tasks, each with the result of the one before.
+
+        Return how many it takes, of the first ones. One that is returned may be assigned again, in the same attempt.
+        """
+        count, commands = self._scheduler.followed(run, now)
+        self._execute(commands, now)
+        return count
+
     def sample_stack(self, request: int, ref: TaskRef, now: float) -> None:
         """Have a running task's worker write its stack; reported with this number, as is why there is none."""
         try:

@@ -173,7 +173,8 @@ class WorkerConnection:
         """Send a pack of tasks, and a token for each. `threads`: how many libraries may use; 0: no change."""
         tasks = [(it.ticket, it.body, it.sizes, it.index, it.kind) for it in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
-        self._put(encode(RunTasks(function, self._epoch, tasks, threads, attempts[0].job)), buffers)
+        first = attempts[0]
+        self._put(encode(RunTasks(function, self._epoch, tasks, threads, first.job, first.behind)), buffers)
         with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed
             os.write(self._tokens, bytes([self._epoch]) * len(tasks))
 

@@ -23,7 +23,8 @@ from types import FrameType
 from typing import Final, Protocol, TextIO
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import Sizes, Slice
+from concurrent_nb.wire.bound_tasks import ResultParts, bind
+from concurrent_nb.wire.messages import Sizes, Slice, TaskKind
 from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.output_markers import marker
 from concurrent_nb.workers.protocol.records import (
@@ -66,6 +67,9 @@ _UNREAD: Final = termios.FIONREAD  #: asks how many bytes a pipe holds that nobo
 _HIT: Final = int(Status.HIT)
 _NOTHING_UNREAD: Final = bytes(8)
 _CANCELLED: Final = int(Status.CANCELLED)
+_OK: Final = int(Status.OK)
+_INPUT_GONE: Final = int(Status.INPUT_GONE)
+_BOUND: Final = int(TaskKind.BOUND)
 
 #: an idle worker releases the memory for the next results after this many seconds
 IDLE_S: Final = 5.0
@@ -141,6 +145,9 @@ class TaskLoop:
         self._pipes = (channels.out, channels.err)
         self._reader = RecordReader(decode_slave_record, header_bytes_max=SLAVE_HEADER_BYTES_MAX)
         self._queue: deque[tuple[int, QueuedTask]] = deque()  # with their epochs
+        self._leaders: dict[int, int] = {}  # by ticket of a queued task: that of the one whose result it needs
+        # ticket, task, status and pickle of the last result; the pickle only if there are no buffers
+        self._last: tuple[int, TaskId, int, Buffer] = (0, (b"", 0), _CANCELLED, b"")
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._last_flush = 0.0
@@ -220,6 +227,7 @@ class TaskLoop:
                 task_epoch, work = self._queue.popleft()
                 if task_epoch == epoch:
                     return work
+                self._leaders.pop(work[0], None)
             self._flush()
             self._receive()
 
@@ -243,6 +251,10 @@ class TaskLoop:
 
     def _enqueue(self, order: RunTasks, buffers: Sequence[Buffer]) -> None:
         function, epoch, threads, job = order.function, order.epoch, order.threads, order.job
+        if order.behind:
+            leader = order.behind
+            for task in order.tasks:
+                self._leaders[task[0]], leader = leader, task[0]
         if not buffers:
             self._queue.extend(
                 [
@@ -278,12 +290,17 @@ class TaskLoop:
         page.begin(ticket, started_at)
         if self._meter.reads:
             self._meter.begin()
-        if threads:
+        if self._leaders and (leader := self._leaders.pop(ticket, 0)):
+            status, body_out, buffers_out = self._run_follower(
+                leader, ticket, task, function, kind, body, sizes, buffers
+            )
+        elif threads:
             status, body_out, buffers_out = self._run_with_threads(
                 threads, ticket, task, function, kind, body, sizes, buffers
             )
         else:
             status, body_out, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
+        self._last = (ticket, task, status, b"" if buffers_out else body_out)
         keeps_arguments = bool(sizes) and self._runner.keeps_arguments()
         wrote = self._write_markers(ticket)
         now = _monotonic()
@@ -309,7 +326,7 @@ class TaskLoop:
         page.end()
         if (
             wrote
-            or status  # the application may wait for a hit or an error
+            or (status and status != _INPUT_GONE)  # the application may wait for a hit or an error
             or now - self._last_flush >= FLUSH_S
             or len(self._unsent) >= UNSENT_RESULTS_MAX
             or self._unsent_bytes > UNSENT_BYTES_MAX - UNSENT_RESULT_BYTES_MAX
@@ -321,6 +338,25 @@ class TaskLoop:
             left = frozenset(threading.enumerate()) - {threading.main_thread()}
             self._foreign_threads = left - self._runner.own_threads()
             self._page.note_left_threads(bool(self._foreign_threads))
+
+    def _run_follower(
+        self,
+        leader: int,
+        ticket: int,
+        task: TaskId,
+        function: bytes,
+        kind: int,
+        body: Buffer,
+        sizes: Sizes,
+        buffers: Sequence[Buffer],
+    ) -> TaskResult:
+        """Run a task with the result of the one before, if that has just succeeded here."""
+        last, (job, index), status, result = self._last
+        if last != leader or status != _OK or not result:
+            return _INPUT_GONE, b"", ()
+        parts = ResultParts(job, index, bytes(result), (), ())
+        bound, sizes, buffers = bind(kind, bytes(body), sizes, buffers, [parts])
+        return self._run_attempt(ticket, task, function, _BOUND, bound, sizes, buffers)
 
     def _run_with_threads(
         self,

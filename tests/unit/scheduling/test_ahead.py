@@ -56,10 +56,10 @@ def test_tasks_that_come_later_are_sent_behind_the_line() -> None:
 def test_a_line_grows_with_each_link_that_ran_so_and_never_beyond_its_limit() -> None:
     bench = a_bench()
     handle = bench.scheduler.handle  # all invariants are checked at the end: there are many tasks
-    lengths = [len(run) for _, run in sent_ahead(handle(chain(2000), now=0.0))]
+    lengths = [len(run) for _, run in sent_ahead(handle(chain(6000), now=0.0))]
     job = bench.scheduler.jobs[JOB]
-    for index in range(1500):
-        lengths += [len(run) for _, run in sent_ahead(handle(ended("a", index, elapsed_s=QUICK_S), now=0.0))]
+    for index in range(4000):
+        lengths += [len(run) for _, run in sent_ahead(handle(ended("a", index, elapsed_s=1e-5), now=0.0))]
         handle(acknowledged([index]), now=0.0)
         assert len(bench.scheduler.slaves[slave_id("a")].followers) <= LINE_MAX
     assert job.ahead_max == LINE_MAX
@@ -189,3 +189,12 @@ def test_a_cancelled_job_gets_its_followers_back() -> None:
     assert withdrawn(out, stop=True) == {"a": [0, 1, 2]}
     out = bench(ended("a", 0, status=CANCELLED), returned("a", 1, 2))
     assert delivered(out) == dict.fromkeys(range(3), CANCELLED)
+
+
+def test_a_follower_that_a_worker_had_ends_as_cancelled_before_its_leader() -> None:
+    bench = a_bench()
+    bench(chain(3))
+    bench(cancelled())
+    assert delivered(bench(ended("a", 2, 1, status=CANCELLED))) == {2: CANCELLED, 1: CANCELLED}
+    assert delivered(bench(ended("a", 0, status=CANCELLED))) == {0: CANCELLED}
+    assert bench.scheduler.slaves[slave_id("a")].load == 0

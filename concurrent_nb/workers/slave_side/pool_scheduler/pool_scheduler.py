@@ -9,7 +9,7 @@ from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.wire.codec import ItemBuffers
 from concurrent_nb.wire.messages import Assign, TaskRef
 from concurrent_nb.workers.protocol.records import Result, lengths
-from concurrent_nb.workers.slave_side.attempts import Buffer, Command, Disposition, PoolReports
+from concurrent_nb.workers.slave_side.attempts import Buffer, Command, Disposition, GiveTasks, PoolReports
 from concurrent_nb.workers.slave_side.pool_scheduler import outcome_frames
 from concurrent_nb.workers.slave_side.pool_scheduler.assignment import Assignment
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PoolState
@@ -20,6 +20,7 @@ from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import WorkerS
 
 # A name in a module is found faster than a member of an enumeration.
 _CANCELLED: Final = int(Status.CANCELLED)
+_INPUT_GONE: Final = int(Status.INPUT_GONE)
 #: the statuses that a worker may report
 _FROM_WORKERS: Final = frozenset(
     map(int, (Status.OK, Status.HIT, Status.ERROR, _CANCELLED, Status.NOT_PICKLABLE, Status.NOT_LOADABLE))
@@ -155,6 +156,22 @@ class PoolScheduler:
             self._state.return_all()
         return self._assignment.assign(now)
 
+    def followed(self, run: Assign, now: float) -> tuple[int, list[Command]]:
+        """Add attempts behind `run.behind`, in its worker. Returns how many of the first ones, maybe none."""
+        state, leader = self._state, run.behind
+        ticket = None if leader is None else state.tickets.get((leader.job, leader.index, leader.attempt))
+        if ticket is None or state.degraded or state.draining:
+            return 0, []
+        attempt = state.attempts[ticket]
+        if not (most := self._workers.can_follow(attempt, run.function)):
+            return 0, []
+        pack = state.follow(run, attempt, most)
+        if not pack:
+            return 0, []
+        worker = self._workers.by_number[attempt.worker]
+        worker.assign(pack, now)
+        return len(pack), [GiveTasks(worker.number, run.function, pack)]
+
     def withdrawn(self, refs: Iterable[TaskRef], stop: bool, now: float) -> list[Command]:
         """Return these attempts if they have not started; with `stop`, also stop those that have."""
         state, lifecycle = self._state, self._lifecycle
@@ -246,6 +263,12 @@ class PoolScheduler:
             if attempt is None:  # the pool has read it from the page before
                 state.check_over(ticket)
                 continue
+            if attempt.behind:
+                worker.followers -= 1
+                if status == _INPUT_GONE:  # the one before has failed there, or is not there
+                    del held[ticket]
+                    state.requeue(attempt)
+                    continue
             if status not in _FROM_WORKERS or not (result.body or sizes or status == _CANCELLED):
                 raise ProtocolError(f"sent an invalid result, of status {status}")
             del held[ticket]
@@ -280,7 +303,9 @@ class PoolScheduler:
         if count > len(worker.held):
             raise ProtocolError(f"worker {number} returned {count} tasks and had {len(worker.held)}")
         for _ in range(count):
-            self._state.requeue(worker.held.popitem()[1])
+            attempt = worker.held.popitem()[1]
+            worker.followers -= attempt.behind > 0
+            self._state.requeue(attempt)
         worker.tasks_left += count
         return self._lifecycle.after_recall(worker, now) + self._assignment.assign(now)
 

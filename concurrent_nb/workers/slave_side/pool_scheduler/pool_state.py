@@ -39,6 +39,23 @@ class PoolState:
         self._suspects: dict[tuple[bytes, int], None] = {}  # by (job, index), the oldest first
         self._next_ticket = 1
 
+    def follow(self, run: Assign, leader: Attempt, count: int) -> list[Attempt]:
+        """Return new attempts of the first `count` tasks: the first is behind a leader, each other the one before."""
+        pack, before = [], leader.ticket
+        for frame in run.tasks[:count]:
+            key = (run.job, frame.index, frame.attempt)
+            if key in self.tickets:
+                break
+            ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+            attempt = Attempt(
+                ticket, run.job, frame.index, frame.attempt, run.function, None, frame.body, (), (), frame.kind
+            )
+            attempt.behind, before = before, ticket
+            self.attempts[ticket] = attempt
+            self.tickets[key] = ticket
+            pack.append(attempt)
+        return pack
+
     def add(self, run: Assign, buffers: ItemBuffers) -> None:
         """Queue new attempts; ignore those that are here already."""
         attempts, tickets = self.attempts, self.tickets
@@ -79,7 +96,17 @@ class PoolState:
         return self.multi_slot if needs.cores != 1 else self.single_slot
 
     def requeue(self, attempt: Attempt) -> None:
-        """Put an attempt that a worker had to the front of its queue, unless its disposition is to end."""
+        """Put an attempt that a worker had to the front of its queue, unless its disposition is to end.
+
+        One that needs a result which the worker has, or would have had, is returned.
+        """
+        if attempt.behind:
+            if attempt.disposition > Disposition.RETURN:
+                self._forget(attempt)
+                self.reports.ended(attempt.job, attempt.end(Status.CANCELLED))
+            else:
+                self.return_to_master(attempt)
+            return
         self.queue_of(attempt).push_front(attempt)
         if self.degraded or self.draining:
             disposition = max(attempt.disposition, Disposition.RETURN)

@@ -14,6 +14,8 @@ from concurrent_nb.workers.slave_side.pool_scheduler.attempt_queue import PACK_M
 NO_AHEAD_S: Final = 0.02
 #: from this much work on, it is worth moving what a worker has ahead to an idle one
 WORTH_MOVING_S: Final = 0.001
+#: seconds of work that follow a task in its worker
+FOLLOW_S: Final = 0.1
 #: weight of the newest mean run time of a function in its estimate
 NEWEST: Final = 0.3
 
@@ -41,6 +43,7 @@ class WorkerState:
     empty_recalls: int = 0  #: how often in a row everything was recalled from it
     is_broken: bool = False  #: it violated the protocol or stopped working, and is killed for it
     death_reason: str = ""  #: how a broken worker ends, for messages
+    followers: int = 0  #: how many of its attempts need the result of the one before: no other worker can run them
     blamed: int = 0  #: ticket of the task that broke it; 0 if that is not known
     requested_at: float = field(init=False)
     page_ticket: int = 0  #: the last ticket that its status page showed ...
@@ -82,6 +85,8 @@ class WorkerState:
         for attempt in pack:
             attempt.worker = self.number
             self.held[attempt.ticket] = attempt
+        if pack[0].behind:
+            self.followers += len(pack)
         self.packs.append(pack[-1].ticket)
         self.tasks_left -= len(pack)
         self.recalled = False
@@ -207,13 +212,29 @@ class WorkerTable:
                     return worker
         return None
 
+    def can_follow(self, leader: Attempt, function: bytes) -> int:
+        """Return how many tasks of a function may go to the worker of a leader, behind it; each needs the one before.
+
+        None if something else is behind it there, or if they are not known to be so short that nobody waits for them.
+        """
+        worker = self.by_number.get(leader.worker)
+        if worker is None or worker.last is not leader or leader.needs is not None or leader.timeout_s is not None:
+            return 0
+        if worker.recalled or worker.stopping or worker.killed or worker.blocked or worker.is_leaving:
+            return 0
+        leader_s, expected_s = self.estimates.get(leader.function), self.estimates.get(function)
+        if leader_s is None or expected_s is None or max(leader_s, expected_s) >= NO_AHEAD_S or leader.disposition:
+            return 0
+        return int(min(worker.tasks_left, max(1.0, FOLLOW_S / max(expected_s, 1e-6))))
+
     def most_loaded(self) -> WorkerState | None:
         """Return the worker with most work behind its running task, None if no such work is worth moving."""
         most_s, found = WORTH_MOVING_S, None
         for worker in self.by_number.values():
-            if len(worker.held) > 1 and not (worker.recalled or worker.killed):
+            count = len(worker.held) - worker.followers
+            if count > 1 and not (worker.recalled or worker.killed):
                 expected_s = self.estimates.get(worker.last.function)
-                load_s = math.inf if expected_s is None else expected_s * (len(worker.held) - 1)
+                load_s = math.inf if expected_s is None else expected_s * (count - 1)
                 if load_s >= most_s:
                     most_s, found = load_s, worker
         return found

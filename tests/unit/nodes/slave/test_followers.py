@@ -19,7 +19,17 @@ EPOCH = 7
 
 
 class Workers(InlinePool):
-    """Workers that end tasks when a test says so."""
+    """Workers that end tasks when a test says so, and take tasks behind others if they may."""
+
+    takes_followers = 0  #: how many at once
+
+    def follow(self, run: m.Assign, now: float) -> int:
+        """Take some of the tasks."""
+        count = min(self.takes_followers, len(run.tasks))
+        if count and run.behind is not None and self.has(run.behind):
+            self.assign(m.Assign(run.job, run.function, None, run.tasks[:count]), (), now)
+            return count
+        return 0
 
     def take_reports(self):  # type: ignore[no-untyped-def]
         reports, self._reports = self._reports, type(self._reports)()
@@ -136,6 +146,74 @@ def test_a_follower_that_comes_with_the_end_of_its_leader_still_gets_the_result(
     slave.workers.end(0)
     assert slave(run(1, behind=0)) == [("ended", [0])]
     assert slave.waiting == [1]
+
+
+@pytest.fixture
+def given(slave: Slave) -> Slave:
+    """A slave one of whose workers has a task and two behind it, of three."""
+    slave.workers.takes_followers = 2
+    slave(run(0), run(1, 2, 3, behind=0))
+    assert slave.waiting == [0, 1, 2]
+    return slave
+
+
+def test_a_worker_that_has_the_line_runs_it_without_being_told(given: Slave) -> None:
+    given.workers.end(0)
+    given.workers.end(1)
+    assert given() == [("ended", [0]), ("ended", [1])]
+    assert given.waiting == [2]
+    given.workers.end(2, body=b"two")
+    given()
+    (_, _, frame, buffers) = given.workers.waiting[0]
+    assert (frame.index, bound(frame, buffers)[1]) == (3, {(JOB, 2): b"two"})
+
+
+def test_what_comes_back_from_a_worker_waits_again_or_is_bound(given: Slave) -> None:
+    given.workers.give_back(1)
+    given.workers.give_back(2)
+    assert given() == []  # the leader goes on
+    given.workers.takes_followers = 0
+    given.workers.end(0, body=b"zero")
+    assert given() == [("ended", [0])]
+    (_, _, frame, buffers) = given.workers.waiting[0]
+    assert (frame.index, bound(frame, buffers)[1]) == (1, {(JOB, 0): b"zero"})
+
+
+def test_what_comes_back_after_its_leader_has_ended_is_bound_to_the_result(given: Slave) -> None:
+    given.workers.end(0, body=b"zero")
+    given()
+    given.workers.takes_followers = 0
+    given.workers.give_back(1)
+    assert given() == []
+    (_, _, frame, buffers) = given.workers.waiting[-1]
+    assert (frame.index, bound(frame, buffers)[1]) == (1, {(JOB, 0): b"zero"})
+    given.workers.give_back(2)  # it was behind another attempt in the worker
+    assert given() == []
+    given.workers.end(1, body=b"one")
+    assert given() == [("ended", [1])]
+    assert given.waiting == [2]
+
+
+def test_what_a_worker_has_behind_a_task_that_fails_is_returned_when_it_comes_back(given: Slave) -> None:
+    given.workers.end(0, Status.ERROR)
+    assert given() == [("ended", [0])]
+    given.workers.give_back(1)
+    given.workers.give_back(2)
+    assert given() == [("returned", [1, 2, 3])]
+
+
+def test_what_a_worker_has_is_withdrawn_from_it_and_returned(given: Slave) -> None:
+    assert given(m.Withdraw([m.TaskRef(JOB, 2, 1)], False)) == [("returned", [2, 3])]
+    assert given.waiting == [0, 1]
+
+
+def test_what_a_worker_has_is_returned_by_a_slave_that_drains(given: Slave) -> None:
+    given.core.drain()
+    given.workers.give_back(2)
+    assert given() == [("returned", [3, 2])]
+    given.workers.end(0)
+    given.workers.end(1)
+    assert given() == [("ended", [0]), ("ended", [1])]
 
 
 def test_a_second_follower_is_returned(slave: Slave) -> None:

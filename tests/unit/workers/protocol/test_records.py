@@ -117,7 +117,7 @@ def test_nonsense_is_an_error(data: bytes) -> None:
     "result",
     [
         (1, -1, 0.5, b"x"),
-        (1, 9, 0.5, b"x"),
+        (1, 13, 0.5, b"x"),
         (1, 0, float("nan"), b"x"),
         (1, 0, float("inf"), b"x"),
         (1, 0, -0.5, b"x"),

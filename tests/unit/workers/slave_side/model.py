@@ -27,10 +27,12 @@ class Worker:
     started_at: float = 0.0
     unsent: list[Result] = field(default_factory=list)
     ended: int = 0  #: ticket of the task that has ended last
+    has_succeeded: bool = False  #: that one
     moves: bool = False  #: bytes come of it
     interrupted: set[int] = field(default_factory=set)
     killed: bool = False
     packs: list[int] = field(default_factory=list)  #: sizes of all packs that it got
+    lines: list[int] = field(default_factory=list)  #: ... of tasks behind others
 
 
 class Model:
@@ -67,7 +69,10 @@ class Model:
                 assert {attempt.function for attempt in command.attempts} == {command.function}
                 worker.unstarted += command.attempts
                 self.given |= {attempt.ref for attempt in command.attempts}
-                worker.packs.append(len(command.attempts))
+                if command.attempts[0].behind:
+                    worker.lines.append(len(command.attempts))
+                else:
+                    worker.packs.append(len(command.attempts))
             elif isinstance(command, a.Recall):
                 count = len(worker.unstarted)
                 worker.unstarted.clear()
@@ -99,6 +104,14 @@ class Model:
     ) -> None:
         frames = [TaskFrame(index, attempt, b"args") for index in indexes]
         self.execute(self.scheduler.assigned(Assign(JOB, function, timeout_s, frames, needs), (), self.clock()))
+
+    def follow(self, indexes: range | list[int], behind: a.Attempt, function: bytes = F) -> int:
+        """Let tasks follow an attempt in its worker; return how many do."""
+        frames = [TaskFrame(index, 1, b"args") for index in indexes]
+        run = Assign(JOB, function, None, frames, None, behind.ref)
+        count, commands = self.scheduler.followed(run, self.clock())
+        self.execute(commands)
+        return count
 
     def withdraw(self, indexes: range | list[int], stop: bool, attempt: int = 1) -> None:
         refs = [TaskRef(JOB, index, attempt) for index in indexes]
@@ -150,6 +163,16 @@ class Model:
             elapsed_s = self.clock() - worker.started_at
         worker.unsent.append(Result(worker.running.ticket, status, elapsed_s, b"value"))
         worker.ended, worker.running = worker.running.ticket, None
+        worker.has_succeeded = status is Status.OK
+
+    def skip_followers(self, number: int) -> None:
+        """Let a worker skip the tasks that need a result which it does not have."""
+        worker = self.workers[number]
+        while worker.unstarted and (behind := worker.unstarted[0].behind):
+            if behind == worker.ended and worker.has_succeeded:
+                return
+            worker.ended, worker.has_succeeded = worker.unstarted.popleft().ticket, False
+            worker.unsent.append(Result(worker.ended, Status.INPUT_GONE, 0.0, b""))
 
     def swallow(self, number: int) -> None:
         """Let a worker send its results to where they are no results."""

@@ -57,6 +57,15 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
             self.timed |= refs
         self.model.assign(indexes, G if slow else F, timeout_s, needs=needs)
 
+    @rule(which=SOME, count=st.integers(1, 100), slow=st.booleans())
+    def follow(self, which: int, count: int, slow: bool) -> None:
+        table = self.model.scheduler._workers
+        number = self.pick(which, lambda worker: bool(table.by_number[worker.number].held))
+        if number is not None:
+            first = len(self.assigned)
+            given = self.model.follow(range(first, first + count), table.by_number[number].last, G if slow else F)
+            self.assigned |= {TaskRef(JOB, index, 1) for index in range(first, first + given)}
+
     @rule(first=SOME, count=st.integers(1, 50), stop=st.booleans())
     def withdraw(self, first: int, count: int, stop: bool) -> None:
         first %= len(self.assigned) + 1
@@ -81,6 +90,9 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
     def begin(self, which: int) -> None:
         number = self.pick(which, lambda worker: bool(worker.unstarted) and not worker.running)
         if number is not None:
+            self.model.skip_followers(number)
+            if not self.model.workers[number].unstarted:
+                return
             attempt = self.model.begin(number)
             assert attempt.ref not in self.reported
             self.ran.add(attempt.ref)
@@ -106,8 +118,10 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
     def run_all(self, which: int) -> None:
         number = self.pick(which, lambda worker: bool(worker.unstarted) and not worker.running)
         if number is not None:
-            for _ in range(len(self.model.workers[number].unstarted)):
+            self.model.skip_followers(number)
+            while self.model.workers[number].unstarted:
                 self.begin_end(number)
+                self.model.skip_followers(number)
             self.model.flush(number)
 
     def begin_end(self, number: int) -> None:
@@ -154,7 +168,16 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
     def packs_are_small_and_few(self) -> None:
         for worker in self.model.workers.values():
             assert all(size <= PACK_MAX for size in worker.packs)
-            assert len(worker.unstarted) <= 2 * PACK_MAX
+            assert sum(not attempt.behind for attempt in worker.unstarted) <= 2 * PACK_MAX
+
+    @invariant()
+    def followers_are_counted_and_in_their_leaders_worker(self) -> None:
+        for worker in self.model.scheduler._workers:
+            before = 0
+            assert worker.followers == sum(attempt.behind > 0 for attempt in worker.held.values())
+            for attempt in worker.held.values():
+                assert not (attempt.behind and before and attempt.behind != before)
+                before = attempt.ticket
 
     @invariant()
     def nobody_rests_while_tasks_wait(self) -> None:
