@@ -5,6 +5,7 @@ import concurrent.futures
 import operator
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -350,3 +351,80 @@ def test_statistics_and_traces_show_the_graph_by_function(app: ApplicationNode, 
     assert "after  to  total  6 edges" in str(sums.stats)
     sums.trace(tmp_path / "trace.json")
     assert '"graph":{"after -> total":6}' in (tmp_path / "trace.json").read_text()
+
+
+def printed(value: int, limit: int) -> int:
+    """Print the value, and return the next one; raise at a limit."""
+    sys.stdout.write(f"link {value}\n")
+    if value >= limit:
+        raise ValueError(f"the chain breaks at {value}")
+    return value + 1
+
+
+def chain(app: ApplicationNode, count: int, function: Any, *args: Any) -> list[Any]:
+    """Return the futures of a chain."""
+    futures = [app.submit(function, 0, *args)]
+    for _ in range(count - 1):
+        futures.append(app.submit(function, futures[-1], *args))
+    return futures
+
+
+def test_what_each_link_of_a_chain_prints_and_raises_is_its_own(
+    app: ApplicationNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    futures = chain(app, 60, printed, 1000)
+    assert [future.result(PATIENCE_S) for future in futures] == list(range(1, 61))
+    assert capsys.readouterr().out.splitlines() == [f"link {value}" for value in range(60)]
+    futures = chain(app, 60, printed, 40)
+    with pytest.raises(ValueError, match="breaks at 40"):
+        futures[40].result(PATIENCE_S)
+    assert [future.result(PATIENCE_S) for future in futures[:40]] == list(range(1, 41))
+    for future in futures[41:]:
+        with pytest.raises(DependencyFailed, match="breaks at 40"):
+            future.result(PATIENCE_S)
+
+
+def slower(value: int, at: int, seconds: float) -> int:
+    """Return the next value, quickly but for one."""
+    if value == at:
+        time.sleep(seconds)
+    return value + 1
+
+
+def test_a_link_that_is_slow_or_cancelled_does_not_take_those_before_it_along(app: ApplicationNode) -> None:
+    chain(app, 20, slower, -1, 0.0)[-1].result(PATIENCE_S)
+    futures = chain(app, 60, slower, 30, 0.5)
+    assert futures[29].result(PATIENCE_S) == 30
+    assert futures[40].cancel()  # it was sent ahead
+    with pytest.raises(DependencyFailed):
+        futures[41].result(PATIENCE_S)
+    with pytest.raises(DependencyFailed):
+        futures[-1].result(PATIENCE_S)
+    assert futures[39].result(PATIENCE_S) == 40
+    assert app.submit(negative, 3).result(PATIENCE_S) == -3
+
+
+def die_once_at(value: int, at: int, marker: Path) -> int:
+    """Return the next value; kill the worker the first time that one comes."""
+    if value == at and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value + 1
+
+
+def test_the_death_of_a_worker_within_a_line_costs_no_link(app: ApplicationNode, tmp_path: Path) -> None:
+    chain(app, 20, die_once_at, -1, tmp_path / "marker")[-1].result(PATIENCE_S)
+    futures = chain(app, 200, die_once_at, 100, tmp_path / "marker")
+    assert futures[-1].result(PATIENCE_S) == 200
+    assert [future.result(PATIENCE_S) for future in futures] == list(range(1, 201))
+
+
+def grown(array: Any) -> Any:
+    return array + 1
+
+
+def test_a_chain_of_large_values(app: ApplicationNode) -> None:
+    futures = [app.submit(grown, np.zeros(LARGE))]
+    for _ in range(39):
+        futures.append(app.submit(grown, futures[-1]))
+    assert float(futures[-1].result(PATIENCE_S).sum()) == 40.0 * LARGE
