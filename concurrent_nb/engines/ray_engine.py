@@ -6,24 +6,27 @@
 
 Ray places the actors, each on one CPU. Making one takes a second, and a call of it a few hundred microseconds, so they
 are made once and get groups.
+
+Ray answers in a thread of its own. Ray's client (`ray://`) waits for ever if an actor is called in that thread, so
+answers are handled in one of ours.
 """
 
 import contextlib
 import importlib.util
-import logging
 import os
 import queue
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 import ray
 import ray.exceptions
 
+from concurrent_nb import foreign
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel
 from concurrent_nb.engines.host_table import HOSTS
@@ -34,7 +37,7 @@ from concurrent_nb.nodes.launchers.ray_pilot import RAY_PORT, ray_address
 from concurrent_nb.transport.addresses import is_loopback
 from concurrent_nb.wire.codec import Buffer
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 #: a server for Ray's clients must answer within this time, in seconds
 CONNECT_S: Final = 10.0
@@ -123,6 +126,8 @@ class RayEngine:
         self._closing = threading.Event()
         self._placed = threading.Event()  # set once the first actor is
         self._watcher: threading.Thread | None = None
+        self._answers: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._handler = threading.Thread(target=self._handle_answers, name="concurrent_nb ray answers", daemon=True)
 
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Connect, check the versions of a worker, and make the actors."""
@@ -148,6 +153,7 @@ class RayEngine:
             raise EngineUnavailable(
                 f"{self.describe()} has no free CPU: add a node, or end what runs there (`ray status` shows it)"
             )
+        self._handler.start()
         with self._lock:
             self._actors = [self._make_actor() for _ in range(self.slots)]
         if not self._placed.wait(START_S):
@@ -189,11 +195,20 @@ class RayEngine:
     def _make_actor(self) -> _RayActor:
         kind = ray.remote(RayHost).options(num_cpus=1, max_concurrency=8, max_restarts=0)
         actor = _RayActor(kind.remote())
-        actor.handle.is_placed.remote().future().add_done_callback(partial(self._is_placed, actor))
+        self._when_answered(actor.handle.is_placed.remote(), partial(self._is_placed, actor))
         return actor
 
+    def _when_answered(self, ref: Any, handle: Callable[[Any], object]) -> None:
+        """Have `handle` called with the future of an answer when it has come, in the thread for that."""
+        ref.future().add_done_callback(lambda answered: self._answers.put(partial(handle, answered)))
+
+    def _handle_answers(self) -> None:
+        while (handle := self._answers.get()) is not None:
+            foreign.call(log, "an answer of Ray cannot be handled", handle)
+            del handle  # it holds results
+
     def _is_placed(self, actor: _RayActor, future: Any) -> None:
-        """Let an actor have groups, now that it has a CPU. Called in a thread of Ray's."""
+        """Let an actor have groups, now that it has a CPU."""
         failed = future.exception() is not None
         with self._lock:
             if self._closing.is_set() or actor.is_dead:
@@ -233,12 +248,11 @@ class RayEngine:
                 number, parcel, objects, handles = self._waiting.popleft()
                 actor.group = number
                 self._actor_of[number] = actor
-            future = actor.handle.run.remote(parcel, objects, *handles).future()
-            future.add_done_callback(partial(self._ended, number, actor))
+            self._when_answered(actor.handle.run.remote(parcel, objects, *handles), partial(self._ended, number, actor))
             self._poll(actor)
 
     def _ended(self, number: int, actor: _RayActor, future: Any) -> None:
-        """Take the last report of a group. Called in a thread of Ray's."""
+        """Take the last report of a group."""
         error = future.exception()
         with self._lock:
             actor.group = None
@@ -275,10 +289,10 @@ class RayEngine:
             if actor.is_polled or actor.group is None or actor.is_dead or self._closing.is_set():
                 return
             actor.is_polled = True
-        actor.handle.next_reports.remote().future().add_done_callback(lambda ended: self._polled(actor, ended))
+        self._when_answered(actor.handle.next_reports.remote(), partial(self._polled, actor))
 
     def _polled(self, actor: _RayActor, future: Any) -> None:
-        """Take reports. Called in a thread of Ray's."""
+        """Take reports."""
         actor.is_polled = False
         if future.exception() is None:  # else the actor is dead, which its groups report
             for parcel in future.result():
@@ -319,8 +333,10 @@ class RayEngine:
     def close(self) -> None:
         """End all hosts and actors; leave Ray if it was joined here."""
         self._closing.set()
-        if self._watcher is not None:
-            self._watcher.join(END_S)
+        self._answers.put(None)
+        for thread in (self._watcher, self._handler):
+            if thread is not None and thread.is_alive():
+                thread.join(END_S)
         if ray.is_initialized():
             assert self._session is not None
             with contextlib.suppress(Exception):  # an actor may be dead, or Ray; hosts end with their actors
