@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from concurrent_nb import Cluster
@@ -18,6 +19,7 @@ from tests import work
 from tests.clusters import BRISK, eventually
 from tests.feeds import following
 from tests.launcher_contract import check_launcher, kill_here, slaves_of
+from tests.launcher_recipes import RECIPES, calls_of, make_stand_ins, options_of
 from tests.work import PATIENCE_S
 
 #: commands whose slaves are here
@@ -59,6 +61,24 @@ def test_commands_that_submit() -> None:
         cluster.scale(slaves=1)
         eventually(lambda: len(slaves_of(cluster)) == 1, "one has left")
     # A killed slave has no time to end its workers, which notice it themselves.
+
+
+@pytest.mark.parametrize(("system", "on", "others"), RECIPES, ids=[system for system, _, _ in RECIPES])
+def test_recipes_of_batch_systems_start_and_end_slaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, on: str, others: str
+) -> None:
+    """As far as that shows without the systems: stand-ins for their commands run the slaves here."""
+    make_stand_ins(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    options = options_of(on, others)
+    with Cluster(on=on, workers=1, config=BRISK, **HERE, **options) as cluster:
+        assert cluster.wait_for_slave(PATIENCE_S)
+        assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
+        ((name, slave),) = slaves_of(cluster).items()
+    started, *ended = calls_of(tmp_path)
+    assert name in started
+    assert bool(ended) == ("end_command" in options)
+    eventually(lambda: not psutil.pid_exists(slave["pid"]), "the slave has ended")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,12 @@
 """The recipes for batch systems in docs/clusters.md: they are accepted, and no two slaves of a user have one name."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 
 from concurrent_nb.nodes.launchers.catalogue import choose_launcher, make_launcher
+from tests.launcher_recipes import RECIPES, SCRIPT, options_of
 
-PAGE = (Path(__file__).parents[4] / "docs" / "clusters.md").read_text()
-#: rows of the table of recipes: system, what stands behind --on, and other options
-RECIPES = re.findall(r"^\| (MPI|PBS|LSF|HTCondor|Kubernetes) \| `(command:[^`]+)`(.*) \|.*\|$", PAGE, re.MULTILINE)
-SCRIPT = re.search(r"^```\n(executable = (?:.|\n)*?queue\n)```", PAGE, re.MULTILINE)
 #: options by which a system names a job, and the word behind them
 NAMED = re.compile(r"(?:-J|-N|--name|-batch-name|kubectl run) (\S+)|JobBatchName==\"([^\"]+)\"")
 
@@ -23,15 +18,8 @@ def test_each_system_has_a_recipe() -> None:
 
 @pytest.mark.parametrize(("system", "on", "others"), RECIPES)
 def test_a_recipe_is_accepted(monkeypatch: pytest.MonkeyPatch, system: str, on: str, others: str) -> None:
-    items: dict[str, object] = {}
-    words = [word for text in re.findall(r"`(--[^`]*)`", others) for word in shlex.split(text)]
-    for option, value in zip(words[::2], words[1::2], strict=True):
-        items[option.removeprefix("--").replace("-", "_")] = value == "True" if option == "--submits" else value
-    if "{script}" in on:
-        assert SCRIPT is not None
-        items["script"] = SCRIPT[1]
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    make_launcher(choose_launcher(on), items).check()
+    make_launcher(choose_launcher(on), options_of(on, others)).check()
 
 
 @pytest.mark.parametrize(("system", "on", "others"), RECIPES)
