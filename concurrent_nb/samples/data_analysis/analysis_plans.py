@@ -1,21 +1,26 @@
 """The plans of PCA, LDA and MDS: which blocks a task has, and what the results of a phase lead to.
 
-A task has several blocks, one in memory at a time, so that its result is one reduced block.
+A task has several blocks, one in memory at a time, so that its result is one reduced block. A plan takes blocks, a
+matrix that fits, or a list of matrices.
 """
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import index
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from concurrent_nb.samples.data_analysis import lda, mds, moments, pca
 from concurrent_nb.samples.data_analysis.lda import ClassMoments
 from concurrent_nb.samples.data_analysis.mds import Landmarks, Scaling
 from concurrent_nb.samples.data_analysis.moments import CentredFactor, Moments, Sketch
-from concurrent_nb.samples.data_analysis.row_blocks import Floats, RowBlocks
+from concurrent_nb.samples.data_analysis.row_blocks import Floats, RowBlocks, as_blocks, read_block
 from concurrent_nb.samples.phased_plan import PhasedPlan, PhaseTask
 
+#: what plans take: blocks, a matrix, or a list of matrices
+Data = RowBlocks | NDArray[Any] | Sequence[NDArray[Any]]
 #: how many parts the blocks are divided into; not the number of workers, so that no result depends on that
 PARTS: Final = 16
 PCA_METHODS: Final = ("tsqr", "moments", "incremental", "randomised")
@@ -28,7 +33,7 @@ def divided(count: int, parts: int) -> list[range]:
     [range(0, 2), range(2, 5)]
     """
     if count < 1 or parts < 1:
-        raise ValueError(f"{count} blocks in {parts} parts: there must be at least one of each")
+        raise ValueError(f"{count} blocks of rows in {parts} parts: there must be at least one of each")
     parts = min(count, parts)
     return [range(count * n // parts, count * (n + 1) // parts) for n in range(parts)]
 
@@ -43,7 +48,7 @@ def _named(numbers: range) -> str:
 def _factor(blocks: RowBlocks, numbers: range, keep: int | None) -> CentredFactor:
     state = None
     for number in numbers:
-        added = moments.factor_of(blocks.block(number))
+        added = moments.factor_of(read_block(blocks, number))
         state = added if state is None else moments.merged_factors(state, added)
         if keep is not None:
             state = moments.cut(state, keep)
@@ -52,21 +57,26 @@ def _factor(blocks: RowBlocks, numbers: range, keep: int | None) -> CentredFacto
 
 
 def _moments(blocks: RowBlocks, numbers: range) -> Moments:
-    return reduce(moments.merged_moments, (moments.moments_of(blocks.block(number)) for number in numbers))
+    return reduce(moments.merged_moments, (moments.moments_of(read_block(blocks, number)) for number in numbers))
 
 
 def _sketch(blocks: RowBlocks, numbers: range, basis: Floats) -> Sketch:
-    sketches = (moments.sketch_of(blocks.block(number), basis) for number in numbers)
+    sketches = (moments.sketch_of(read_block(blocks, number), basis) for number in numbers)
     return reduce(lambda a, b: moments.merged_sketches(a, b, basis), sketches)
 
 
 def _projected(blocks: RowBlocks, numbers: range, basis: Floats) -> CentredFactor:
-    factors = (moments.factor_of(blocks.block(number) @ basis) for number in numbers)
+    factors = (moments.factor_of(_in(basis, read_block(blocks, number))) for number in numbers)
     return reduce(moments.merged_factors, factors)
 
 
+def _in(basis: Floats, rows: Floats) -> Floats:
+    moments.check_columns(rows.shape[1], len(basis))
+    return np.asarray(rows @ basis)
+
+
 def _classes(blocks: RowBlocks, labels: RowBlocks, numbers: range) -> ClassMoments:
-    groups = (lda.class_moments(blocks.block(number), labels.block(number)) for number in numbers)
+    groups = (lda.class_moments(read_block(blocks, number), np.asarray(labels.block(number))) for number in numbers)
     return reduce(lda.merged_classes, groups)
 
 
@@ -79,14 +89,14 @@ def _candidates(blocks: RowBlocks, numbers: range, count: int, seed: int) -> Flo
     """Return some rows of each block, chosen by chance."""
     found = []
     for number in numbers:
-        rows = blocks.block(number)
+        rows = read_block(blocks, number)
         chance = np.random.default_rng([seed, number])
         found.append(rows[np.sort(chance.choice(len(rows), min(count, len(rows)), replace=False))])
     return np.vstack(found)
 
 
 def _triangulated(blocks: RowBlocks, numbers: range, landmarks: Landmarks) -> Floats:
-    return np.vstack([mds.triangulated(landmarks, blocks.block(number)) for number in numbers])
+    return np.vstack([mds.triangulated(landmarks, read_block(blocks, number)) for number in numbers])
 
 
 # --------------------------------------------------------------------------------------------------------------- plans
@@ -102,15 +112,16 @@ class PcaPlan(PhasedPlan):
     """
 
     def __init__(
-        self, blocks: RowBlocks, components: int, method: str = "tsqr", parts: int = PARTS, keep: int | None = None
+        self, blocks: Data, components: int, method: str = "tsqr", parts: int = PARTS, keep: int | None = None
     ) -> None:
+        blocks = as_blocks(blocks, parts)
         if method not in PCA_METHODS[:3]:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(PCA_METHODS[:3])}")
         if method != "incremental" and keep is not None:
             raise ValueError(f"keep={keep} is for the method 'incremental': {method!r} keeps all directions")
         if keep is not None and keep < components:
             raise ValueError(f"keep={keep} is less than the {components} components")
-        self.blocks, self.components, self.method = blocks, components, method
+        self.blocks, self.components, self.method = blocks, index(components), method
         self.parts = divided(blocks.count, parts)
         self.keep = (keep or components) if method == "incremental" else None
 
@@ -142,16 +153,17 @@ class RandomisedPcaPlan(PhasedPlan):
 
     def __init__(
         self,
-        blocks: RowBlocks,
+        blocks: Data,
         components: int,
         passes: int = 4,
         oversampling: int = 10,
         seed: int = 0,
         parts: int = PARTS,
     ) -> None:
+        blocks = as_blocks(blocks, parts)
         if passes < 1 or components < 1 or oversampling < 0:
             raise ValueError(f"{passes} passes, {components} components, {oversampling} columns besides: too few")
-        self.blocks, self.components, self.passes, self.seed = blocks, components, passes, seed
+        self.blocks, self.components, self.passes, self.seed = blocks, index(components), passes, seed
         self.width = components + oversampling
         self.parts = divided(blocks.count, parts)
         self.basis: Floats | None = None
@@ -159,7 +171,7 @@ class RandomisedPcaPlan(PhasedPlan):
     def begin(self) -> Sequence[PhaseTask]:
         self.sketch: Sketch | None = None
         self.done = 0
-        columns = self.blocks.block(0).shape[1]
+        columns = read_block(self.blocks, 0).shape[1]
         if self.components > columns:
             raise ValueError(f"{self.components} components of {columns} columns: choose fewer")
         start = np.random.default_rng(self.seed).normal(size=(columns, min(self.width, columns)))
@@ -190,7 +202,10 @@ class RandomisedPcaPlan(PhasedPlan):
 class LdaPlan(PhasedPlan):
     """Linear discriminants in one phase; the result is an `Lda`. The labels are in blocks of the same sizes."""
 
-    def __init__(self, blocks: RowBlocks, labels: RowBlocks, components: int | None = None, parts: int = PARTS) -> None:
+    def __init__(self, blocks: Data, labels: Data, components: int | None = None, parts: int = PARTS) -> None:
+        if hasattr(blocks, "__array__"):
+            labels = np.asarray(labels)
+        blocks, labels = as_blocks(blocks, parts), as_blocks(labels, parts)
         if blocks.count != labels.count:
             raise ValueError(f"{blocks.count} blocks of rows, but {labels.count} of labels")
         self.blocks, self.labels, self.components = blocks, labels, components
@@ -224,6 +239,7 @@ class MdsPlan(PhasedPlan):
     ) -> None:
         if starts < 1 or dimensions < 1:
             raise ValueError(f"{starts} starts in {dimensions} dimensions: there must be at least one")
+        given = np.asarray(given, dtype=np.float64)
         mds.check_distances(given)
         self.given, self.dimensions, self.starts, self.seed = given, dimensions, starts, seed
         self.max_iterations, self.tolerance = max_iterations, tolerance
@@ -251,13 +267,14 @@ class LandmarkMdsPlan(PhasedPlan):
 
     def __init__(
         self,
-        blocks: RowBlocks,
+        blocks: Data,
         dimensions: int = 2,
         landmarks: int = 50,
         candidates: int = 20,
         seed: int = 0,
         parts: int = PARTS,
     ) -> None:
+        blocks = as_blocks(blocks, parts)
         if landmarks <= dimensions or dimensions < 1:
             raise ValueError(f"{landmarks} landmarks for {dimensions} dimensions: there must be more of them")
         self.blocks, self.dimensions, self.landmarks = blocks, dimensions, landmarks

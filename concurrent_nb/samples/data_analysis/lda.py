@@ -4,6 +4,7 @@ Fisher's discriminants: directions in which the means of the classes differ most
 (R. A. Fisher, Annals of Eugenics 7, 179, 1936). The numbers are those of scikit-learn's solver "eigen".
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -40,18 +41,30 @@ class Lda:
 
 
 def class_moments(rows: Floats, labels: NDArray[Any]) -> ClassMoments:
-    """Return the moments of each class in a block. Raises ValueError if there are not as many labels as rows."""
+    """Return the moments of each class in a block.
+
+    Raises ValueError if there are not as many labels as rows, or if a label is NaN.
+    """
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"a block has labels of shape {labels.shape} for rows of shape {rows.shape}")
-    return {label: moments_of(rows[labels == label]) for label in np.unique(labels).tolist()}
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError("a label is NaN, which is no class: leave those rows out, or give them a class of their own")
+    return {label: moments_of(rows[labels == label]) for label in _ordered(set(labels.tolist()))}
 
 
 def merged_classes(a: ClassMoments, b: ClassMoments) -> ClassMoments:
     """Return the moments of each class in both."""
     return {
         label: merged_moments(a[label], b[label]) if label in a and label in b else a.get(label) or b[label]
-        for label in sorted({*a, *b})
+        for label in _ordered({*a, *b})
     }
+
+
+def _ordered(labels: Iterable[Any]) -> list[Any]:
+    try:
+        return sorted(labels)
+    except TypeError as error:
+        raise ValueError(f"labels are of types that have no order: {error}") from error
 
 
 def lda_of(classes: ClassMoments, components: int | None = None) -> Lda:
@@ -60,7 +73,9 @@ def lda_of(classes: ClassMoments, components: int | None = None) -> Lda:
     Raises ValueError for fewer than two classes, for more discriminants than there can be, and if columns depend on
     each other within classes.
     """
-    labels = sorted(classes)
+    if not classes:
+        raise ValueError("there are no rows: discriminants need two classes or more")
+    labels = _ordered(classes)
     groups = [classes[label] for label in labels]
     if len(groups) < 2:
         raise ValueError(f"all rows have the class {labels}: discriminants need two classes or more")
@@ -74,7 +89,10 @@ def lda_of(classes: ClassMoments, components: int | None = None) -> Lda:
     try:
         root = np.linalg.cholesky(within)
     except np.linalg.LinAlgError as error:
-        raise ValueError("a column is constant within all classes, or depends on others: leave it out") from error
+        raise ValueError(
+            f"within the {len(groups)} classes of {whole.count} rows a column is constant or depends on others: leave "
+            "it out, or give more rows"
+        ) from error
     # In coordinates in which the variance within classes is 1, the discriminants are orthogonal.
     whitened = np.linalg.solve(root, np.linalg.solve(root, between).T)
     values, vectors = np.linalg.eigh((whitened + whitened.T) / 2)

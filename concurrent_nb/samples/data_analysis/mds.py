@@ -38,7 +38,7 @@ def distances(a: Floats, b: Floats) -> Floats:
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
     """Return the squared distances. Data far from the origin are moved there first, to lose fewer digits."""
-    centre = b.mean(axis=0)
+    centre = b.mean(axis=0, dtype=np.float64)
     a, b = a - centre, b - centre
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
     return np.asarray(np.clip(squares, 0, None))
@@ -77,8 +77,8 @@ def _mutual(points: Floats) -> Floats:
 
 def check_distances(given: Floats) -> None:
     """Raise ValueError unless these are distances between the same points."""
-    if given.ndim != 2 or given.shape[0] != given.shape[1]:
-        raise ValueError(f"distances of shape {given.shape}: they must be a square matrix")
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or not len(given):
+        raise ValueError(f"distances of shape {given.shape}: they must be a square matrix, of at least one point")
     if not np.isfinite(given).all() or (given < 0).any() or np.diagonal(given).any() or not np.allclose(given, given.T):
         raise ValueError("distances must be finite, at least 0, 0 on the diagonal, and the same in both directions")
 

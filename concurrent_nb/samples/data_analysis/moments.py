@@ -8,6 +8,7 @@ Lim, Lin & Yang, Incremental learning for robust visual tracking, Int. J. Comput
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Moments:
 
 
 def moments_of(rows: Floats) -> Moments:
-    """Return the moments of a block. Raises ValueError if it has no rows, or is no matrix."""
+    """Return the moments of a block. Raises ValueError if it is no matrix."""
     mean, centred = _centred(rows)
     return Moments(len(rows), mean, centred.T @ centred)
 
@@ -37,9 +38,9 @@ def merged_moments(a: Moments, b: Moments) -> Moments:
     >>> bool(np.allclose(both.scatter, moments_of(rows).scatter))
     True
     """
-    count, difference = a.count + b.count, b.mean - a.mean
-    correction = np.outer(difference, difference) * (a.count * b.count / count)
-    return Moments(count, a.mean + difference * (b.count / count), a.scatter + b.scatter + correction)
+    count, difference = _together(a, b)
+    correction = np.outer(difference, difference) * (a.count * b.count / max(1, count))
+    return Moments(count, a.mean + difference * (b.count / max(1, count)), a.scatter + b.scatter + correction)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class CentredFactor:
 
 
 def factor_of(rows: Floats) -> CentredFactor:
-    """Return the factor of a block, by QR. Raises ValueError if it has no rows, or is no matrix."""
+    """Return the factor of a block, by QR. Raises ValueError if it is no matrix."""
     mean, centred = _centred(rows)
     total = float(np.einsum("ij,ij->", centred, centred))
     return CentredFactor(len(rows), mean, _triangle(centred), total)
@@ -61,10 +62,10 @@ def factor_of(rows: Floats) -> CentredFactor:
 
 def merged_factors(a: CentredFactor, b: CentredFactor) -> CentredFactor:
     """Return the factor of the rows of both."""
-    count, difference = a.count + b.count, b.mean - a.mean
-    correction = difference * (a.count * b.count / count) ** 0.5
+    count, difference = _together(a, b)
+    correction = difference * (a.count * b.count / max(1, count)) ** 0.5
     factor = _triangle(np.vstack([a.factor, b.factor, correction]))
-    mean = a.mean + difference * (b.count / count)
+    mean = a.mean + difference * (b.count / max(1, count))
     return CentredFactor(count, mean, factor, a.total + b.total + float(correction @ correction))
 
 
@@ -85,7 +86,8 @@ class Sketch:
 
 
 def sketch_of(rows: Floats, basis: Floats) -> Sketch:
-    """Return scatter @ basis of a block, without the scatter. Raises ValueError if it has no rows, or is no matrix."""
+    """Return scatter @ basis of a block, without the scatter. Raises ValueError if it is no matrix of those columns."""
+    check_columns(rows.shape[-1], len(basis))
     mean, centred = _centred(rows)
     total = float(np.einsum("ij,ij->", centred, centred))
     return Sketch(len(rows), mean, centred.T @ (centred @ basis), total)
@@ -93,11 +95,11 @@ def sketch_of(rows: Floats, basis: Floats) -> Sketch:
 
 def merged_sketches(a: Sketch, b: Sketch, basis: Floats) -> Sketch:
     """Return the sketch of the rows of both, of the same basis."""
-    count, difference = a.count + b.count, b.mean - a.mean
-    weight = a.count * b.count / count
+    count, difference = _together(a, b)
+    weight = a.count * b.count / max(1, count)
     product = a.product + b.product + weight * np.outer(difference, difference @ basis)
     total = a.total + b.total + weight * float(difference @ difference)
-    return Sketch(count, a.mean + difference * (b.count / count), product, total)
+    return Sketch(count, a.mean + difference * (b.count / max(1, count)), product, total)
 
 
 def _triangle(rows: Floats) -> Floats:
@@ -105,9 +107,23 @@ def _triangle(rows: Floats) -> Floats:
     return np.asarray(np.linalg.qr(rows, mode="r"))
 
 
+def check_columns(ours: int, others: int) -> None:
+    """Raise ValueError unless two blocks have the same number of columns."""
+    if ours != others:
+        raise ValueError(f"one block has {ours} columns, and another one {others}: all must have the same")
+
+
+def _together(a: Any, b: Any) -> tuple[int, Floats]:
+    """Return the number of rows of both, and the difference of their means."""
+    check_columns(len(a.mean), len(b.mean))
+    return a.count + b.count, b.mean - a.mean
+
+
 def _centred(rows: Floats) -> tuple[Floats, Floats]:
     """Return the mean, and a copy of the rows without it."""
-    if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"a block of shape {rows.shape}: it must have at least one row, and two dimensions")
+    if rows.ndim != 2:
+        raise ValueError(f"a block of shape {rows.shape}: it must have two dimensions")
+    if not len(rows):
+        return np.zeros(rows.shape[1]), np.zeros(rows.shape)
     mean = rows.mean(axis=0, dtype=np.float64)
     return mean, rows - mean

@@ -1,6 +1,7 @@
 """Principal components, from what blocks have been reduced to."""
 
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def pca_in_basis(state: CentredFactor, mean: Floats, total: float, basis: Floats
 
 
 def _pca(count: int, mean: Floats, values: Floats, directions: Floats, total: float, components: int) -> Pca:
-    if not 0 < components <= min(len(values), count):
+    if not 0 < index(components) <= min(len(values), count):
         raise ValueError(f"{components} components of {count} rows with {len(mean)} columns: choose fewer, at least 1")
     kept = directions[:components]
     signs = np.sign(kept[np.arange(components), np.abs(kept).argmax(axis=1)])

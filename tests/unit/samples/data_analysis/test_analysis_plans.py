@@ -1,10 +1,12 @@
 """Plans against scikit-learn: the same numbers, up to signs and rotation, and the same however the rows are cut."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from numpy.testing import assert_allclose
 from sklearn.decomposition import PCA, IncrementalPCA
@@ -89,13 +91,50 @@ def test_a_large_mean_costs_no_digits(offset: float) -> None:
         assert_allclose(run_plan(None, plan).singular_values, theirs.singular_values_, rtol=1e-8)
 
 
+@pytest.mark.parametrize("method", ["tsqr", "moments"])
+def test_data_of_other_kinds_give_the_same(method: str, tmp_path: Path) -> None:
+    def found(data: Any, rows: Any = ROWS) -> None:
+        same_as_theirs(run_plan(None, PcaPlan(data, 3, method)), PCA(3, svd_solver="full").fit(rows), 1e-8)
+
+    np.save(tmp_path / "rows.npy", ROWS)
+    for data in (ROWS, pandas.DataFrame(ROWS), np.load(tmp_path / "rows.npy", mmap_mode="r")):
+        found(data)
+    found([ROWS[:1], ROWS[1:1], ROWS[1:400], ROWS[400:].tolist()])
+    single = ROWS.astype(np.float32)
+    found(single, single.astype(np.float64))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_named(value: float) -> None:
+    rows = ROWS.copy()
+    rows[70, 3] = rows[80, 5] = value
+    blocks = ArrayRows(rows, 50)
+    plans: list[PhasedPlan] = [
+        PcaPlan(blocks, 2),
+        RandomisedPcaPlan(blocks, 2),
+        LdaPlan(blocks, ArrayRows(LABELS, 50)),
+        LandmarkMdsPlan(blocks, candidates=50),
+    ]
+    expected = f"block 1 has {value} in row 20, column 3 (2 of its values are no finite numbers): fill them, or leave"
+    for plan in plans:
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            run_plan(None, plan)
+
+
+def test_an_iterator_is_no_data() -> None:
+    with pytest.raises(
+        TypeError, match=r"a list_iterator is no data in blocks: give a matrix, .* instead of an iterator"
+    ):
+        PcaPlan(iter([ROWS]), 2)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: PcaPlan(MADE, 3, "qr"), "unknown method 'qr': choose one of tsqr, moments, incremental"),
         (lambda: PcaPlan(MADE, 3, "incremental", keep=2), "keep=2 is less than the 3 components"),
         (lambda: PcaPlan(MADE, 3, keep=4), "keep=4 is for the method 'incremental'"),
-        (lambda: PcaPlan(MADE, 3, parts=0), "8 blocks in 0 parts"),
+        (lambda: PcaPlan(MADE, 3, parts=0), "8 blocks of rows in 0 parts"),
         (lambda: RandomisedPcaPlan(MADE, 3, passes=0), "0 passes"),
         (lambda: LdaPlan(MADE, ArrayRows(LABELS, 500)), "8 blocks of rows, but 1 of labels"),
         (lambda: MdsPlan(np.ones((3, 2))), "must be a square matrix"),
@@ -117,7 +156,13 @@ def test_plans_that_make_no_sense_are_refused(make: Any, message: str) -> None:
         (LdaPlan(MADE, MADE.labels, 3), "3 discriminants of 3 classes: choose 1 to 2"),
         (LdaPlan(ArrayRows(ROWS, 500), ArrayRows(LABELS[:7], 500)), "labels of shape"),
         (LdaPlan(ArrayRows(ROWS, 500), ArrayRows(0 * LABELS, 500)), "discriminants need two classes or more"),
-        (LdaPlan(ArrayRows(ROWS * 0, 500), ArrayRows(LABELS, 500)), "a column is constant within all classes"),
+        (LdaPlan(ArrayRows(ROWS * 0, 500), ArrayRows(LABELS, 500)), "within the 3 classes of 500 rows a column"),
+        (PcaPlan([ROWS, ROWS[:, :5]], 2), "one block has 12 columns, and another one 5"),
+        (RandomisedPcaPlan([ROWS, ROWS[:, :5]], 2), "one block has 5 columns, and another one 12"),
+        (PcaPlan([ROWS, ROWS[0]], 2), r"block 1 has the shape \(12,\): it must be a matrix"),
+        (PcaPlan(ROWS.astype(complex), 2), "block 0 has values of type complex128: they must be real numbers"),
+        (LdaPlan(ROWS, np.where(LABELS == 1, np.nan, LABELS)), "a label is NaN"),
+        (LdaPlan([ROWS, ROWS], [LABELS, LABELS.astype(str)]), "labels are of types that have no order"),
         (LandmarkMdsPlan(MADE, 2, 200, candidates=1), "200 landmarks, but only 8 candidates"),
         (LandmarkMdsPlan(ArrayRows(np.ones((90, 2)), 9), 1, 30), "30 landmarks of 1 different rows"),
         (LandmarkMdsPlan(ArrayRows(np.arange(90.0)[:, None], 9), 2, 30), "do not span 2 dimensions"),

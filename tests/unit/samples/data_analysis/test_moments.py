@@ -55,8 +55,19 @@ def test_a_cut_factor_keeps_the_largest_directions_and_the_total() -> None:
     assert kept.total == whole.total > (kept.factor**2).sum()
 
 
-@pytest.mark.parametrize("rows", [np.zeros((0, 3)), np.zeros(3)], ids=["empty", "flat"])
-def test_what_is_no_block_is_refused(rows: Floats) -> None:
+def test_what_is_no_block_is_refused() -> None:
     for function in (moments.moments_of, moments.factor_of):
-        with pytest.raises(ValueError, match="at least one row, and two dimensions"):
-            function(rows)
+        with pytest.raises(ValueError, match=r"a block of shape \(3,\): it must have two dimensions"):
+            function(np.zeros(3))
+    with pytest.raises(ValueError, match="one block has 3 columns, and another one 2"):
+        moments.merged_moments(moments.moments_of(np.ones((2, 3))), moments.moments_of(np.ones((2, 2))))
+
+
+def test_a_block_without_rows_adds_nothing() -> None:
+    rows = np.random.default_rng(1).normal(5, 2, (9, 3))
+    none, all_rows = moments.factor_of(rows[:0]), moments.factor_of(rows)
+    for both in (moments.merged_factors(none, all_rows), moments.merged_factors(all_rows, moments.cut(none, 2))):
+        assert (both.count, both.total) == (9, all_rows.total)
+        assert_allclose(both.mean, all_rows.mean)
+        assert_allclose(both.factor.T @ both.factor, all_rows.factor.T @ all_rows.factor)
+    assert moments.merged_moments(moments.moments_of(rows[:0]), moments.moments_of(rows[:0])).count == 0

@@ -52,3 +52,19 @@ def test_made_up_data_are_the_same_each_time_and_in_each_block() -> None:
 
 def test_a_function_makes_blocks() -> None:
     assert together(MadeRows(lambda number: np.full((2, 1), number), 3)).ravel().tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_files_that_are_none_or_cut_off_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.npy").write_text("hello")
+    with pytest.raises(ValueError, match=r"text.npy is no .npy file: "):
+        NpyRows(tmp_path / "text.npy", 2).block(0)
+    np.save(tmp_path / "rows.npy", np.ones((10, 3)))
+    whole = (tmp_path / "rows.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-30])
+    rows = NpyRows(str(tmp_path / "cut.npy"), 4)  # type: ignore[arg-type]
+    assert rows.block(1).shape == (4, 3)
+    with pytest.raises(ValueError, match=r"cut.npy ends within block 2: it was cut off"):
+        rows.block(2)
+    for block_rows in (0, -1):
+        with pytest.raises(ValueError, match=f"blocks of {block_rows} rows"):
+            ArrayRows(np.ones((3, 2)), block_rows)
