@@ -29,6 +29,8 @@ class ArenaSample(Sample):
 
     def __init__(self, manager: ComponentManager) -> None:
         super().__init__(manager)
+        if self.replay and not Path(self.replay).parent.is_dir():
+            raise ConfigurationError(f"the replay cannot be written: there is no folder {Path(self.replay).parent}")
         # Here: it needs py_trees, on which the package does not depend.
         from concurrent_nb.samples.arena.tree_robots import Hunter
 

@@ -1,6 +1,9 @@
 """Files of the DNA samples: FASTA in, CSV and PDB out."""
 
 import csv
+import gzip
+import io
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,18 +28,26 @@ class FastaRecord(NamedTuple):
 
 
 def read_fasta(path: Path) -> list[FastaRecord]:
-    """Return the sequences of a file.
+    """Return the sequences of a file, which may be compressed by gzip. Lines that begin with ";" are comments.
 
     Raises UnknownNucleotide, a ValueError, for letters other than A, C, G and T, ValueError for a file that is not
     FASTA or has an empty sequence, and OSError.
     """
-    text = path.read_text(encoding="utf-8")
-    if not text.lstrip().startswith(">"):
+    data = path.read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    # Comments may be of any encoding; a letter of a sequence that is not ASCII is refused below.
+    text = io.StringIO(data.decode("utf-8-sig", errors="replace"), newline=None).read()
+    text = "\n".join(line for line in text.lstrip().split("\n") if not line.startswith(";"))
+    if not text.startswith(">"):
         raise ValueError(f"{path} is no FASTA file: it must begin with a line '>name comment'")
     records = []
-    for part in text.lstrip()[1:].split("\n>"):
+    for part in text[1:].split("\n>"):
         head, _, letters = part.partition("\n")
-        name, _, comment = head.strip().partition(" ")
+        name, comment = [*head.split(None, 1), "", ""][:2]
         try:
             sequence = clean(letters)
         except ValueError as error:
@@ -59,14 +70,19 @@ def write_csv(path: Path, sequence: str, measures: "Floats", points: "Floats | N
             writer.writerow([letter, number, *(f"{value:.6f}" for value in row)])
 
 
+def check_pdb(sequence: str) -> None:
+    """Raise ValueError if a sequence is too long for a PDB file."""
+    if len(sequence) > PDB_MAX_RESIDUES:
+        raise ValueError(f"the PDB format holds at most {PDB_MAX_RESIDUES} residues, the sequence has {len(sequence)}")
+
+
 def write_pdb(path: Path, name: str, sequence: str, points: "Floats") -> None:
     """Write the axis as chain A (atoms XA) and the phosphates of both strands as chains B and C.
 
     Both strands are written in their own reading direction. Raises ValueError for what the format cannot hold: more
     than 9999 nucleotides, or a helix longer than 9999 Å.
     """
-    if len(sequence) > PDB_MAX_RESIDUES:
-        raise ValueError(f"the PDB format holds at most {PDB_MAX_RESIDUES} residues, the sequence has {len(sequence)}")
+    check_pdb(sequence)
     places = points[:3] - points[:3].reshape(-1, 3).min(0)
     if places.max() > PDB_MAX:
         raise ValueError(f"the PDB format holds coordinates up to {PDB_MAX}, the helix needs {places.max():.0f} Å")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from concurrent_nb.api import ApplicationNode
 from concurrent_nb.components.config import ChoiceItem, IntItem, TextItem
@@ -17,6 +17,10 @@ from concurrent_nb.tasks.system import ITaskSystem, Task
 
 if TYPE_CHECKING:
     from concurrent_nb.samples.dna.helix import Floats
+
+
+#: ends of the names of pictures
+PLOTS: Final = (".png", ".svg", ".pdf")
 
 
 class DnaSample(Sample):
@@ -38,7 +42,24 @@ class DnaSample(Sample):
         self.title, letters = self._read()
         if len(letters) < 2:
             raise ConfigurationError(f"the sequence has {len(letters)} nucleotides: give at least 2")
+        self._check_files(letters)
         self.dna = Dna(letters, self.model, self.factor)
+
+    def _check_files(self, letters: str) -> None:
+        """Raise ConfigurationError for files that could not be written when the result is there."""
+        for option in ("csv", "pdb", "plot"):
+            path = Path(getattr(self, option, ""))
+            if not path.parent.is_dir():
+                raise ConfigurationError(f"--{option} {path}: there is no folder {path.parent}")
+            if path.name and path.is_dir():
+                raise ConfigurationError(f"--{option} {path} is a folder: name a file in it")
+            if option == "plot" and path.name and path.suffix.lower() not in PLOTS:
+                raise ConfigurationError(f"--plot {path}: its name must end in {', '.join(PLOTS)}")
+            if option == "pdb" and path.name:
+                try:
+                    curve_files.check_pdb(letters)
+                except ValueError as error:
+                    raise ConfigurationError(f"--pdb {path}: {error}") from error
 
     def _read(self) -> tuple[str, str]:
         """Return the name and the letters of the sequence."""
@@ -56,6 +77,8 @@ class DnaSample(Sample):
         if not found:
             names = ", ".join(record.name for record in records[:20])
             raise ConfigurationError(f"{self.fasta} has {len(records)} sequences: choose one with --record of {names}")
+        if len(found) > 1:
+            raise ConfigurationError(f"{self.fasta} has {len(found)} sequences named {self.record!r}: rename one")
         return found[0].name, found[0].sequence
 
     def write(self, answer: Any) -> Iterator[str]:

@@ -297,6 +297,8 @@ def test_the_sample_runs_its_tournament_and_writes_the_final(tmp_path: Any, monk
     monkeypatch.setattr("concurrent_nb.samples.sample.Sample.answer", lambda *_: found)
     assert sample.answer(None, "system") == found
     assert (tmp_path / "final.html").read_text().startswith("<!doctype html>")
-    nowhere = made(robots=2, replay=str(tmp_path / "no" / "folder.html"))
-    with pytest.raises(ConfigurationError, match="the replay cannot be written"):
-        nowhere.answer(None, "system")
+    with pytest.raises(ConfigurationError, match="the replay cannot be written: there is no folder"):
+        made(robots=2, replay=str(tmp_path / "no" / "folder.html"))
+    folder = made(robots=2, replay=str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"the replay cannot be written: .*directory"):
+        folder.answer(None, "system")

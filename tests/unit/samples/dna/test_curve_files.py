@@ -1,6 +1,7 @@
 """The files of the DNA samples, as others read them."""
 
 import csv
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,39 @@ def test_plots_of_long_and_of_very_short_sequences() -> None:
     long = curve_plots.plot_profile(np.tile(MEASURES, 40), "long")
     assert all(len(axes.lines) == 0 and len(axes.collections) == 1 for axes in long.axes)
     assert len(curve_plots.plot_profile(MEASURES[:, :2], "short").axes) == 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf>a the first\nacgt\nAC\n",
+        b">a the first\r\nACGT\r\nac\r\n",
+        b">a the first\rACGT\rAC\r",
+        b"\n  \n>a\tthe first\n\n 1 acgt\n 5 ac\n",
+        b"; written by hand\n>a the first\n;half\nACG\nTAC",
+        gzip.compress(b">a the first\nACGTAC\n"),
+    ],
+    ids=["mark", "Windows", "old Mac", "numbered", "comments", "gzip"],
+)
+def test_fasta_as_it_is_found(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file.fa").write_bytes(data)
+    assert curve_files.read_fasta(tmp_path / "file.fa") == [("a", "the first", "ACGTAC")]
+
+
+def test_other_files_are_no_fasta(tmp_path: Path) -> None:
+    for data, message in (
+        (">a\nACGT\n".encode("utf-16"), "is no FASTA file"),
+        (b"", "is no FASTA file"),
+        (gzip.compress(b">a\nACGT\n")[:-6], "cannot be unpacked"),
+        (">a\nACGÜ\n".encode("latin-1"), "nucleotide 4 of the sequence is"),
+    ):
+        (tmp_path / "file.fa").write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            curve_files.read_fasta(tmp_path / "file.fa")
+    (tmp_path / "file.fa").write_bytes(">a é\nACGT\n".encode("latin-1"))
+    assert curve_files.read_fasta(tmp_path / "file.fa")[0].sequence == "ACGT"
+
+
+def test_one_line_may_have_a_million_letters(tmp_path: Path) -> None:
+    (tmp_path / "long.fa").write_text(">a\n" + "ACGT" * 250_000)
+    assert len(curve_files.read_fasta(tmp_path / "long.fa")[0].sequence) == 1_000_000

@@ -130,3 +130,25 @@ def test_a_file_with_several_sequences_needs_a_choice(tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nATGC\n>b\nATGC")
     with pytest.raises(ConfigurationError, match="has 2 sequences: choose one with --record of a, b"):
         made(DnaCurvatureSample, fasta=str(tmp_path / "in.fa"))
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"csv": "{}/no/rows.csv"}, "--csv .*: there is no folder .*no"),
+        ({"csv": "{}"}, "--csv .* is a folder: name a file in it"),
+        ({"plot": "{}/plot.xyz"}, "--plot .*: its name must end in .png, .svg, .pdf"),
+        ({"pdb": "{}/helix.pdb"}, "--pdb .*: the PDB format holds at most 9999 residues, the sequence has 10000"),
+    ],
+)
+def test_files_that_could_not_be_written_are_refused_before_it_runs(
+    items: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        made(DnaCoordinatesSample, **{name: path.format(tmp_path) for name, path in items.items()})
+
+
+def test_two_sequences_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.fa").write_text(">a\nACGT\n>a\nTTTT\n")
+    with pytest.raises(ConfigurationError, match="2 sequences named 'a': rename one"):
+        made(DnaCurvatureSample, fasta=str(tmp_path / "in.fa"), record="a")
