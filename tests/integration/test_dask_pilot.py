@@ -108,7 +108,7 @@ def test_a_frozen_worker_of_dask_holds_up_no_other(dask: DaskCluster) -> None:
     finally:
         frozen.send_signal(signal.SIGCONT)
         dask.remove_worker("127.0.0.4")
-    assert re.match(r"2 Dask worker tcp://127\.0\.0\.4:\d+: it has not told its versions within 2 s", said)
+    assert re.match(r"2 Dask worker tcp://127\.0\.0\.4:\d+: it has not reported its versions within 2 s", said)
 
 
 def test_an_address_without_a_scheduler_is_refused(dask: DaskCluster) -> None:

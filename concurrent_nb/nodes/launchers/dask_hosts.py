@@ -187,7 +187,7 @@ class DaskHosts:
         for address in list(self._asked):
             if not self._asked[address].done():
                 if address in new:
-                    self.unfit = f"Dask worker {address}: it has not told its versions within {bound_s:g} s"
+                    self.unfit = f"Dask worker {address}: it has not reported its versions within {bound_s:g} s"
                 continue
             why = self._why_unfit(self._asked.pop(address))
             if self._is_local and not why:
@@ -200,9 +200,9 @@ class DaskHosts:
         try:
             there = answer.result()
         except Exception as error:  # noqa: BLE001  (any error of Dask is the reason)
-            return f"it does not tell its versions: {describe(error)}"
+            return f"it does not report its versions: {describe(error)}"
         if not isinstance(there, dict):
-            return f"it does not tell its versions: {there!r}"
+            return f"it does not report its versions: {there!r}"
         return differences(self._here, there)
 
     def _ask(self, address: str, function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Any]:

@@ -13,7 +13,7 @@ from concurrent_nb.nodes.launchers.launcher import LOG_TAIL_CHARACTERS, SlaveSta
 from concurrent_nb.nodes.launchers.started_process import StartedProcess, end_processes
 from concurrent_nb.nodes.launchers.worker_count import with_workers
 
-#: seconds between two looks at the child
+#: seconds between two checks of the child
 LOOK_S: Final = 0.1
 #: between two looks whether the engine still wants what holds cores of it
 WANTED_S: Final = 1.0

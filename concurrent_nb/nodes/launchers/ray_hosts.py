@@ -174,7 +174,7 @@ class RayHosts:
             try:
                 why = differences(self._here, ray.get(answer, timeout=max(0.0, deadline - monotonic())))
             except RayError as error:
-                why = f"it does not tell its versions: {describe(error)}"
+                why = f"it does not report its versions: {describe(error)}"
             if self._is_local and not why:
                 why = why_out_of_reach(addresses[key])
             self._fit[key] = not why
@@ -193,7 +193,7 @@ def _is_ready(answer: Any) -> bool:
 def _why_not_connected(address: str, error: Exception) -> str:
     said = " ".join(str(error).split())
     if "ersion mismatch" in said:
-        return f"this Ray cannot talk to the one at {address}, install the same versions: {said}"
+        return f"this Ray cannot connect to the one at {address}; install the same versions: {said}"
     if address == "auto":
         return f"no Ray runs on this machine, or RAY_ADDRESS names none that answers: {said}"
     return f"no Ray cluster answers at {address}: {said}"

@@ -249,7 +249,7 @@ class Slurm(Component):
                 work = self._work.popleft() if self._work else self._look
             try:
                 work()
-            except Exception as error:  # `slaves` says it, and nobody waits for this thread
+            except Exception as error:  # `slaves` reports it, and no thread waits for this one
                 log.exception("the thread for Slurm's commands has failed")
                 self._failed = f"the thread for Slurm's commands has failed: {describe(error)}"
                 return
@@ -285,9 +285,9 @@ class Slurm(Component):
             return
         with self._condition:
             ended = self._queue.looked(rows, asked_at)
-            strays = self._queue.strays(rows)
-        if strays:
-            self._cancel(strays)
+            unclaimed = self._queue.unclaimed(rows)
+        if unclaimed:
+            self._cancel(unclaimed)
         for name in ended:
             self._explain(name)
 

@@ -19,13 +19,13 @@ from concurrent_nb.nodes.launchers.supervisor import REPLACE_BEFORE_S
 LOOK: Final = ("--noheader", "--states=all", "--format=%i|%T|%N|%L|%l|%r")
 #: seconds between a submission and the first look at it
 FIRST_LOOK_S: Final = 1.0
-#: for so long Slurm is asked for a job that it may have accepted without an answer
-STRAYS_S: Final = 600.0
+#: how long Slurm is asked about a job that it may have accepted without an answer
+UNCLAIMED_S: Final = 600.0
 #: how a job has ended that has run too long
 TIME_IS_UP: Final = "Slurm has ended it, because its time limit was reached"
-#: how one ends by itself, with an exit code that says more
+#: how one ends by itself, so that its exit code has the reason
 _BY_ITSELF: Final = ("COMPLETED", "FAILED")
-#: a slave in a job with a shorter time limit would leave as soon as it has come
+#: a slave in a job with a shorter time limit would leave as soon as it has joined
 SHORTEST_S: Final = 2 * REPLACE_BEFORE_S
 #: states in which a job has a node and its script may not run yet
 _STARTING: Final = {"CONFIGURING"}
@@ -98,7 +98,7 @@ class SlurmQueue:
         self._gap_s = poll_s
         self._look_at: float | None = None
         self._numbers: set[str] = set()  # of all jobs that Slurm has reported
-        self._strays_until = 0.0  # there may be others
+        self._unclaimed_until = 0.0  # there may be others
 
     def submitting(self, name: str) -> None:
         """Record a slave whose job is about to be given to Slurm."""
@@ -120,11 +120,11 @@ class SlurmQueue:
     def unanswered(self, name: str, reason: str, now: float) -> None:
         """Record that it is unknown whether Slurm has accepted the job of a slave, which counts as ended."""
         self.not_submitted(name, reason, refused=False)
-        self._strays_until = now + STRAYS_S
+        self._unclaimed_until = now + UNCLAIMED_S
         self._look_soon(now)
 
-    def strays(self, rows: Mapping[str, SqueueRow]) -> list[str]:
-        """Return the numbers of jobs that go on, and whose submissions were not answered: no slave has them."""
+    def unclaimed(self, rows: Mapping[str, SqueueRow]) -> list[str]:
+        """Return the numbers of open jobs whose submission was not answered: no slave belongs to them."""
         return [
             number
             for number, row in rows.items()
@@ -138,8 +138,8 @@ class SlurmQueue:
     def looked(self, rows: Mapping[str, SqueueRow], now: float) -> list[str]:
         """Record the answer of `squeue`, asked at `now`.
 
-        Return the slaves whose jobs have ended. They count as running until `explained`: who is told that a slave has
-        ended also asks why, and forgets it.
+        Return the slaves whose jobs have ended. They count as running until `explained`: when the supervisor
+        sees that a slave has ended, it also needs the reason, and then forgets the slave.
         """
         ended = []
         for name, job in self._jobs.items():
@@ -186,7 +186,7 @@ class SlurmQueue:
         return "" if job is None else job.number
 
     def has_ended_itself(self, name: str) -> bool:
-        """Return whether a job was not ended by Slurm, so that its exit code says why; True if nobody knows."""
+        """Return whether a job has ended without Slurm, so that its exit code is the reason; True if it is unknown."""
         job = self._jobs.get(name)
         return job is None or not job.state or job.state in _BY_ITSELF
 
@@ -201,10 +201,10 @@ class SlurmQueue:
         self._look_at = soon if self._look_at is None else min(self._look_at, soon)
 
     def _next_look(self, now: float) -> None:
-        """Looks get rarer; there is none while there is nothing to see."""
+        """Return when to ask next: ever later after a submission, up to `poll_s`; None while no job is open."""
         self._gap_s = min(2 * self._gap_s, self._poll_s)
         is_open = any(job.number and not job.is_over for job in self._jobs.values())
-        self._look_at = now + self._gap_s if is_open or now < self._strays_until else None
+        self._look_at = now + self._gap_s if is_open or now < self._unclaimed_until else None
 
 
 def read_look(text: str) -> dict[str, SqueueRow]:

@@ -1,7 +1,7 @@
 """Which slave should move to another host: pure. After a host was away, slaves that were started elsewhere move back.
 
 Each host is to have as many slaves as the others, give or take one. A host that has two fewer than another one is tried
-from time to time; when it answers, a slave of the fullest host is said to be misplaced, one after the other.
+from time to time; when it answers, a slave of the fullest host is reported as misplaced, one after the other.
 """
 
 from collections import Counter

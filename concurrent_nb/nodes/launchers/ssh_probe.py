@@ -32,7 +32,7 @@ _PROGRAM: Final = """
 import sys
 sys.path[:] = [path for path in sys.path if path]
 import json, os
-def say(**facts):
+def report(**facts):
     os.write(out, ("%s%s\\n" % ("MARK", json.dumps(facts))).encode())
 def read_line():
     line = b""
@@ -51,7 +51,7 @@ try:
 except ImportError:
     found = False
 if not found:
-    say(python=python, path=sys.executable)
+    report(python=python, path=sys.executable)
     sys.exit(WRONG_PYTHON)
 import time
 import concurrent_nb
@@ -63,8 +63,8 @@ try:
     free = space.f_bavail * space.f_frsize
 except OSError:
     folder, free = "the folder for temporary files", 0
-say(python=python, path=sys.executable, version=concurrent_nb.__version__, cloudpickle=metadata.version("cloudpickle"),
-    time=time.time(), folder=folder, free_bytes=free)
+report(python=python, path=sys.executable, version=concurrent_nb.__version__,
+    cloudpickle=metadata.version("cloudpickle"), time=time.time(), folder=folder, free_bytes=free)
 import socket
 from concurrent_nb.cli.main import main
 import concurrent_nb.nodes.slave.process
@@ -77,9 +77,9 @@ for host, port in start["endpoints"]:
     except OSError as error:
         errors.append("%s port %d: %s" % (host, port, error.strerror or error))
 else:
-    say(unreachable=errors)
+    report(unreachable=errors)
     sys.exit(UNREACHABLE)
-say(reached=True)
+report(reached=True)
 os.close(out)
 sys.exit(main(start["arguments"]))
 """

@@ -68,7 +68,7 @@ class StartedProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs. Whoever asks also keeps its log short."""
+        """The exit code, negative for a signal; None while it runs. Each call also keeps the log short."""
         self.shorten_log()
         return self.process.poll()
 

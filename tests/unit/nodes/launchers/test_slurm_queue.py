@@ -6,7 +6,7 @@ import pytest
 
 from concurrent_nb.nodes.launchers.launcher import LaunchedSlave, LaunchState
 from concurrent_nb.nodes.launchers.slurm_queue import (
-    STRAYS_S,
+    UNCLAIMED_S,
     SlurmQueue,
     SqueueRow,
     exit_code_of,
@@ -147,10 +147,10 @@ def test_a_job_whose_submission_was_not_answered_is_a_stray() -> None:
     ended = queue.slave("b")
     assert ended is not None and ended.state is LaunchState.ENDED and not ended.refused
     rows = read_look("17|COMPLETED|n1|0:00|10:00|None\n18|PENDING||10:00|10:00|Priority\n19|CANCELLED||0:00|10:00|None")
-    assert queue.strays(rows) == ["18"]
+    assert queue.unclaimed(rows) == ["18"]
     queue.looked(rows, 61.0)
     assert queue.next_look_at() is not None  # it may come late
-    queue.looked(rows, 60.0 + STRAYS_S)
+    queue.looked(rows, 60.0 + UNCLAIMED_S)
     assert queue.next_look_at() is None
 
 
