@@ -143,7 +143,8 @@ def command_line() -> argparse.ArgumentParser:
     start.add_argument(
         "--on",
         metavar="LAUNCHER[:PLACE]",
-        help="start slaves elsewhere: ssh:hostA,hostB:8, command:..., or local; options of the launcher follow it",
+        help="where slaves start: ssh:hostA,hostB:8, slurm, dask://HOST:8786, ray, command:... or local; options of"
+        " the launcher follow it (docs/clusters.md)",
     )
     start.add_argument(
         "--slaves", type=whole_number(1, 1000), metavar="N", help="number of slaves (default: the launcher's)"
@@ -185,7 +186,8 @@ def command_line() -> argparse.ArgumentParser:
             "--log-format",
             choices=LOG_FORMATS,
             default="text",
-            help="json: one JSON object per line, with the ids of what it is about (default: %(default)s)",
+            help="json: one JSON object per line, with the ids of the task, job or node that it is about"
+            " (default: %(default)s)",
         )
     status = command(
         "status", _status, "Show the slaves, applications and jobs of a cluster; without a name, list the clusters."

@@ -166,7 +166,8 @@ class ConcurrentMagics(Magics):
         "--on",
         type=magic_options.words,
         metavar="LAUNCHER[:PLACE]",
-        help="start: start slaves elsewhere, ssh:hostA,hostB:8 for example; options of the launcher follow",
+        help="start: where slaves start: ssh:hostA,hostB:8, slurm, dask://HOST:8786 or ray, for example; options of the"
+        " launcher follow",
     )
     @takes("--slaves", type=magic_options.slaves, metavar="N", help="start, scale: number of slaves")
     @takes(
