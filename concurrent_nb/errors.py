@@ -105,12 +105,12 @@ class MasterLost(ClusterError, concurrent.futures.BrokenExecutor):
 
 
 class EngineUnavailable(ClusterError, ConnectionError):
-    """Tasks cannot run on an engine (Dask, Ray, an executor): it does not answer, has no workers, or lacks something
-    of ours; the message has the reason and a remedy."""
+    """Tasks cannot run on an engine (Dask, Ray, an executor): it does not answer, has no workers, or lacks a
+    package; the message has the reason and a remedy."""
 
 
 class EngineLost(ClusterError, concurrent.futures.BrokenExecutor):
-    """An engine that ran tasks is gone, or has had no workers for too long. Open futures raise this."""
+    """The connection to an engine was lost, or it has had no workers for too long. Open futures raise this."""
 
 
 class LimitExceeded(ClusterError, concurrent.futures.BrokenExecutor):
@@ -174,11 +174,11 @@ class TaskRefused(TaskError):
 
 
 class DependencyFailed(TaskError):
-    """The task did not run, because a task whose result it needs has failed or was cancelled: its `__cause__`."""
+    """The task did not run: a task whose result it needs has failed or was cancelled, with the error in `__cause__`."""
 
 
 class KeptResultLost(TaskError):
-    """A result that was kept in the cluster is not there any more; the message has the reason."""
+    """A result that was kept in the cluster was freed, or was lost with its master; the message has the reason."""
 
 
 class SystemStalled(ConcurrentError):
@@ -186,7 +186,7 @@ class SystemStalled(ConcurrentError):
 
 
 class WorldError(ConcurrentError):
-    """A step of a world has failed; `step` and `member` say where (-1: it concerns no single step or member)."""
+    """A step of a world has failed; `step` is its number, `member` the id of a member; -1 if it is not one alone."""
 
     def __init__(self, message: str, step: int = -1, member: int = -1) -> None:
         super().__init__(message)

@@ -19,8 +19,8 @@ slot waits for the engine. A group whose task turns out to be slow returns the t
 **Hosts.** On the engine's side, a group is run by an `EngineHost`: a worker process of ours with its pool
 (`workers/slave_side/pool.py`), started once per slot inside of the engine's worker process. It loads functions once,
 runs tasks, captures their output, ends them at their timeout, stops them by SIGINT and then SIGKILL, and survives their
-crashes. So a task that is stopped or crashes costs the engine no worker, and an engine that cannot stop a task, such as
-Dask, need not.
+crashes. So the engine loses no worker when a task is stopped or crashes, not even an engine that cannot stop tasks,
+such as Dask.
 
 **Reports.** While a group runs, its host sends reports to the pool: output, notes, stacks, the start of a slow task,
 and results of tasks before it. They travel over the engine's own messages: events (Dask), a stream of results
@@ -35,7 +35,7 @@ group names the objects that it needs; a host that lacks one reports it, and get
 
 **inline** is a pool of one worker which is a thread of this process: no pickles leave it, and a debugger sees the task.
 
-Failures: the engine reports an error for a group when the worker that had it is gone. The first unfinished task of a
-group that had begun counts a death, as with a slave; the others run again. An engine that is gone ends every open
-future with `EngineLost`.
+Failures: the engine reports an error for a group when the worker that ran it has died. The first unfinished task of a
+group that had begun counts a death, as with a slave; the others run again. When an engine is lost, every open
+future ends with `EngineLost`.
 """

@@ -1,4 +1,4 @@
-"""Makes an application of what a user names: an engine's address, a client of it, or an executor."""
+"""Makes an application from what a user gives to `connect`: an engine's address, a client of it, or an executor."""
 
 import concurrent.futures
 from collections.abc import Callable

@@ -24,7 +24,7 @@ class EngineEvents(Protocol):
         """Note that the engine runs so many groups at the same time from now on."""
 
     def gone(self, reason: str) -> None:
-        """Note that the engine runs nothing any more."""
+        """Note that the engine is lost: it runs nothing any more."""
 
 
 class Engine(Protocol):

@@ -349,7 +349,7 @@ class GroupScheduler:
         self.group_ended(number)
 
     def group_failed(self, number: int, reason: str) -> None:
-        """Handle a group whose host could not go on, which is no task's fault if the group had not begun."""
+        """Handle a group whose host has failed. If the group had not begun, no task counts a death."""
         group = self._groups.get(number)
         if group is not None and group.has_begun:
             self.group_lost(number, reason)

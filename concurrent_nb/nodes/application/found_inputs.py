@@ -1,4 +1,4 @@
-"""The futures that are met while a function or arguments are pickled: what each leaves in the pickle."""
+"""The futures in a function or in arguments that are pickled: what the pickle contains for each."""
 
 from typing import Any
 

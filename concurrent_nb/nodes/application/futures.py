@@ -194,7 +194,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         return self.usage[1] * 1024
 
     def fetch(self) -> None:
-        """Have the value come here, if it stays in the cluster; other values come by themselves."""
+        """Ask for the value if it stays in the cluster; other values arrive without that."""
 
     def then(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> "TaskFuture[R]":
         """Run `fn(value, *args, **kwargs)` on the cluster with this task's value; return its future immediately.

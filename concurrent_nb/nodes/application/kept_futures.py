@@ -1,4 +1,4 @@
-"""Futures whose results stay in the cluster: they come to this process when somebody asks for them.
+"""Futures whose results stay in the cluster until `result` fetches them.
 
 receipt --> done, value is KEPT_VALUE      result --fetch--> client thread --> master --> value
 garbage --> freed: the master drops the result when no task needs it
@@ -28,10 +28,10 @@ class KeptFuture(TaskFuture[T]):
     >>> total = app.submit(sum, table)
     >>> total.result()
     499500
-    >>> len(table.result())                                  # it comes here now
+    >>> len(table.result())                                  # fetched now
     1000
 
-    It is a `TaskFuture` in all else. `done` means that the result is there, in the cluster. `result` fetches it once,
+    Otherwise it is a `TaskFuture`. `done` means that the result is in the cluster. `result` fetches it once,
     and returns the same object each time. The cluster drops the result when this object is garbage and no task needs it
     any more, or after `free`.
     """
@@ -111,7 +111,7 @@ class KeptFuture(TaskFuture[T]):
         self._finalizer.atexit = False
 
     def fetch(self) -> None:
-        """Have the value come here, if it has not, and nobody has asked for it."""
+        """Ask for the value, unless it is here or was asked for."""
         if not self.is_kept:
             return
         with self._fetch_lock:

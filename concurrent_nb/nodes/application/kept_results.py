@@ -77,7 +77,7 @@ class KeptResults:
         self._freed.append((job, index))
 
     def drop_unused(self) -> None:
-        """Have those dropped that nobody needs any more. In the client thread, in each turn."""
+        """Drop the results that no task needs any more. In the client thread, in each turn."""
         if self._to_free:
             needed = self._core.needed_by_unsent()
             unused = [future for future in self._to_free if future not in needed]
