@@ -29,19 +29,20 @@ class StepContext:
     >>> world.members[0].heard
     4
 
-    It reads the world as it was when the step began. What it writes, sends and begets takes effect when the step ends.
+    A member reads the world as it was when the step began. Its writes, messages and new members take effect when the
+    step ends.
     The object is the same for all members of a group and all steps: use it in `step` only.
     """
 
     def __init__(self, seed: int, shared: SharedStore, names: Mapping[str, int], messages_max: int) -> None:
-        self.id = 0  #: of this member: numbers from 0 on, in the order of birth
+        self.id = 0  #: of this member: numbers from 0 on, in the order in which members were added
         self.step = 0  #: number of this step, from 1 on
         #: the values that were sent to this member in the last step, in the order of their senders
         self.inbox: list[Any] = []
         self._seed = seed
         self._shared = shared
         self._names = names
-        self._next_id = 0  # ids from here on are nobody's
+        self._next_id = 0  # no member has an id from here on
         self._mail = MemberInbox((), NO_IDS)
         self._outbox = MemberOutbox(self._find, messages_max)
         # What members have done since the last barrier: id of the member, what, and the step.
@@ -57,7 +58,7 @@ class StepContext:
 
     @property
     def senders(self) -> list[int]:
-        """The ids of those who have sent the values of `inbox`, in the same order."""
+        """The ids of the senders of the values of `inbox`, in the same order."""
         return self._mail.senders_of(self.id)
 
     @property
@@ -70,7 +71,7 @@ class StepContext:
         return np.random.Generator(np.random.PCG64(seeds))
 
     def read(self, name: str) -> Any:
-        """Return shared data as they were when the step began: arrays and containers that refuse changes.
+        """Return shared data as they were when the step began: arrays and containers are read-only.
 
         Raises WorldError if the world shares no data of that name.
         """
@@ -80,7 +81,7 @@ class StepContext:
         return value
 
     def write(self, name: str, value: Any, at: Any = None) -> None:
-        """Write shared data; the rule of the datum says what becomes of it when the step ends.
+        """Write shared data; the merge rule of the datum is applied when the step ends.
 
         Args:
             name: of the datum.

@@ -160,7 +160,7 @@ class SharedStore:
     # ------------------------------------------------------------------------------------------------- for members
 
     def read(self, name: str) -> Any:
-        """Return a datum for reading: arrays and containers refuse changes. Raises WorldError if there is none."""
+        """Return a datum, read-only as far as its type allows that. Raises WorldError if there is none."""
         try:
             return self._read_only[name]
         except KeyError:
@@ -293,12 +293,12 @@ def _merged(name: str, datum: SharedDatum, written: Sequence[Contribution]) -> A
 
 
 def is_protected(value: Any) -> bool:
-    """Return whether what `read_only` has returned refuses changes."""
+    """Return whether what `read_only` has returned is read-only."""
     return type(value).__module__ in ("builtins", "numpy")
 
 
 def read_only(value: Any) -> Any:
-    """Return a value for reading: containers refuse changes, arrays too. Other objects are returned as they are."""
+    """Return a value, read-only if it is a container or an array. Other objects are returned as they are."""
     kind = type(value)
     if kind is dict:
         return types.MappingProxyType({key: read_only(item) for key, item in value.items()})

@@ -6,12 +6,12 @@
 
 A group may begin a step when no other group is more than `slack` steps behind; without slack that is a barrier, and
 what all groups have done is taken over together. An order goes to whichever worker takes it: it has the inputs of all
-groups that may begin, and says in which worker each lives. A worker advances those that live there. Where none has come
-for a group after several orders, another worker may adopt it, with a checkpoint and the inputs since.
+groups that may begin, and the worker in which each lives. A worker advances those that live there. If no
+worker has advanced a group after several orders, another worker may adopt it, with a checkpoint and the inputs since.
 
     the worker of a group has died       -> the next orders find no worker for it -> adopted
     a worker has taken two orders        -> the second finds nothing to do -> ordered again
-    a worker has lost its groups         -> it says so -> adopted
+    a worker has lost its groups         -> it reports that -> adopted
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -327,7 +327,7 @@ class StepDriver:
     # --------------------------------------------------------------------------------------------------------- orders
 
     def _end_batch(self, number: int, batch: _Batch) -> None:
-        """All orders of a batch have been answered: groups that nobody had are ordered again, or given away."""
+        """All orders of a batch have been answered: order groups that no worker had again, or have them adopted."""
         del self._batches[number]
         for group in batch.groups:
             if group in self._pending or group not in self._inputs:

@@ -129,7 +129,7 @@ class World:
         self._open: set[TaskFuture[WorkerAnswer]] = set()
         self._lock = threading.Lock()  # held while steps are made
         self._display: WorldDisplay | None = None  # of the present run
-        self._late: set[int] = set()  # members of whom it was said that they are late
+        self._late: set[int] = set()  # members that were reported as late
         self._is_between = True  # no step is being made
         self._thread = 0  # that makes steps
         self._changing = threading.Lock()  # held while it is decided who makes a change
@@ -236,7 +236,7 @@ class World:
             iterator.close()
 
     def _made(self, steps: int | None, slack: int, resolution: int, pauses: bool) -> Generator[Step, None, None]:
-        """Make steps; with `pauses` the next one only when the caller comes back."""
+        """Make steps; with `pauses` each one only when the caller asks for it."""
         for name, value, least in (("slack", slack, 0), ("resolution", resolution, 1)):
             if not _is_integer(value, least):
                 raise ConfigurationError(f"{name} must be an integer from {least} on, not {value!r}")

@@ -12,7 +12,7 @@ from concurrent_nb.worlds.step_record import Step
 
 #: seconds between two updates
 UPDATE_S: Final = 0.2
-#: seconds of a step after which it is said what it waits for
+#: seconds of a step after which the line shows what it waits for
 LATE_S: Final = 2.0
 
 
