@@ -1,5 +1,5 @@
 """The arena of the thesis: robots that see, think and shoot, turn by turn.
 
-`battle_rules` says what a turn does, `robots` what a robot knows and decides, `match` lets robots fight, `replay` keeps
-all turns and shows them, `tournament` has matches as tasks. `concurrent-nb run arena` runs a tournament.
+`battle_rules` computes a turn, `robots` has the base class of robots and some examples, `match` runs a match, `replay`
+records and shows all turns, `tournament` runs matches as tasks. `concurrent-nb run arena` runs a tournament.
 """

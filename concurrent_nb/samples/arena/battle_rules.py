@@ -270,7 +270,7 @@ class Battle:
                 to.energy -= RAM_DAMAGE
                 events[by.number].rammed.append(to.number)
                 self._quiet_turns = 0
-                if _is_toward(by, to):  # who stands still or drives away rams nobody
+                if _is_toward(by, to):  # a tank that stands still or drives away rams no other
                     self._score(by.number, to.number, RAM_DAMAGE, RAM_POINTS * RAM_DAMAGE)
                     if to.energy <= 0:
                         killers.setdefault(to.number, (by.number, RAM_KILL_SHARE))

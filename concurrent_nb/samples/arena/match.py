@@ -115,7 +115,7 @@ def fight(
 ) -> MatchResult:
     """Let copies of robots fight until one is left. The result depends on the robots and the seed only.
 
-    A robot that raises an error stands still from then on, and `failures` says what it was. Raises ValueError for fewer
+    A robot that raises an error stands still from then on, and `failures` has the error. Raises ValueError for fewer
     than two robots, and for more than the arena has room for.
 
     Args:

@@ -32,7 +32,7 @@ class AnalysisSample(Sample):
     rows = IntItem(100_000, min=2, help="Rows of made-up data.")
     columns = IntItem(50, min=1, help="Columns of made-up data.")
     block_rows = IntItem(5_000, min=1, help="Rows that a task has in memory at a time.")
-    parts = IntItem(16, min=1, help="Tasks of a phase, at most; each has one block after the other.")
+    parts = IntItem(16, min=1, help="Largest number of tasks of a phase; each handles its blocks one after the other.")
     seed = IntItem(0, min=0, help="Seed of made-up data, of starts and of random choices.")
 
     def __init__(self, manager: ComponentManager) -> None:
@@ -72,9 +72,13 @@ class PcaSample(AnalysisSample):
     data several times.
     """
 
-    method = ChoiceItem("tsqr", ("tsqr", "moments", "incremental", "randomised"), help="How they are computed.")
+    method = ChoiceItem(
+        "tsqr",
+        ("tsqr", "moments", "incremental", "randomised"),
+        help="Method: tsqr is exact, moments is faster, incremental and randomised need less memory.",
+    )
     components = IntItem(5, min=1, help="Number of components.")
-    passes = IntItem(4, min=1, help="How often the randomised method reads the data, before the last time.")
+    passes = IntItem(4, min=1, help="How often the randomised method reads the data to improve its basis.")
     keep = IntItem(20, min=1, help="Directions that the incremental method keeps.")
     file = TextItem("", help="A .npy file that all workers can read, instead of made-up data.")
 
@@ -137,9 +141,9 @@ class MdsSample(AnalysisSample):
     """Multidimensional scaling by SMACOF, from several starts at once; the best one is kept."""
 
     rows = IntItem(300, min=2, help="Number of points.")
-    dimensions = IntItem(2, min=1, help="Dimensions of the places.")
+    dimensions = IntItem(2, min=1, help="Dimensions of the result.")
     starts = IntItem(8, min=1, help="Number of starts, a task for each.")
-    iterations = IntItem(300, min=1, help="Most iterations from each start.")
+    iterations = IntItem(300, min=1, help="Largest number of iterations from each start.")
 
     def _plan(self) -> PhasedPlan:
         import numpy as np
@@ -164,7 +168,7 @@ class MdsSample(AnalysisSample):
 class LandmarkMdsSample(AnalysisSample):
     """Multidimensional scaling of many points, by their distances to a few landmarks."""
 
-    dimensions = IntItem(2, min=1, help="Dimensions of the places.")
+    dimensions = IntItem(2, min=1, help="Dimensions of the result.")
     landmarks = IntItem(50, min=2, help="Number of landmarks.")
 
     def _plan(self) -> PhasedPlan:

@@ -147,7 +147,7 @@ class DnaCurvatureSample(DnaSample):
 class DnaCoordinatesSample(DnaSample):
     """Coordinates of a DNA helix, as a parallel scan in two phases.
 
-    Each base pair lies where the product of the matrices of all steps after it puts it. The first phase multiplies the
+    The position of a base pair is the product of the matrices of all steps after it. The first phase multiplies the
     matrices of each block, the second one computes the points of each block from the product of the blocks after it.
     """
 
@@ -193,7 +193,7 @@ class DnaCoordinatesSample(DnaSample):
 
 
 class DnaNaiveSample(DnaSample):
-    """The thesis's own split of the DNA curve, whose tasks grow: a stress test.
+    """The DNA curve divided as in the thesis, into tasks that become larger and larger: a stress test.
 
     It computes no helix (see `NaiveTask`), but sends and receives 6.4 GB in 9,999 tasks, as the original did.
     """

@@ -35,7 +35,7 @@ BORDER: Final = WedgeStep(34.3)
 
 @dataclass(frozen=True)
 class WedgeModel:
-    """A table of steps for each group of `order` nucleotides; `about` says whose it is.
+    """A table of steps for each group of `order` nucleotides; `about` names its source.
 
     >>> MODELS["trifonov"].step("AA")
     WedgeStep(twist=35.62, roll=-6.5, tilt=3.2)
