@@ -146,7 +146,12 @@ class TaskTimeout(TaskError, TimeoutError):
 
 
 class WorkerDied(TaskError):
-    """The worker process died while it ran the task, and the task may not run again."""
+    """The worker process died while it ran the task, and the task may not run again.
+
+    `reported` is the last text that the task has given to `report`.
+    """
+
+    reported = ""
 
 
 class PoisonTask(WorkerDied):

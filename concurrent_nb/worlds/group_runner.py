@@ -66,6 +66,7 @@ class GroupInput(NamedTuple):
     first_ids: Ids  #: of all groups
     group: int  #: number of this one
     next_id: int  #: no member has an id from here on
+    doomed: Mapping[int, str] = {}  #: members that are not called, but fail: why
 
     def bare(self, known: Container[bytes]) -> "GroupInput":
         """Return the same without the routes of these keys, for a group that has them from its last step."""
@@ -146,6 +147,7 @@ class GroupRunner:
         self.step = 0  #: number of the last step
         self.batch = -1  #: number of the orders for which it has made its last step; set by those who keep it
         self.first_id = 0  #: where the range of its ids begins; set by those who keep it
+        self.tell: Callable[[int, int], None] | None = None  #: called with step and member before each step of a member
         self.told: dict[int, bytes] = {}  #: keys of the routes that its driver has; set by those who keep it
 
     def repeat(self, log: Sequence[GroupInput]) -> None:
@@ -185,6 +187,8 @@ class GroupRunner:
         context._mail = MemberInbox(self._packs(inputs), self._ids, self._mail)
         self._mail = context._mail
         undelivered = context._mail.undelivered
+        if inputs.doomed:
+            self._doom(inputs.doomed)
         failed: list[FailedMember] = []
         slowest, slowest_s = -1, -1.0
         left: list[int] = []
@@ -250,10 +254,13 @@ class GroupRunner:
         sent, add_end = outbox.begin_step()
         # What follows is done for each member, so it calls nothing that it can do itself.
         numbers, inbox, bounds = self._ids.tolist(), context._mail.values, context._mail.bounds
+        members = self._members
+        if self.tell is not None:
+            members = [_Watched(member, self.tell) for member in members]
         begin = 0
         times = [clock()]
         add_time = times.append
-        for member, number, end in zip(self._members, numbers, bounds[1:], strict=True):
+        for member, number, end in zip(members, numbers, bounds[1:], strict=True):
             context.id = number
             context.inbox = inbox[begin:end]
             begin = end
@@ -287,6 +294,17 @@ class GroupRunner:
                 who = ", ".join(map(str, members[:3])) + (", ..." if len(members) > 3 else "")
                 return f"{name!r} was changed, and may only be read; it was read by {who}: use ctx.write", members[0]
         return None
+
+    def _doom(self, doomed: Mapping[int, str]) -> None:
+        """Have members fail in this step, in which they would kill their worker."""
+        for number, words in doomed.items():
+            for position in np.flatnonzero(self._ids == number).tolist():
+                self._members[position] = _Doomed(words)
+
+    @property
+    def at_work(self) -> tuple[int, int]:
+        """The step and the member that is being called, or was called last."""
+        return self._context.step, self._context.id
 
     def _add(self, born: MemberPack) -> None:
         self._members += separate_pickles.loads_all(born.bodies, born.table)
@@ -328,6 +346,27 @@ class GroupRunner:
                 number,
             ) from error
         return MemberPack(self._ids.copy(), bodies, pickler.table, self._costs_s.copy())
+
+
+class _Watched:
+    """A member whose steps are announced."""
+
+    def __init__(self, member: Any, tell: Callable[[int, int], None]) -> None:
+        self._member, self._tell = member, tell
+
+    def step(self, context: StepContext) -> None:
+        self._tell(context.step, context.id)
+        self._member.step(context)
+
+
+class _Doomed:
+    """Stands for a member that must not be called."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def step(self, context: StepContext) -> None:
+        raise WorldError(self._words)
 
 
 def _only_failed(step: int, failed: list[FailedMember], members: int) -> GroupOutput:

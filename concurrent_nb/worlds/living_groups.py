@@ -23,9 +23,18 @@ class LivingGroups:
         key: of the process: no other one has or had it.
         place: host and pid, for people.
         clock: the time in seconds.
+        tell: called with step and member before each step of a member, if a table asks for that.
     """
 
-    def __init__(self, key: str, place: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        key: str,
+        place: str,
+        clock: Callable[[], float],
+        tell: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._tell = tell
+        self.runner: GroupRunner | None = None  #: that advances at present
         self._key = key
         self._place = place
         self._clock = clock
@@ -55,7 +64,8 @@ class LivingGroups:
                     continue
             elif owner is None and group in table.offers[number] and table.barred.get(group) != self._key:
                 adoption = table.adoptions[group].open()
-                runner = GroupRunner(table.terms, adoption, self._clock)
+                runner = self.runner = GroupRunner(table.terms, adoption, self._clock)
+                runner.tell = self._tell if table.tells else None
                 runner.repeat(adoption.log)
             if runner is None:
                 continue
@@ -63,6 +73,8 @@ class LivingGroups:
             if not runner.knows(inputs):
                 lost.append(group)
                 continue
+            runner.tell = self._tell if table.tells else None
+            self.runner = runner
             output = outputs[group] = _bare(runner.run(inputs, table.collects), runner.told)
             if not output.failed or table.terms.on_error == "drop":
                 runner.batch = table.batch

@@ -14,11 +14,14 @@ worker has advanced a group after several orders, another worker may adopt it, w
     a worker has lost its groups         -> it reports that -> adopted
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from concurrent_nb.errors import RemoteTraceback, WorldError
+import numpy as np
+
+from concurrent_nb.errors import PoisonTask, RemoteTraceback, WorldError
 from concurrent_nb.shipping.serialization.sealed import Sealed, seal
 from concurrent_nb.worlds.group_runner import Adoption, FailedMember, GroupInput, GroupOutput, WorldTerms
 from concurrent_nb.worlds.step_record import GroupShare, Step, measured_in
@@ -40,6 +43,14 @@ UNEVEN: Final = 1.15
 SHORT_LOG: Final = 20
 
 
+_CALLED: Final = re.compile(r"step (\d+) of member (\d+)")
+
+
+def words_about(step: int, member: int) -> str:
+    """Return what a worker reports of a member that is called."""
+    return f"step {step} of member {member}"
+
+
 class StepTable(NamedTuple):
     """The content of orders: the same for all that are sent together."""
 
@@ -53,6 +64,7 @@ class StepTable(NamedTuple):
     adoptions: Mapping[int, Sealed[Adoption]]
     offers: Sequence[Sequence[int]]  #: by number of the order: groups that its worker may adopt
     collects: bool  #: outputs have checkpoints
+    tells: bool  #: who is called is reported before each step of a member, because workers have died
 
 
 class StepOrders(NamedTuple):
@@ -80,6 +92,7 @@ class _Batch:
     count: int
     workers: set[str]
     ordered_s: float
+    tells: bool
 
 
 class StepDriver:
@@ -124,6 +137,7 @@ class StepDriver:
         self._shares: dict[int, GroupShare] = {}
         self._last_s = clock()
         self._collects = False
+        self._tells = False
         self._collects_last = False
         self._since_checkpoint = 0
         self._step_s = 0.0  # a moving average
@@ -147,6 +161,7 @@ class StepDriver:
         self._inputs.clear()
         self._misses.clear()
         self._shares.clear()
+        self._tells = False
         self._last_s = self._clock()
         self.state.is_lock_free = slack > 0
         if self.state.is_even() and not any(group.log for group in self.state.groups):
@@ -207,11 +222,21 @@ class StepDriver:
         return self._orders()
 
     def failed(self, batch: int, error: BaseException) -> list[StepOrders]:
-        """Take the error of an order that no worker could carry out; return no orders: the run is over."""
+        """Take the error of an order that no worker could carry out; return further orders.
+
+        When workers have died of an order, it is given once more, and the workers report who is called. With
+        on_error="drop" that member is removed. Else, and after all other errors, the run is over.
+        """
         known = self._batches.get(batch)
         if known is None:
             return []
         known.open -= 1
+        if self.error is None and isinstance(error, PoisonTask) and self._may_know_more(known, error):
+            if not known.open:
+                self._end_batch(batch, known)
+                for number in known.groups - set(self._pending):
+                    self.owners.pop(number, None)
+            return self._orders()
         if not known.open:
             del self._batches[batch]
         if self.error is None:
@@ -224,6 +249,29 @@ class StepDriver:
             )
             self.error.__cause__ = error
         return []
+
+    def _may_know_more(self, batch: _Batch, error: PoisonTask) -> bool:
+        """Return whether the groups of a batch, of which workers have died, should be ordered once more.
+
+        Else it is known who kills them, and the run is over with that error; or it will not be known.
+        """
+        if not batch.tells:
+            self._tells = True
+            return True
+        if (found := _CALLED.match(error.reported)) is None:
+            return False
+        step, member = map(int, found.groups())
+        words = f"it kills its worker: {error}"
+        group = int(np.searchsorted(self.state.first_ids, member, side="right")) - 1
+        if step != self.state.groups[group].step + 1 or self.state.terms.on_error == "stop":
+            self._stop([FailedMember(member, step, "", words, "")])
+            assert self.error is not None
+            self.error.__cause__ = error
+            return True
+        if (inputs := self._inputs.get(group)) is None:
+            return False
+        self._inputs[group] = inputs._replace(doomed={**inputs.doomed, member: words})
+        return True
 
     def _words(self, numbers: Iterable[int]) -> str:
         texts = []
@@ -294,6 +342,7 @@ class StepDriver:
             del self._inputs[number]
         for batch in self._batches.values():
             batch.groups.difference_update(pending)
+        self._tells = False
         self._since_checkpoint = 0 if outputs[0].collected is not None else self._since_checkpoint + 1
         self._add_record(outputs, sorted(pending), now_s)
 
@@ -387,10 +436,11 @@ class StepDriver:
             {number: seal(self.state.adoption(number)) for number in free},
             offers,
             self._collects,
+            self._tells,
         )
         if self._slack:
             self._collects = False
-        self._batches[batch] = _Batch(set(todo), count, count, set(), self._clock())
+        self._batches[batch] = _Batch(set(todo), count, count, set(), self._clock(), self._tells)
         return [StepOrders(batch, count, table)]
 
     def _sealed_inputs(self, number: int) -> Sealed[GroupInput]:

@@ -5,9 +5,14 @@ import socket
 import time
 from typing import Final
 
+from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.tasks.system import Task
+from concurrent_nb.worlds import time_limit
 from concurrent_nb.worlds.living_groups import LivingGroups
-from concurrent_nb.worlds.step_driver import StepTable, WorkerAnswer
+from concurrent_nb.worlds.step_driver import StepTable, WorkerAnswer, words_about
+
+#: seconds of an order after which it reports who is at work, each time anew
+LATE_S: Final = 1.0
 
 #: of this process, by pid: a fork has none of what lives in its parent
 _by_pid: Final[dict[int, LivingGroups]] = {}
@@ -18,13 +23,26 @@ def living_groups() -> LivingGroups:
     pid = os.getpid()
     if pid not in _by_pid:
         _by_pid.clear()
-        _by_pid[pid] = LivingGroups(os.urandom(8).hex(), f"{socket.gethostname()} {pid}", time.perf_counter)
+        _by_pid[pid] = LivingGroups(os.urandom(8).hex(), f"{socket.gethostname()} {pid}", time.perf_counter, tell)
     return _by_pid[pid]
 
 
 def run_order(number: int, table: StepTable) -> WorkerAnswer:
     """Carry out an order: see `LivingGroups.carry_out`."""
-    return living_groups().carry_out(number, table)
+    living = living_groups()
+    with time_limit.alarm(LATE_S, lambda: _tell_who_works(living)):
+        return living.carry_out(number, table)
+
+
+def tell(step: int, member: int) -> None:
+    """Report which member makes which step, so that it is known if the worker dies."""
+    if (sink := notes.sink()).is_open:
+        sink.put_progress(notes.ProgressReport(None, words_about(step, member)))
+
+
+def _tell_who_works(living: LivingGroups) -> None:
+    if living.runner is not None:
+        tell(*living.runner.at_work)
 
 
 def forget(world: bytes) -> None:

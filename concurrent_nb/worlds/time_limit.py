@@ -7,11 +7,27 @@ returns to Python only later. Elsewhere (Windows, tasks in threads) it fails aft
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from concurrent_nb.errors import WorldError
+
+
+@contextmanager
+def alarm(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call a function every so many seconds, in this thread; where the system has no alarm for that, never."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda number, frame: call())
+    signal.siginterrupt(signal.SIGALRM, False)  # calls of the system in C code continue after it
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class MemberTimer:

@@ -297,7 +297,7 @@ class World:
                 answer = self._answers.get(timeout=LOOK_S)
             except Empty:
                 if self._display is not None:
-                    self._display.wait(driver.waits_for(), LOOK_S)
+                    self._display.wait(self._waits_for(driver), LOOK_S)
                 continue
             if isinstance(answer, _Change):
                 answer.make()
@@ -308,6 +308,10 @@ class World:
                 self._send(driver.failed(batch, error))
             else:
                 self._send(driver.answered(batch, future.result()._replace(slave=future.slave)))
+
+    def _waits_for(self, driver: StepDriver) -> str:
+        called = [future.reported for future in self._open if future.reported]
+        return driver.waits_for() + (f": {', '.join(called)}" if called else "")
 
     def _send(self, orders: Sequence[StepOrders]) -> None:
         for each in orders:
@@ -322,9 +326,11 @@ class World:
             self._answers.put((batch, future))
 
     def _abandon(self) -> None:
-        """Cancel the orders that are on their way: after an error or an interrupt, and when an iteration is left."""
+        """Cancel the orders that are on their way or run: after an error or an interrupt, and when an iteration is
+        left."""
         for future in self._open:
-            future.cancel()
+            if not future.cancel():
+                future._canceller(future.job_id, (future.index,))  # it runs: a member may hang
         self._open.clear()
 
     def _run_in_cluster(self, steps: int, slack: int, resolution: int) -> Step:

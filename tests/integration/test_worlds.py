@@ -13,7 +13,7 @@ import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, World, connect, shared_array, shared_value
 from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
-from tests import fixtures
+from tests import fixtures, worlds_on_clusters
 from tests.clusters import eventually
 
 cluster = fixtures.shared_cluster(workers=2)
@@ -137,16 +137,37 @@ def test_a_failure_names_step_and_member_and_loses_nothing(app: ApplicationNode,
             world.run(1)
 
 
-class Always:
+class Exiting:
     def step(self, ctx: Any) -> None:
-        os._exit(3)
+        if ctx.step == 2 and ctx.id == 1:
+            os._exit(3)
 
 
-def test_members_that_always_kill_their_worker_end_the_run(app: ApplicationNode) -> None:
-    with app.world([Always(), Always()], groups=1) as world:
-        with pytest.raises(WorldError, match=r"(?s)step 1 could not be made: PoisonTask.*members 0 to 1"):
+def test_a_member_that_kills_its_worker_is_named(app: ApplicationNode) -> None:
+    with app.world([Exiting(), Exiting(), Exiting()], groups=1) as world:
+        with pytest.raises(WorldError, match=r"(?s)member 1 failed in step 2: it kills its worker: 3 times.*code 3"):
             world.run(3)
-        assert world.step == 0
+        assert world.step == 1
+
+
+def test_or_it_is_dropped(app: ApplicationNode) -> None:
+    with app.world([Exiting(), Exiting(), Exiting()], on_error="drop") as world:
+        assert world.run(3, in_cluster=True).members == 2
+        assert [each.member for step in world.history for each in step.dropped] == [1]
+
+
+@pytest.fixture(scope="module")
+def two_more(cluster: Cluster) -> Any:
+    """Give clusters of 1 and 5 workers."""
+    with Cluster(workers=1) as one, Cluster(workers=5) as five:
+        yield one.application(), five.application()
+
+
+def test_random_worlds_are_the_same_on_clusters_of_any_size_when_workers_are_killed(
+    app: ApplicationNode, two_more: Any
+) -> None:
+    kills = worlds_on_clusters.check([two_more[0], app, two_more[1]], seed=0)
+    assert kills > 0
 
 
 class Slow:
@@ -159,7 +180,9 @@ def test_an_interrupt_leaves_the_world_after_the_last_whole_step(app: Applicatio
         main = threading.get_ident()
 
         def interrupt() -> None:
-            eventually(lambda: world.step == 2, "two steps are made")
+            eventually(
+                lambda: world.step == 2 and any(future.running() for future in list(world._open)), "a member hangs"
+            )
             signal.pthread_kill(main, signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
@@ -168,6 +191,9 @@ def test_an_interrupt_leaves_the_world_after_the_last_whole_step(app: Applicatio
             world.run(5)
         thread.join()
         assert world.step == 2
+    with new_world(app, groups=2) as other:  # the hanging member was stopped
+        assert other.run(2).number == 2
+        assert len({group.worker for group in other.history[-1].groups}) == 2
 
 
 def test_a_world_changes_between_steps(app: ApplicationNode) -> None:

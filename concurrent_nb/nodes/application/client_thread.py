@@ -31,6 +31,7 @@ from concurrent_nb.errors import (
     ProtocolError,
     ResultNotLoadable,
     TooLarge,
+    WorkerDied,
 )
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
@@ -767,6 +768,9 @@ class ClientThread:
                 self.cancelled_elsewhere(entry.job)
         else:
             value, error = answer_of(ended, self._take)
+            if isinstance(error, WorkerDied) and future.reported:
+                error.reported = future.reported
+                error.add_note(f"the last that it has reported: {future.reported}")
             future.set_outcome(value, error, self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:

@@ -16,7 +16,7 @@ from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.task_handle import NO_USAGE
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.runtime.notes import Note
+from concurrent_nb.shipping.runtime.notes import Note, ProgressReport
 from concurrent_nb.shipping.serialization import pickles, task_inputs
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     #: as a part of arguments or of a function it stands for its value, which the task waits for
     leaves_references: Final = True
+    #: the last text that the task has given to `report`; of the class, because most tasks report nothing
+    reported: str = ""
 
     @property
     def is_kept(self) -> bool:
@@ -245,6 +247,9 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def add_notes(self, notes: Sequence[Note], attempt: int) -> None:
         """Pass what the task has reported, published and displayed on to its job. For the client thread."""
+        for note in notes:
+            if isinstance(note, ProgressReport):
+                self.reported = note.text
         if self.job is not None:
             self.job._task_noted(self.index, notes)
 

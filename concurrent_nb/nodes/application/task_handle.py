@@ -38,6 +38,7 @@ class TaskHandle(Protocol):
     elapsed_s: float = 0.0  #: time that the worker spent on it
     usage: tuple[int, int] = NO_USAGE  #: CPU time in microseconds, peak memory in KiB
     status: Status | None = None  #: how it ended on the cluster
+    reported: str = ""  #: the last text that the task has reported
 
     @property
     def task(self) -> str:

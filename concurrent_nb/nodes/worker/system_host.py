@@ -209,6 +209,11 @@ class _SystemTaskHandle(TaskHandle):
         self.slave = slave
         self._inbox.put(SystemTaskRunning(self.index))
 
+    def add_notes(self, received: Sequence[notes.Note], attempt: int) -> None:
+        for note in received:
+            if isinstance(note, notes.ProgressReport):
+                self.reported = note.text
+
     def end(self, value: Any, error: BaseException | None) -> bool:
         if error is not None:
             error.add_note(f"task {self.index} of the system, on slave {self.slave or '(none)'}")

@@ -235,8 +235,9 @@ class NoteSink:
         self._held = None
         self._put(record)
 
-    def put_progress(self, note: SystemCounts | ItemEnded | SetupRan | TaskStatistics) -> None:
-        """Send the progress of a system or a batch, what a system's tasks have measured, or the result of a setup.
+    def put_progress(self, note: ProgressReport | SystemCounts | ItemEnded | SetupRan | TaskStatistics) -> None:
+        """Send the progress of a system or a batch, what a system's tasks have measured, or the result of a setup; or a
+        report, at once.
 
         They are rare, so they are not counted.
         """

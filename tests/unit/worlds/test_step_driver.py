@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb.errors import WorldError
+from concurrent_nb.errors import PoisonTask, WorldError
 from concurrent_nb.worlds.group_runner import WorldTerms
 from concurrent_nb.worlds.shared_values import declared, shared_array, shared_value
 from concurrent_nb.worlds.step_driver import StepDriver
 from concurrent_nb.worlds.world_state import WorldState
-from tests.unit.worlds.virtual_workers import VirtualWorkers, members_of, packed
+from tests.unit.worlds.virtual_workers import Killed, VirtualWorkers, members_of, packed
 
 STEPS = 6
 COUNT = 6  # of members at the beginning
@@ -235,6 +235,46 @@ def test_or_it_is_dropped_and_what_it_did_in_the_step_does_not_count(groups: int
     ]
     assert [each.member for each in driver.records[2].dropped] == [2]
     assert sorted(members_of(state)) == [0, 1, 3]
+
+
+class Killing(Idle):
+    def __init__(self, at: int = 0, steps: tuple[int, ...] = ()) -> None:
+        super().__init__(at)
+        self.steps = steps
+
+    def step(self, ctx: Any) -> None:
+        super().step(ctx)
+        ctx.send(0, self.at)
+        if ctx.step in self.steps:
+            raise Killed
+
+
+def run_killing(on_error: str, groups: int, killers: dict[int, tuple[int, ...]]) -> tuple[WorldState, StepDriver, int]:
+    members = [Killing(0, killers.get(number, ())) for number in range(6)]
+    state = WorldState(WorldTerms(1, on_error, 100, None), packed(members), {}, {}, groups)
+    virtual = VirtualWorkers(2, 3)
+    driver = StepDriver(b"world", state, 2, groups, 2, virtual.clock)
+    virtual.run(driver, driver.start(5))
+    return state, driver, virtual.deaths
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_member_that_kills_its_worker_is_named(groups: int) -> None:
+    state, driver, deaths = run_killing("stop", groups, {4: (3,)})
+    assert isinstance(driver.error, WorldError)
+    assert (driver.error.step, driver.error.member) == (3, 4)
+    assert "member 4 failed in step 3: it kills its worker: 3 times a worker died" in str(driver.error)
+    assert isinstance(driver.error.__cause__, PoisonTask)
+    assert state.step == 2 and deaths >= 6
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_or_it_is_dropped_and_the_world_goes_on(groups: int) -> None:
+    state, driver, _ = run_killing("drop", groups, {1: (2,), 2: (4,), 5: (4,)})
+    assert driver.error is None and state.step == 5
+    assert [(step.members, step.messages) for step in driver.records] == [(6, 6), (5, 5), (5, 5), (3, 3), (3, 3)]
+    assert [(each.member, each.step) for step in driver.records for each in step.dropped] == [(1, 2), (2, 4), (5, 4)]
+    assert [each.at for each in members_of(state).values()] == [5, 5, 5]
 
 
 def test_an_order_that_nobody_can_carry_out_names_the_step_and_the_members() -> None:

@@ -2,16 +2,18 @@
 
 import pickle
 import random
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from concurrent_nb.clock import ManualClock
+from concurrent_nb.errors import PoisonTask
 from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler, loads_all
 from concurrent_nb.worlds.group_runner import Adoption, GroupRunner, MemberPack, WorldTerms
 from concurrent_nb.worlds.living_groups import LivingGroups
-from concurrent_nb.worlds.step_driver import StepDriver, StepOrders, WorkerAnswer
+from concurrent_nb.worlds.step_driver import StepDriver, StepOrders, WorkerAnswer, words_about
 from concurrent_nb.worlds.world_state import WorldState
 
 TERMS = WorldTerms(1, "stop", 100_000, None)
@@ -21,6 +23,10 @@ def packed(members: list[Any]) -> MemberPack:
     pickler = SeparatePickler()
     bodies = [pickler.dumps(member) for member in members]
     return MemberPack(np.arange(len(members)), bodies, pickler.table, np.zeros(len(members)))
+
+
+class Killed(BaseException):
+    """Raised by a member that kills its worker."""
 
 
 class VirtualWorkers:
@@ -38,11 +44,16 @@ class VirtualWorkers:
         self.clock = ManualClock()
         self._workers = [self._new() for _ in range(count)]
         self.deaths = 0
+        self._told = ""  # what has been reported last
+        self._deaths_of: Counter[tuple[int, int]] = Counter()  # by order
         self.answers: list[WorkerAnswer] = []
 
     def _new(self) -> LivingGroups:
         self._made += 1
-        return LivingGroups(f"worker {self._made}", f"host {self._made}", self.clock)
+        return LivingGroups(f"worker {self._made}", f"host {self._made}", self.clock, self._tell)
+
+    def _tell(self, step: int, member: int) -> None:
+        self._told = words_about(step, member)
 
     def run(self, driver: StepDriver, orders: list[StepOrders]) -> None:
         """Run until the driver has nothing left to order."""
@@ -59,7 +70,19 @@ class VirtualWorkers:
                 self._workers[at] = self._new()  # the order runs again, elsewhere
                 queue.append((batch, number, table))
                 continue
-            answer = self._workers[at].carry_out(number, pickle.loads(table))
+            try:
+                answer = self._workers[at].carry_out(number, pickle.loads(table))
+            except Killed:
+                self.deaths += 1
+                self._workers[at] = self._new()
+                self._deaths_of[batch, number] += 1
+                if self._deaths_of[batch, number] < 3:
+                    queue.append((batch, number, table))
+                    continue
+                error = PoisonTask("3 times a worker died")
+                error.reported, self._told = self._told, ""
+                queue += _tasks(driver.failed(batch, error))
+                continue
             self.answers.append(answer)
             more = driver.answered(batch, answer)
             queue += _tasks(more)
