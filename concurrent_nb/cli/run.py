@@ -145,7 +145,8 @@ def _parser(name: str, kind: type[Component]) -> argparse.ArgumentParser:
 
 
 def _add_option(group: Any, item: str, trait: TraitType[Any, Any]) -> None:
-    text = f"{trait.help.rstrip('.')} (default: {trait.default()})".replace("%", "%%")
+    default = "none" if trait.default() == "" else trait.default()
+    text = f"{trait.help.rstrip('.')} (default: {default})".replace("%", "%%")
     if isinstance(trait, BoolItem):
         _add(group, item, text, dest=item, action=argparse.BooleanOptionalAction)
     else:

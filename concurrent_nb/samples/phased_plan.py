@@ -5,8 +5,8 @@ app.push_tasksystem(PhasedSystem(plan))        # phases in the cluster; data bet
 run_plan(None, plan)                             # in this process, one task after the other
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from typing import Any
 
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
@@ -43,16 +43,16 @@ class PhasedPlan:
 
 
 def run_plan(executor: Executor | None, plan: PhasedPlan, show: Callable[[PhasedPlan], object] | None = None) -> Any:
-    """Run a plan's phases one after the other; return its result.
+    """Run a plan's phases one after the other; return its result. If a task fails, the others are cancelled.
 
     Args:
-        show: called with the plan after each result, in the order of the phase's tasks.
+        show: called with the plan after each result, in the order in which they arrive.
     """
     tasks = plan.begin()
     while tasks:
-        results = []
-        for number, result in map(run_task, tasks) if executor is None else executor.map(run_task, tasks):
-            results.append(result)
+        results: list[Any] = [None] * len(tasks)
+        for number, result in _results(executor, tasks):
+            results[number] = result
             plan.received(number, result)
             if show is not None:
                 show(plan)
@@ -60,8 +60,21 @@ def run_plan(executor: Executor | None, plan: PhasedPlan, show: Callable[[Phased
     return plan.result
 
 
+def _results(executor: Executor | None, tasks: Sequence[PhaseTask]) -> Iterator[tuple[int, Any]]:
+    if executor is None:
+        yield from map(run_task, tasks)
+        return
+    futures = [executor.submit(run_task, task) for task in tasks]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
 def run_task(task: PhaseTask) -> tuple[int, Any]:
-    """Run a task of a phase: the function that an executor maps."""
+    """Run a task of a phase: the function that an executor gets."""
     return task()
 
 

@@ -8,6 +8,7 @@ one-by-one    the application sends each task when it has the result of the task
 import importlib.util
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import wait
 from typing import Any, ClassVar, Final
 
 from concurrent_nb.api import ApplicationNode
@@ -91,7 +92,7 @@ class Sample(Component):
 def _in_the_cluster(app: ApplicationNode, system: ITaskSystem, count: int, show: Show) -> Any:
     """Run a task system; return its result."""
     run = app.push_tasksystem(system)
-    while not run.wait(POLL_S):
+    while wait(run.futures, POLL_S).not_done:  # not run.wait, which shows a bar of its own
         show(f"{run.counts().done} of {count} tasks done")
     return run.result()
 

@@ -5,13 +5,14 @@ lists samples without it.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from concurrent_nb.api import ApplicationNode
 from concurrent_nb.components.config import ChoiceItem, IntItem, TextItem
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.samples.phased_plan import PhasedPlan, PhasedSystem
-from concurrent_nb.samples.sample import Sample
+from concurrent_nb.samples.sample import Sample, Show
 
 if TYPE_CHECKING:
     from concurrent_nb.samples.data_analysis.lda import Lda
@@ -45,6 +46,13 @@ class AnalysisSample(Sample):
     def _plan(self) -> PhasedPlan:
         """Return the plan. May raise ValueError."""
         raise NotImplementedError
+
+    def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> Any:
+        """Run as others do. Raises ConfigurationError for data that do not fit, as it does for options."""
+        try:
+            return super().answer(app, way, show)
+        except ValueError as error:
+            raise ConfigurationError(f"{type(self).__name__} cannot run: {error}") from error
 
     def made(self, classes: int = 1) -> "SyntheticRows":
         """Return made-up data."""

@@ -1,7 +1,7 @@
 """Plans against scikit-learn: the same numbers, up to signs and rotation, and the same however the rows are cut."""
 
 import re
-from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -257,11 +257,12 @@ def test_landmarks_are_far_apart_and_classical_scaling_is_pca() -> None:
 
 
 class _Other:
-    """An executor whose tasks end in another order."""
+    """An executor whose tasks have ended at once; `as_completed` gives such futures in any order."""
 
-    def map(self, function: Any, tasks: Sequence[PhaseTask]) -> list[Any]:
-        done = [function(task) for task in reversed(tasks)]
-        return done[::-1]
+    def submit(self, function: Any, task: PhaseTask) -> Any:
+        future: Future[Any] = Future()
+        future.set_result(function(task))
+        return future
 
 
 def test_the_result_does_not_depend_on_who_runs_it(tmp_path: Path) -> None:
@@ -276,3 +277,18 @@ def test_blocks_are_divided_among_tasks() -> None:
     assert len(divided(3, 16)) == 3
     names = [task.name for task in PcaPlan(MADE, 3, parts=2).begin()]
     assert names == ["blocks 0 to 3", "blocks 4 to 7"]
+
+
+def test_a_failure_cancels_the_other_tasks_of_its_phase() -> None:
+    futures: list[Future[Any]] = []
+
+    class _Fails(_Other):
+        def submit(self, function: Any, task: PhaseTask) -> Any:
+            futures.append(Future())
+            if task.number == 1:
+                futures[-1].set_exception(MemoryError("all gone"))
+            return futures[-1]
+
+    with pytest.raises(MemoryError, match="all gone"):
+        run_plan(_Fails(), PcaPlan(MADE, 3, parts=3))  # type: ignore[arg-type]
+    assert [future.cancelled() for future in futures] == [True, False, True]
