@@ -15,7 +15,7 @@ from typing import Final
 
 from concurrent_nb.scheduling.scheduler_state import SchedulerState
 from concurrent_nb.tasks.shared_objects import objects_of
-from concurrent_nb.tasks.task_record import Line, TaskRecord, TaskState
+from concurrent_nb.tasks.task_record import Line, TaskLinks, TaskRecord, TaskState
 from concurrent_nb.wire.messages import TaskRef
 
 #: most tasks of one line
@@ -131,6 +131,12 @@ class Ahead:
             return 0
         job.ahead_skipped = 0
         return 1
+
+
+def may_lead(links: TaskLinks) -> bool:
+    """Return whether the first task that waits for one waits for nothing else. Cheap: called for each linked task."""
+    dependents = links.dependents
+    return bool(dependents) and (first := dependents[0].links) is not None and first.missing == 1
 
 
 def objects_with_inputs(task: TaskRecord) -> tuple[tuple[bytes, int], ...]:

@@ -18,7 +18,7 @@ from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import validation
 from concurrent_nb.scheduling.active_strategies import ActiveStrategies, Makers
-from concurrent_nb.scheduling.ahead import Ahead
+from concurrent_nb.scheduling.ahead import Ahead, may_lead
 from concurrent_nb.scheduling.balance import Balance
 from concurrent_nb.scheduling.client_events import ClientEventHandler
 from concurrent_nb.scheduling.dependencies import Dependencies
@@ -272,7 +272,7 @@ class Scheduler:
             state.outbox.assign(slave.id, run, tasks)
             state.refresh(slave)
             if state.blocked:
-                state.leaders += [task for task in tasks if task.links is not None and task.links.dependents]
+                state.leaders += [task for task in tasks if task.links is not None and may_lead(task.links)]
 
     def _strategy_of(self, job: JobRecord, now: float) -> Strategy:
         """Return the strategy of a job's tasks now: its own, unless that would take the room of other owners."""
