@@ -30,7 +30,7 @@ COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # In a container root is often the only user, and JupyterLab refuses to run as root without this option.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo check test test-unit test-short test-latest test-oldest-lab lab lint lint-web dist venv constraints bench bench-quick fuzz floods clean
+.PHONY: help demo check test test-unit test-short test-latest test-oldest-lab pictures lab lint lint-web dist venv constraints bench bench-quick fuzz floods clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo "make test-short   the unit, contract and notebook tests, as CI runs them on the newest Python"
 	@echo "make test-latest  the test suite with the newest version of each package, in .venv-latest"
 	@echo "make test-oldest-lab  the wheel with the oldest JupyterLab that is supported, in .venv-oldest-lab"
+	@echo "make pictures     pictures of the pages that the tests in a browser see, light and dark, in .pictures"
 	@echo "make lab          JupyterLab on notebooks/"
 	@echo "make lint         ruff, mypy and import-linter"
 	@echo "make lint-web     types and style of the JavaScript; needs node and npm, which nothing else does"
@@ -67,7 +68,12 @@ test-unit: $(STAMP)
 
 test: lint
 	$(call TEST_NOTEBOOKS,$(VENV))
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --pictures=.pictures
+
+# To look at: each page of the tests in a browser, in both themes.
+pictures: $(STAMP)
+	$(BIN)/python -m pytest --quiet --pictures=.pictures tests/browser
+	$(BIN)/python -m pytest --quiet --pictures=.pictures --theme=dark tests/browser
 
 test-short: $(STAMP)
 	$(call TEST_NOTEBOOKS,$(VENV))
@@ -142,7 +148,7 @@ floods: $(STAMP)
 	$(BIN)/python -m benchmarks.floods
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* .pictures build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define CHECK_PYTHON

@@ -32,6 +32,13 @@ hypothesis.settings.register_profile("ours", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ours")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the tests in a browser."""
+    group = parser.getgroup("browser")
+    group.addoption("--pictures", type=lambda text: Path(text).resolve(), help="folder for pictures of their pages")
+    group.addoption("--theme", choices=("light", "dark"), default="light", help="theme of the pages")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run a private home before any test module is imported: nothing of the user's is read or written."""
     # pytest keeps the last few runs' tmp_path where a person can look at them, so those stay outside.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Error, Page, sync_playwright
 
 from tests import leaks
 from tests.jupyter_servers import end_server
@@ -190,19 +191,24 @@ def notebook_of(cells: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def server(
+    leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[tuple[str, Path]]:
     """A Jupyter server with a home of its own; gives its address, and the folder that it shows."""
-    with lab_server(tmp_path_factory.mktemp("jupyter")) as running:
+    with lab_server(tmp_path_factory.mktemp("jupyter"), theme=pytestconfig.getoption("--theme")) as running:
         yield running
 
 
 @contextmanager
-def lab_server(home: Path, *options: str, runtime: Path | None = None) -> Iterator[tuple[str, Path]]:
+def lab_server(
+    home: Path, *options: str, runtime: Path | None = None, theme: str = "light"
+) -> Iterator[tuple[str, Path]]:
     """Run a Jupyter server with a home of its own for the time of a `with`; see `server`.
 
     Args:
         options: further ones of the server.
         runtime: folder of connection files, if it is not its own one.
+        theme: of Lab, `light` or `dark`.
     """
     folders = {name: home / name.lower() for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
     runtime = runtime or home / "runtime"
@@ -210,6 +216,7 @@ def lab_server(home: Path, *options: str, runtime: Path | None = None) -> Iterat
     shown = home / "notebooks"
     for folder in (*folders.values(), runtime, settings, shown):
         folder.mkdir(parents=True, exist_ok=True)
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": f"JupyterLab {theme.title()}"}))
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     environment = {
         **os.environ,
@@ -244,16 +251,65 @@ def _address(process: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> st
     pytest.fail(f"JupyterLab does not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
+#: pages and tests of which there is a picture
+_PICTURED: set[tuple[int, str]] = set()
+
+
+def _picture(page: Page, folder: Path, test: str, theme: str) -> None:
+    """Take a picture of what a test has come to. It fails no test: a page may be closed, or its server gone."""
+    name = re.sub(r"[^\w]+", "-", test).strip("-")
+    number = 1 + len(list(folder.glob(f"{name}.*.{theme}.png")))
+    if page.url != "about:blank" and (id(page), test) not in _PICTURED:
+        _PICTURED.add((id(page), test))
+        with suppress(Error):
+            page.screenshot(path=folder / f"{name}.{number}.{theme}.png", timeout=5_000)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """With `--pictures`, take a picture of each page that the test has used, before its fixtures close them."""
+    folder = item.config.getoption("--pictures")
+    if folder is not None:
+        found = [getattr(value, "page", value) for value in getattr(item, "funcargs", {}).values()]
+        for page in {id(page): page for page in found if isinstance(page, Page) and not page.is_closed()}.values():
+            _picture(page, folder, item.name, item.config.getoption("--theme"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With `--pictures`, take a picture of each page that a test closes itself."""
+    folder: Path | None = pytestconfig.getoption("--pictures")
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    close = Page.close
+
+    def picture_and_close(page: Page, **options: Any) -> None:
+        if not page.is_closed():
+            test = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[2].partition(" ")[0]
+            _picture(page, folder, test, pytestconfig.getoption("--theme"))
+        close(page, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Page, "close", picture_and_close)
+        yield
+
+
 @pytest.fixture(scope="module")
-def browser(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+def browser(
+    leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[BrowserContext]:
     """A browser with a profile of its own."""
     path = browser_path()
+    theme = pytestconfig.getoption("--theme")
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("browser"),
             executable_path=path,
             headless=True,
             viewport={"width": 1000, "height": 1000},
+            color_scheme=theme,
             args=BROWSER_OPTIONS,
         )
         context.set_default_timeout(PATIENCE_S * 1000)
