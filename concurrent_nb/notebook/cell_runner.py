@@ -7,6 +7,7 @@ Used by the magics, on the main thread.
 
 import ast
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -60,7 +61,8 @@ class CellRunner:
         Args:
             tree: the cell's syntax tree, for hints.
 
-        Raises what the first failed task has raised, unless errors are kept, and KeyboardInterrupt.
+        Raises what the first failed task has raised, unless errors are kept; CancelledError if the job was cancelled
+        from elsewhere, and KeyboardInterrupt.
         """
         is_local = options.local or not task.calls  # a loop over nothing needs no cluster
         live = self._live and bool(task.calls)
@@ -85,6 +87,10 @@ class CellRunner:
                 job = self._run_system(system, options, display, printer)
         if job.first_error is not None and job.hit is None and not options.keeps_errors:
             raise self._error_of(job, is_local)
+        if job.hit is None and not options.keeps_errors and any(future.cancelled() for future in job.futures):
+            error = CancelledError(f"job {job.name!r} was cancelled")
+            self._keep_finished(job, options, error, "cancelled")
+            raise error
         if options.keep and not is_local:
             kept = job if task.is_loop else job.futures[0]
             return self._bind(options.out, kept, shown=options.out is None)
@@ -207,7 +213,7 @@ class CellRunner:
         try:
             self._wait_in(watch)
         except KeyboardInterrupt as interrupt:
-            self._keep_finished(job, options, interrupt)
+            self._keep_finished(job, options, interrupt, "stopped")
             raise
         return system_of(job, task.is_loop or options.keep)
 
@@ -218,15 +224,15 @@ class CellRunner:
             if self._live_display is not None:
                 self._live_display.end_sharing()
 
-    def _keep_finished(self, job: Job, options: CellOptions, interrupt: KeyboardInterrupt) -> None:
-        """Bind the results that a stopped job has, and show where they are instead of a traceback."""
+    def _keep_finished(self, job: Job, options: CellOptions, error: BaseException, how: str) -> None:
+        """Bind the results that a job has which ended early, and show where they are instead of a traceback."""
         values = job.done_results()
         text = f"{len(values):,} of {plural(len(job.futures), 'result')} had arrived"
         if options.out is not None:
             self._shell.user_ns[options.out] = values
         where = options.out or "_job.done_results()"
         text += f": {where} is a dictionary of them, by task number" if values else ""
-        show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {text}"])
+        show_as(error, [f"{type(error).__name__}: the job was {how}; {text}"])
 
     # ----------------------------------------------------------------------------------------------------- task systems
 

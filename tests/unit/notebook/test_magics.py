@@ -1,8 +1,10 @@
 """Cells typed into a shell, with the cluster in this process: what users see."""
 
+import builtins
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -356,6 +358,20 @@ def test_a_stopped_cell_binds_what_has_finished(notebook: Notebook, capsys: pyte
     shown = capsys.readouterr().out
     assert "KeyboardInterrupt: the job was stopped; 2 of 5 results had arrived: some is a dictionary of them" in shown
     assert isinstance(error, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("options", ["--out some", "--until 'result == 99' --out some", "--local --out some"])
+def test_a_cell_whose_job_is_cancelled_from_elsewhere_says_so_in_a_line(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.setattr(builtins, "cancel", lambda: notebook.shell.user_ns["_job"].cancel(), raising=False)
+    source = "import builtins\nif n == 2: builtins.cancel()\nn * n"
+    error = notebook.task(f'--for "n in range(9)" {options}', source, fails=CancelledError)
+    assert isinstance(error, CancelledError)
+    shown = capsys.readouterr().out
+    assert "CancelledError: the job was cancelled; 2 of 9 results had arrived: some is a dictionary of them" in shown
+    assert "Traceback" not in shown
+    assert notebook.shell.user_ns["some"] == {0: 0, 1: 1}
 
 
 def test_help_is_what_one_asks_for(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
