@@ -7,6 +7,7 @@ Called by `process`, which waits with a poller, and by the simulator, which wait
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass, field
 from typing import Final, Protocol
 
 from concurrent_nb.nodes.common.session_loop import MasterLink, Verdict
@@ -67,6 +68,7 @@ class SlavePool(WorkerPool, LoopPool, Protocol):
         """Stop what runs, and leave no process."""
 
 
+@dataclass(eq=False)
 class SlaveLoop:
     """The turns of a slave in one session.
 
@@ -81,39 +83,32 @@ class SlaveLoop:
         now: when the session begins.
     """
 
-    def __init__(
-        self,
-        core: SlaveCore,
-        pool: LoopPool,
-        turn_pool: Callable[[Mapping[int, int], float], None],
-        link: MasterLink,
-        silence_s: float,
-        credit_per_slot: int,
-        slots: int,
-        now: float,
-    ) -> None:
-        self.is_draining = False
-        self._core = core
-        self._pool = pool
-        self._turn_pool = turn_pool
-        self._link = link
-        self._silence_s = silence_s
-        self._credit_per_slot = credit_per_slot
-        self._slots = slots
+    core: SlaveCore
+    pool: LoopPool
+    turn_pool: Callable[[Mapping[int, int], float], None]
+    link: MasterLink
+    silence_s: float
+    credit_per_slot: int
+    slots: int
+    now: InitVar[float]
+    is_draining: bool = field(default=False, init=False)
+    _received_at: float = field(init=False)
+
+    def __post_init__(self, now: float) -> None:
         self._received_at = now
 
     def next_deadline(self) -> float:
         """Return when `turn` is to be called at the latest."""
-        deadline = self._core.next_deadline()
-        pool_deadline = self._pool.next_deadline()
+        deadline = self.core.next_deadline()
+        pool_deadline = self.pool.next_deadline()
         return deadline if pool_deadline is None else min(deadline, pool_deadline)
 
     def drain(self, now: float) -> None:
         """Accept no more tasks, and leave when those that run have ended and the master has their outcomes."""
         self.is_draining = True
-        self._core.resize(0, 0)
-        self._core.drain()
-        self._pool.drain(now)
+        self.core.resize(0, 0)
+        self.core.drain()
+        self.pool.drain(now)
 
     def confirmed(self, now: float) -> None:
         """Go on after `Verdict.ASK`: the master still has the session."""
@@ -131,7 +126,7 @@ class SlaveLoop:
 
         Raises what `SlaveCore` and the workers raise, ProtocolError among it; the session is over then.
         """
-        core, link, pool = self._core, self._link, self._pool
+        core, link, pool = self.core, self.link, self.pool
         for frames in link.receive():
             self._received_at = now
             core.received(frames, now)
@@ -141,15 +136,15 @@ class SlaveLoop:
         if core.drain_requested and not self.is_draining:
             log.info("the master has asked this slave to leave when its running tasks have ended")
             self.drain(now)
-        self._turn_pool(ready, now)
-        if pool.usable_slots != self._slots and not self.is_draining:
-            self._slots = pool.usable_slots
-            core.resize(self._slots, credit_of(self._slots, self._credit_per_slot))
+        self.turn_pool(ready, now)
+        if pool.usable_slots != self.slots and not self.is_draining:
+            self.slots = pool.usable_slots
+            core.resize(self.slots, credit_of(self.slots, self.credit_per_slot))
         for envelope in core.step(now):
             link.send(envelope)
         if core.degraded or (self.is_draining and not pool.unfinished and core.all_acknowledged):
             return Verdict.LEAVE
-        if cut or now - self._received_at > self._silence_s:
+        if cut or now - self._received_at > self.silence_s:
             return Verdict.ASK
         return Verdict.STAY
 
