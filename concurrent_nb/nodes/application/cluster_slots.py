@@ -11,12 +11,9 @@ from concurrent_nb.nodes.application.client_thread import ClientThread
 
 log = foreign.Log(__name__)
 
-#: how long the number of slots that the master has reported is used, in seconds
-SLOTS_KNOWN_S: Final = 10.0
-#: ... where the tasks of a call are divided by it
+#: seconds for which a number is used by which the tasks of a call are divided
 PLACES_KNOWN_S: Final = 1.0
-#: how long the slaves of a cluster that has just started are waited for there, and how often they are looked for
-SLAVES_WITHIN_S: Final = 5.0
+#: seconds between two questions for the slaves of a cluster that has just started
 SLAVES_ASKED_EVERY_S: Final = 0.05
 
 
@@ -28,7 +25,7 @@ class ClusterSlots:
         self._slots: Sequence[int] = (1,)  # of each slave
         self._known_at_s = -math.inf
 
-    def count(self, known_s: float = SLOTS_KNOWN_S) -> int:
+    def count(self, known_s: float = 10.0) -> int:
         """Return the number of tasks that the cluster can run at the same time, at most `known_s` seconds old."""
         now = time.monotonic()
         if now - self._known_at_s > known_s or not any(self._slots):
@@ -41,12 +38,12 @@ class ClusterSlots:
                 log.warning("the master does not report its slots, continuing with %d: %s", sum(self._slots), error)
         return sum(self._slots)
 
-    def count_places(self, cores: int) -> int:
+    def count_places(self, cores: int, *, within_s: float = 5.0) -> int:
         """Return how many tasks of so many cores (0: all of a slave) the cluster can run at the same time.
 
-        Waits a moment for the slaves of a cluster that has just started.
+        Waits up to `within_s` seconds for the slaves of a cluster that has just started.
         """
-        deadline = time.monotonic() + SLAVES_WITHIN_S
+        deadline = time.monotonic() + within_s
         while not self.count(PLACES_KNOWN_S) and time.monotonic() < deadline:
             time.sleep(SLAVES_ASKED_EVERY_S)
         return len(self._slots) if cores == 0 else sum(slots // cores for slots in self._slots)
