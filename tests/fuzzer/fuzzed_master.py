@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -56,18 +57,19 @@ class FuzzFailure(Exception):
     """Something that may not happen, whatever a bad peer does."""
 
 
+@dataclass(eq=False)
 class BadPeer:
     """A registered peer that keeps to no rule. It numbers its envelopes itself."""
 
-    def __init__(self, role: str, name: str, link: InMemoryClient, known: KnownNames) -> None:
-        self.role = role
-        self.name = name
-        self.link = link
-        self.known = known
-        self.end_reason: str | None = None  #: why the master has ended the session
-        self.assigned: set[tuple[bytes, int]] = set()
-        self._seq = self._heard = 0
-        self.fds: list[int] = []
+    role: str
+    name: str
+    link: InMemoryClient
+    known: KnownNames
+    end_reason: str | None = None  #: why the master has ended the session
+    assigned: set[tuple[bytes, int]] = field(default_factory=set)
+    fds: list[int] = field(default_factory=list)
+    _seq: int = 0
+    _heard: int = 0
 
     def envelope(
         self, *messages: Any, seq: int | None = None, ack: int | None = None, version: int = 0

@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from concurrent_nb import Cluster
-from concurrent_nb.errors import LaunchFailed
-from tests import dask_cluster, leaks, slurm_cluster, work
+from tests import dask_cluster, leaks, work
 from tests.clusters import BRISK, eventually
 from tests.dask_cluster import DaskCluster
 from tests.demonstrations import check_demonstrations
+from tests.launching import check_not_launched
 
 pytestmark = pytest.mark.skipif(bool(dask_cluster.missing()), reason=dask_cluster.missing())
 
@@ -112,9 +112,4 @@ def test_a_frozen_worker_of_dask_holds_up_no_other(dask: DaskCluster) -> None:
 
 
 def test_an_address_without_a_scheduler_is_refused(dask: DaskCluster) -> None:
-    (port,) = slurm_cluster.free_ports(1)
-    with (
-        pytest.raises(LaunchFailed, match=f"no Dask scheduler answers at tcp://127.0.0.1:{port}"),
-        Cluster(on=f"dask://127.0.0.1:{port}"),
-    ):
-        pass
+    check_not_launched("dask://127.0.0.1:{port}", "no Dask scheduler answers at tcp://127.0.0.1:{port}")

@@ -14,6 +14,7 @@ from concurrent_nb.errors import LaunchFailed, TaskTimeout
 from tests import leaks, ray_cluster, slurm_cluster, work
 from tests.clusters import BRISK, eventually
 from tests.demonstrations import check_demonstrations
+from tests.launching import check_not_launched
 
 pytestmark = [
     pytest.mark.skipif(bool(ray_cluster.missing()), reason=ray_cluster.missing()),
@@ -92,9 +93,4 @@ def test_a_client_server_that_does_not_answer_is_refused() -> None:
 
 
 def test_an_address_without_ray_is_refused(ray: str) -> None:
-    (port,) = slurm_cluster.free_ports(1)
-    with (
-        pytest.raises(LaunchFailed, match=f"no Ray cluster answers at 127.0.0.1:{port}"),
-        Cluster(on=f"ray:127.0.0.1:{port}"),
-    ):
-        pass
+    check_not_launched("ray:127.0.0.1:{port}", "no Ray cluster answers at 127.0.0.1:{port}")

@@ -50,10 +50,11 @@ class Master:
         self.connect()
         self.receive()
 
-    def run_job(self, job: ClientJob[str], count: int) -> None:
-        """Have the application submit a whole job of small tasks, and receive what it sends."""
+    def run_job(self, job: ClientJob[str], count: int, *, is_open: bool = False) -> None:
+        """Have the application submit a job of small tasks, and receive what it sends."""
         self.core.add(tasks(count, job))
-        self.core.close(job)
+        if not is_open:
+            self.core.close(job)
         self.receive()
 
     def connect(self) -> None:
@@ -387,8 +388,7 @@ def test_a_new_master_gets_everything_again_within_its_limits() -> None:
 def test_the_answer_of_a_former_session_ends_a_task_that_waits() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.core.add(tasks(50, job))
-    master.receive()
+    master.run_job(job, 50, is_open=True)
     master.begin_session(Quota(tasks=1))
     master.open = {(job.id, index): 1 for index in range(8)}  # the master is the old one
     master.answer(job.id, range(8))
@@ -401,8 +401,7 @@ def test_the_answer_of_a_former_session_ends_a_task_that_waits() -> None:
 def test_what_a_former_session_may_have_sent_is_cancelled_there_too() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.core.add(tasks(8, job))
-    master.receive()
+    master.run_job(job, 8, is_open=True)
     master.begin_session(Quota(tasks=2))
     master.core.cancel(job.id, [7])
     assert m.Cancel(job.id, [7]) in master.receive()

@@ -1,14 +1,12 @@
 """What `__main__` defines with the standard library's helpers works where it arrives, by value, as it does at home."""
 
-import pickle
-import subprocess
-import sys
 import types
 from collections.abc import Iterator
 
 import pytest
 
 from concurrent_nb.shipping.serialization import pickles
+from tests.unit.shipping.serialization.main_module import answers_of, main_module
 
 SOURCE = """
 import abc, collections, contextlib, dataclasses, enum, functools, operator, typing, weakref
@@ -181,22 +179,14 @@ sys.stdout.buffer.write(pickle.dumps(answers))
 
 @pytest.fixture(scope="module")
 def main() -> Iterator[types.ModuleType]:
-    module = types.ModuleType("__main__")
-    before = sys.modules["__main__"]
-    sys.modules["__main__"] = module
-    try:
-        exec(compile(SOURCE, "<definitions>", "exec"), module.__dict__)
+    with main_module(SOURCE) as module:
         yield module
-    finally:
-        sys.modules["__main__"] = before
 
 
 @pytest.fixture(scope="module")
 def answers(main: types.ModuleType) -> dict[str, str]:
     bodies = {name: pickles.dumps(getattr(main, name))[0] for name in USES}
-    command = [sys.executable, "-c", CHILD]
-    made = subprocess.run(command, input=pickle.dumps(bodies), stdout=subprocess.PIPE, check=True, timeout=60)
-    found: dict[str, str] = pickle.loads(made.stdout)
+    found: dict[str, str] = answers_of(CHILD, bodies)
     return found
 
 

@@ -1,9 +1,6 @@
 """Objects of classes with `__slots__`, which `__main__` defines, go to a task and come back as they were."""
 
-import pickle
 import re
-import subprocess
-import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import pytest
 
 from concurrent_nb.shipping.serialization import pickles
+from tests.unit.shipping.serialization.main_module import answers_of, main_module
 
 SOURCE = """
 import abc, dataclasses, typing
@@ -99,23 +97,15 @@ sys.stdout.buffer.write(pickle.dumps(answers))
 
 @pytest.fixture(scope="module")
 def main() -> Iterator[types.ModuleType]:
-    module = types.ModuleType("__main__")
-    before = sys.modules["__main__"]
-    sys.modules["__main__"] = module
-    try:
-        exec(compile(SOURCE, "<slots>", "exec"), module.__dict__)
+    with main_module(SOURCE) as module:
         yield module
-    finally:
-        sys.modules["__main__"] = before
 
 
 @pytest.fixture(scope="module")
 def answers(main: types.ModuleType) -> dict[str, tuple[str, bytes]]:
     facts = pickles.dumps(main.facts)[0]
     bodies = {name: (pickles.dumps(thing)[0], facts) for name, thing in main.THINGS.items()}
-    command = [sys.executable, "-c", TASKS]
-    done = subprocess.run(command, input=pickle.dumps(bodies), stdout=subprocess.PIPE, check=True, timeout=60)
-    found: dict[str, tuple[str, bytes]] = pickle.loads(done.stdout)
+    found: dict[str, tuple[str, bytes]] = answers_of(TASKS, bodies)
     return found
 
 
