@@ -133,6 +133,7 @@ bench: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python -m benchmarks.run --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 	$(BENCH_VENV)/bin/python -m benchmarks.joblib_backend --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 	$(BENCH_VENV)/bin/python -m benchmarks.engines --rounds $(ROUNDS) --results benchmarks/RESULTS.md
+	$(BENCH_VENV)/bin/python -m benchmarks.graphs --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 	$(BENCH_VENV)/bin/python -m benchmarks.worlds --rounds $(ROUNDS)
 
 bench-quick: $(STAMP)
