@@ -12,6 +12,7 @@ or unpickles. Called by the client thread, by the simulator and by the test of a
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from math import inf
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -737,6 +738,8 @@ class ClientCore(Generic[T]):
 
     def next_deadline(self) -> float:
         """Return when `step` should be called again at the latest."""
+        if self._waiting and self._may_send and self.session is not None:
+            return -inf  # a task that was held has ended, or was given its results, after the last step
         heartbeat = self._last_sent_s + self.interval_s
         due = None if self.session is None else self.session.next_deadline()
         return heartbeat if due is None else min(heartbeat, due)

@@ -126,6 +126,21 @@ def test_a_held_task_can_be_cancelled_and_dropped() -> None:
     assert [entry.index for entry in bench.core.take_held()] == [3]  # what it needs has ended here
 
 
+def test_what_was_held_behind_a_task_that_is_dropped_is_looked_at_without_waiting() -> None:
+    bench = Bench()
+    bench.core.add([bench.entry(0)])
+    bench.receive((0, Status.OK))
+    entries = [bench.entry(index, index - 1) for index in (1, 2, 3)]
+    bench.core.add(entries)
+    bench.sent()
+    assert bench.core.next_deadline() > 0.0
+    for entry in entries:  # each fails because of the one before
+        assert bench.core.take_held() == [entry]
+        assert bench.core.drop_held(entry)
+        assert (bench.core.next_deadline() < 0.0) == (entry is not entries[-1])
+        bench.sent()
+
+
 def test_a_task_is_not_sent_before_what_it_needs() -> None:
     bench = Bench(Quota(tasks=1, bytes=1 << 20))
     bench.core.add([bench.entry(0), bench.entry(1)])
