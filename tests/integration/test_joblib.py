@@ -300,6 +300,14 @@ def most_at_once(spans: list[tuple[float, float]]) -> int:
     return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
 
 
+def test_an_application_that_is_closed_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    closed = concurrent_nb.connect(cluster.connection_file)
+    closed.close()
+    with closed.joblib(), pytest.raises(RuntimeError, match="after shutdown"):
+        Parallel()(delayed(abs)(n) for n in range(3))
+    assert not caplog.records
+
+
 def test_n_jobs_limits_how_many_run_at_once(tmp_path: Path) -> None:
     assert most_at_once(Parallel(n_jobs=2)(delayed(nap)(0.02) for _ in range(12))) <= 2
     calls = [delayed(meet)(tmp_path, WORKERS) for _ in range(WORKERS)]

@@ -851,7 +851,11 @@ class ApplicationNode(concurrent.futures.Executor):
         return self._submits.open_stream(options, unanswered_max)
 
     def _count_places(self, cores: int) -> int:
-        """Return how many tasks of so many cores (0: all of a slave) the cluster can run at the same time."""
+        """Return how many tasks of so many cores (0: all of a slave) the cluster can run at the same time.
+
+        Raises as `submit` does after shutdown.
+        """
+        self._client_thread.check_open()
         return self._slots.count_places(cores)
 
     def _pack_results(self, entry: TaskEntry[TaskHandle]) -> None:
