@@ -207,6 +207,17 @@ class DaskEngine:
         self._workers[message["number"]] = message["worker"]
         self._events.reported(message["parcel"])
 
+    def recall(self, number: int) -> None:
+        """Cancel the task of a group. A host that runs it all the same notices that."""
+        future = self._futures.pop(number, None)
+        if future is not None:
+            self._client.loop.add_callback(self._cancel, future)
+
+    async def _cancel(self, future: Any) -> None:
+        """Cancel a task. In Dask's event loop, because a scheduler that hangs does not answer."""
+        with contextlib.suppress(Exception):  # the scheduler may be gone, and the task with it
+            await asyncio.wait_for(self._client._cancel([future]), ORDER_S)
+
     def order(self, number: int, parcel: Parcel) -> None:
         """Bring orders to the worker that runs a group, or to all if that is not known."""
         worker = self._workers.get(number)

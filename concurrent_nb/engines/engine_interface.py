@@ -52,6 +52,9 @@ class Engine(Protocol):
     def order(self, number: int, parcel: Parcel) -> None:
         """Bring orders to the host that runs a group."""
 
+    def recall(self, number: int) -> None:
+        """Have a group not run, if it has not begun."""
+
     def describe(self) -> str:
         """Return what and where it is, for people."""
 

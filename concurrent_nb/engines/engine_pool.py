@@ -27,7 +27,7 @@ from concurrent_nb.engines.group_messages import (
     pack,
     read_report,
 )
-from concurrent_nb.engines.group_scheduler import GroupScheduler, GroupTask, RunningGroup
+from concurrent_nb.engines.group_scheduler import GroupScheduler, GroupTask, OrderOf, RunningGroup
 from concurrent_nb.engines.report_order import ReportOrder
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.foreign import describe
@@ -86,6 +86,7 @@ class EnginePool:
         self._stored: dict[bytes, Any] = {}  # the engine's handles of objects, by name
         self._sent_count: dict[bytes, int] = {}  # how often an object was sent with a group
         self._sent: dict[int, tuple[Parcel, list[m.Slice], list[bytes]]] = {}  # groups, and what they need
+        self._recalled: dict[int, Orders] = {}  # groups that are not to run, until they report their end
         self._order = ReportOrder()
         self._stacks: list[m.StackSampled] = []
         self._restarts = 0
@@ -274,6 +275,7 @@ class EnginePool:
         for number in self._scheduler.reset():
             self._give_order(Orders(number, restart=True))
         self._sent.clear()
+        self._recalled.clear()
         self._order = ReportOrder()
         for name in list(self._stored):
             self._drop_object(name)
@@ -325,6 +327,7 @@ class EnginePool:
         self._degraded = self._degraded or reason
 
     def _lost(self, number: int, reason: str) -> None:
+        self._recalled.pop(number, None)
         self._forget_sent(number)
         self._scheduler.group_lost(number, reason)
 
@@ -344,6 +347,10 @@ class EnginePool:
         if self._scheduler.has_group(report.number):
             for ready, its_buffers in self._order.add(report, buffers):
                 self._apply(ready, its_buffers)
+        elif report.is_last:
+            self._recalled.pop(report.number, None)
+        elif report.number in self._recalled:  # it had begun, or has begun in spite of that
+            self._give_order(self._recalled[report.number])
 
     def _apply(self, report: HostReport, buffers: list[list[Sequence[Buffer]]]) -> None:
         """Handle a report whose predecessors have been handled."""
@@ -383,8 +390,20 @@ class EnginePool:
                 log.debug("engine %s takes no group", self._engine.name, exc_info=error)
                 self._fail(f"{self._engine.describe()} takes none ({describe(error)})")
                 return
+        for recall in self._scheduler.take_recalls():
+            self._recall(recall)
         for order in self._scheduler.take_orders():
             self._give_order(Orders(order.number, withdraw=[m.Withdraw(order.refs, order.stop)]))
+
+    def _recall(self, recall: OrderOf) -> None:
+        number = recall.number
+        self._sent.pop(number, None)
+        self._order.forget(number)
+        self._recalled[number] = Orders(number, withdraw=[m.Withdraw(recall.refs, recall.stop)])
+        try:
+            self._engine.recall(number)
+        except Exception as error:  # noqa: BLE001  (an engine's: the group is stopped when it begins)
+            log.warning("a group cannot be recalled from the engine %s: %s", self._engine.name, describe(error))
 
     def _give_order(self, orders: Orders) -> None:
         try:

@@ -73,7 +73,7 @@ class ExecutorEngine:
         self._executor = executor
         self.slots = workers or slots_of(executor)
         self._listener: ReportListener | None = None
-        self._open: set[concurrent.futures.Future[Parcel]] = set()
+        self._open: dict[int, concurrent.futures.Future[Parcel]] = {}  # by group
 
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Check a worker's versions, and listen for hosts."""
@@ -105,19 +105,30 @@ class ExecutorEngine:
     def submit(self, number: int, parcel: Parcel, objects: list[Parcel], handles: list[Any]) -> None:
         """Submit a group. Raises what the executor raises, as RuntimeError after its shutdown."""
         future = self._executor.submit(run_in_executor, parcel, objects)
-        self._open.add(future)
+        self._open[number] = future
         future.add_done_callback(lambda ended: self._ended(number, ended))
 
     def _ended(self, number: int, future: "concurrent.futures.Future[Parcel]") -> None:
-        self._open.discard(future)
+        was_recalled = self._open.pop(number, None) is None
         if future.cancelled():
-            self._events.gone(f"{self.describe()} has cancelled its tasks")
+            if was_recalled:
+                self._events.lost(number, "its call was cancelled")
+            else:
+                self._events.gone(f"{self.describe()} has cancelled its tasks")
         elif (error := future.exception()) is None:
             self._events.reported(future.result())
         elif isinstance(error, concurrent.futures.BrokenExecutor):
             self._events.gone(f"{self.describe()} is broken: {describe(error)}")
         else:
             self._events.lost(number, f"a worker of {self.describe()} has failed ({describe(error)})")
+
+    def recall(self, number: int) -> None:
+        """Cancel the call of a group, if it has not begun."""
+        future = self._open.pop(number, None)
+        if future is not None and not future.cancel():
+            self._open[number] = future
+            if future.done():
+                self._open.pop(number, None)
 
     def order(self, number: int, parcel: Parcel) -> None:
         """Send orders to all hosts; the one that runs the group carries them out."""
@@ -130,11 +141,11 @@ class ExecutorEngine:
 
     def close(self) -> None:
         """End all hosts, and wait until they have ended."""
-        for future in list(self._open):
+        for future in list(self._open.values()):
             future.cancel()
         if self._listener is not None:
             self._listener.close()
-        concurrent.futures.wait(list(self._open), END_S)
+        concurrent.futures.wait(list(self._open.values()), END_S)
 
 
 class ReportListener:

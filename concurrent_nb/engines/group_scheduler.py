@@ -1,7 +1,7 @@
 """Decides which tasks travel together to an engine, and what becomes of them. Pure: time is in the reports.
 
-What has happened goes in; `plan` returns the groups to send, `take_orders` the orders to groups, `take_reports` what
-the slave reports to the master. See the package for the policy.
+What has happened goes in; `plan` returns the groups to send, `take_orders` the orders to groups, `take_recalls` the
+groups that are not to run, `take_reports` what the slave reports to the master. See the package for the policy.
 """
 
 from collections import deque
@@ -95,6 +95,7 @@ class GroupScheduler:
         self._group_of: dict[Key, RunningGroup] = {}
         self._estimates_s: dict[bytes, float] = {}  # by function
         self._orders: list[OrderOf] = []
+        self._recalls: list[OrderOf] = []
         self._reports = PoolReports()
 
     @property
@@ -145,6 +146,11 @@ class GroupScheduler:
         orders, self._orders = self._orders, []
         return orders
 
+    def take_recalls(self) -> list[OrderOf]:
+        """Return the groups since the last call that are not to run, and what to order if they have begun meanwhile."""
+        recalls, self._recalls = self._recalls, []
+        return recalls
+
     # ------------------------------------------------------------------------------------------- events from the slave
 
     def assigned(self, run: Assign, buffers: ItemBuffers) -> None:
@@ -180,6 +186,9 @@ class GroupScheduler:
                 self._withdraw(task)
             elif group.has_begun:
                 orders.setdefault(group.number, []).append(ref)
+            elif all(each.disposition is Disposition.CANCEL for each in group.tasks.values()):
+                self._recalls.append(OrderOf(group.number, [each.ref for each in group.tasks.values()], stop=True))
+                self.group_ended(group.number)  # now, because the engine may be busy with others for hours
         if gone:
             self._waiting = deque(task for task in self._waiting if id(task) not in gone)
         self._orders += [OrderOf(number, found, stop) for number, found in orders.items()]
@@ -213,6 +222,7 @@ class GroupScheduler:
         self._groups.clear()
         self._group_of.clear()
         self._orders.clear()
+        self._recalls.clear()
         self._reports = PoolReports()
         self.is_draining = False
         return groups

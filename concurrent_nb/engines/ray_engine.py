@@ -299,6 +299,11 @@ class RayEngine:
                 self._events.reported(parcel)
             self._poll(actor)
 
+    def recall(self, number: int) -> None:
+        """Forget a group that no actor has."""
+        with self._lock:
+            self._waiting = deque(each for each in self._waiting if each[0] != number)
+
     def order(self, number: int, parcel: Parcel) -> None:
         """Bring orders to the actor that runs a group."""
         assert self._session is not None

@@ -690,6 +690,29 @@ def test_a_dask_worker_that_hangs_holds_up_no_order_and_is_told_to_who_connects(
             later.close()
 
 
+@pytest.mark.parametrize("engine_name", ["executor", "dask"])
+def test_what_an_engine_that_is_busy_with_others_has_not_begun_can_be_left(engine_name: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        if engine_name == "dask":
+            distributed = pytest.importorskip("distributed")
+            address = stack.enter_context(dask_cluster())
+            other = stack.enter_context(distributed.Client(address.replace("dask", "tcp", 1)))
+            where: Any = address
+        else:
+            where = other = stack.enter_context(ProcessPoolExecutor(2, multiprocessing.get_context("spawn")))
+        with concurrent_nb.connect(where) as app:
+            occupied = [other.submit(work.wait_for, tmp_path / f"free{n}") for n in range(4)]
+            futures = [app.submit(pow, 2, n) for n in range(4)]
+            begun = time.monotonic()
+            app.close()
+            assert all(future.cancelled() for future in futures)
+            assert time.monotonic() - begun < PATIENCE_S / 2  # not when the others have ended
+        for n in range(4):
+            (tmp_path / f"free{n}").touch()
+        for each in occupied:
+            each.result(PATIENCE_S)
+
+
 def cut_off(address: str) -> None:
     """Have this Dask worker's connections to another one wait for ever, as behind a firewall."""
     import asyncio

@@ -7,8 +7,8 @@ from typing import Any
 from concurrent_nb.engines.engine_interface import EngineEvents
 from concurrent_nb.engines.engine_pool import EnginePool
 from concurrent_nb.engines.failing_hosts import PAUSES_S
-from concurrent_nb.engines.group_messages import EngineSession, HostReport, Parcel, pack
-from concurrent_nb.wire.messages import Assign, StartedTask, TaskFrame
+from concurrent_nb.engines.group_messages import EngineSession, HostReport, Orders, Parcel, pack, read_orders
+from concurrent_nb.wire.messages import Assign, StartedTask, TaskFrame, TaskRef, Withdraw
 
 JOB = b"j" * 16
 FUNCTION = b"f" * 32
@@ -22,6 +22,8 @@ class KeepingEngine:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.groups: list[int] = []
+        self.orders: list[Orders] = []
+        self.recalled: list[int] = []
         self.authkey: str | None = None
 
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
@@ -38,7 +40,10 @@ class KeepingEngine:
         self.groups.append(number)
 
     def order(self, number: int, parcel: Sequence[bytes]) -> None:
-        return None
+        self.orders.append(read_orders(parcel))
+
+    def recall(self, number: int) -> None:
+        self.recalled.append(number)
 
     def describe(self) -> str:
         return "an engine that keeps what it gets"
@@ -100,3 +105,17 @@ def test_an_engine_without_a_worker_that_works_is_lost() -> None:
 def test_the_key_of_managers_travels_only_if_the_engine_adds_it() -> None:
     with pool_with(slots=1, tasks=0) as (engine, _):
         assert engine.authkey == ""
+
+
+def test_a_group_that_begins_although_it_was_recalled_is_stopped() -> None:
+    with pool_with(slots=1, tasks=1) as (engine, pool):
+        ref = TaskRef(JOB, 0, 1)
+        pool.withdraw([ref], True, 0.0)
+        assert [frame.index for _, frames, _ in pool.take_reports().outcomes for frame in frames] == [0]
+        assert (engine.recalled, engine.orders, pool.unfinished) == (engine.groups, [], 0)
+        pool.reported(pack(HostReport(engine.groups[0], b"run", 0, b"host", started=[StartedTask(JOB, 0, 1, 7)])))
+        pool.tick(1.0)
+        assert engine.orders == [Orders(engine.groups[0], withdraw=[Withdraw([ref], True)])]
+        pool.reported(pack(HostReport(engine.groups[0], b"run", 1, b"host", is_last=True)))
+        pool.tick(2.0)
+        assert (pool.take_reports().outcomes, pool._recalled) == ([], {})

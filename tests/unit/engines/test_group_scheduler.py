@@ -105,12 +105,31 @@ def test_what_runs_is_ordered_back_and_what_has_not_begun_when_it_begins() -> No
     made = scheduler(slots=2, count=2)
     first, second = made.plan()
     made.begun(first.number)
-    made.withdrawn(refs(0, 1), stop=True)
-    assert [(order.number, order.stop) for order in made.take_orders()] == [(first.number, True)]
+    made.withdrawn(refs(0, 1), stop=False)
+    assert [(order.number, order.stop) for order in made.take_orders()] == [(first.number, False)]
     made.begun(second.number)
     assert [(order.number, order.refs) for order in made.take_orders()] == [(second.number, refs(1))]
     made.returned(second.number, refs(1))
-    assert made.take_reports().outcomes[0][1][0].status == Status.CANCELLED
+    assert made.take_reports().returned == refs(1)
+
+
+def test_a_group_that_has_not_begun_is_recalled_when_all_its_tasks_are_cancelled() -> None:
+    """The engine may be busy with others for hours."""
+    made = scheduler(slots=1, count=1)
+    run_all(made, 0.01)
+    made.take_reports()
+    assign(made, 1, 2)
+    group, *others = made.plan()
+    assert not others
+    made.withdrawn(refs(1), stop=True)
+    assert not made.take_recalls()  # the other one is to run
+    made.withdrawn(refs(2), stop=True)
+    assert made.take_recalls() == [OrderOf(group.number, refs(1, 2), stop=True)]
+    ended = [(frame.index, frame.status) for _, found, _ in made.take_reports().outcomes for frame in found]
+    assert ended == [(1, Status.CANCELLED), (2, Status.CANCELLED)]
+    made.begun(group.number)  # the engine has been faster
+    end(made, group.number, 1, 2)
+    assert (made.unfinished, made.take_orders(), made.take_reports().outcomes) == (0, [], [])
 
 
 def test_of_a_lost_group_the_first_unfinished_task_is_to_blame_and_the_others_run_again() -> None:
