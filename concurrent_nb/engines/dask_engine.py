@@ -44,9 +44,14 @@ LOOK_S: Final = 1.0
 #: a worker must reach others within this time, in seconds; each tries so many of them
 REACH_S: Final = 3.0
 REACHED_MAX: Final = 8
-#: a scheduler that has had no worker for so long, in seconds, runs nothing any more; likewise one that does not answer
+#: a scheduler that has had no worker for so long, in seconds, runs nothing any more; likewise one whose connection
+#: fails, or that hangs, as when its process is stopped or busy
 NO_WORKERS_S: Final = 30.0
 SILENT_S: Final = 10.0
+HANGS_S: Final = 60.0
+#: an object must be stored within this time, in seconds, and one for each PUT_BYTES of it
+PUT_S: Final = 30.0
+PUT_BYTES: Final = 1_000_000
 #: hosts have this long to end, in seconds
 END_S: Final = 5.0
 #: the states of a task in its worker while it is wanted
@@ -66,6 +71,7 @@ class DaskEngine:
     def __init__(self, where: "str | distributed.Client") -> None:
         self._where = where
         self._client: Any = None if isinstance(where, str) else where
+        self._known_address = str(where)
         self._is_open = False
         self._session: EngineSession | None = None
         self._topic = ""
@@ -135,7 +141,7 @@ class DaskEngine:
                 )
             except TimeoutError:  # one of them hangs: they are asked again
                 return
-            there = self._client.nthreads()
+            there = self._client.nthreads(callback_timeout=SILENT_S)
             if not all(isinstance(to, dict) and to.keys() <= there.keys() for to in found.values()):
                 return  # some have gone meanwhile: the others are asked again
         self._reaching = set(workers)
@@ -152,14 +158,19 @@ class DaskEngine:
 
     @property
     def _address(self) -> str:
-        scheduler = getattr(self._client, "scheduler", None)
-        return str(getattr(scheduler, "address", self._where))
+        scheduler = getattr(self._client, "scheduler", None)  # None once the client is closed
+        self._known_address = str(getattr(scheduler, "address", self._known_address))
+        return self._known_address
 
     def put(self, parcel: Parcel) -> Any:
-        """Store an object on a worker, from where others get it; return None if they cannot."""
+        """Store an object on a worker, from where others get it; return None if they cannot, or it takes too long."""
         if not self._stores:
             return None
-        (future,) = self._client.scatter([parcel], hash=False)
+        within_s = PUT_S + sum(map(len, parcel)) / PUT_BYTES
+        try:
+            (future,) = self._client.sync(self._client._scatter, [parcel], hash=False, callback_timeout=within_s)
+        except TimeoutError:  # the worker that was to have it hangs, or the scheduler
+            return None
         return future
 
     def drop(self, handle: Any) -> None:
@@ -235,23 +246,29 @@ class DaskEngine:
 
     def _watch(self) -> None:
         """Watch how many workers there are, and whether the scheduler answers."""
-        slots, fine_at, had_workers_at = self.slots, time.monotonic(), time.monotonic()
+        slots, fine_at, had_workers_at, has_warned = self.slots, time.monotonic(), time.monotonic(), False
         while not self._closing.wait(LOOK_S):
-            now = time.monotonic()
             try:
                 if self._client.status != "running":
                     raise OSError(f"its connection is {self._client.status}")
-                threads = dict(self._client.nthreads())
+                threads = dict(self._client.nthreads(callback_timeout=SILENT_S))
                 found = sum(threads.values())
                 self._check_reach(threads)
             except Exception as error:  # noqa: BLE001  (Dask raises various errors when its scheduler is gone)
                 if self._closing.is_set():
                     return
-                if self._client.status == "closed" or now - fine_at > SILENT_S:
-                    self._events.gone(f"{self.describe()} does not answer: {describe(error)}")
+                hangs = isinstance(error, TimeoutError)
+                silent_s = time.monotonic() - fine_at
+                if self._client.status == "closed" or silent_s > (HANGS_S if hangs else SILENT_S):
+                    why = f"it has hung for {silent_s:.0f} s" if hangs else describe(error)
+                    self._events.gone(f"{self.describe()} does not answer: {why}")
                     return
+                if hangs and not has_warned:
+                    has_warned = True
+                    log.warning("%s has not answered for %.0f s: tasks wait for it", self.describe(), silent_s)
                 continue
-            fine_at = now
+            fine_at = now = time.monotonic()
+            has_warned = False
             if found:
                 had_workers_at = now
             elif now - had_workers_at > NO_WORKERS_S:
@@ -278,7 +295,11 @@ class DaskEngine:
                 self._client.sync(self._client._run, end_hosts, self._session.token, callback_timeout=END_S)
         self._futures.clear()
         if isinstance(self._where, str) and self._client is not None:
-            self._client.close(timeout=END_S)
+            try:
+                self._client.close(timeout=END_S)
+            except TimeoutError:  # the scheduler hangs
+                self._client._loop_runner.stop()
+                self._client.status = "closed"
 
 
 def _address_of(where: str) -> str:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -688,6 +689,44 @@ def test_a_dask_worker_that_hangs_holds_up_no_order_and_is_told_to_who_connects(
             hanging.resume()
             engine.close()
             later.close()
+
+
+SCHEDULER_SCRIPT: Final = """
+import sys
+import distributed
+
+if __name__ == "__main__":
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        print(cluster.scheduler_address.removeprefix("tcp://"), flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_scheduler_that_hangs_is_told_and_ends_the_futures(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for name, value in (("SILENT_S", 0.3), ("HANGS_S", 1.5), ("END_S", 0.5)):
+        monkeypatch.setattr(f"concurrent_nb.engines.dask_engine.{name}", value)
+    script = tmp_path / "scheduler.py"
+    script.write_text(SCHEDULER_SCRIPT)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        app = concurrent_nb.connect("dask://" + process.stdout.readline().strip())
+        try:
+            future = app.submit(time.sleep, PATIENCE_S)
+            eventually(future.running, "the task runs")
+            os.kill(process.pid, signal.SIGSTOP)
+            with pytest.raises(EngineLost, match=r"the Dask scheduler at .* does not answer: it has hung for"):
+                future.result(PATIENCE_S)
+            assert "has not answered for" in caplog.text
+        finally:
+            app.close()
+            os.kill(process.pid, signal.SIGCONT)
+            process.stdin.close()
+            process.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("engine_name", ["executor", "dask"])
