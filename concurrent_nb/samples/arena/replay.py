@@ -11,7 +11,7 @@ import sys
 from array import array
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from zlib import compress, decompress
 
@@ -40,7 +40,7 @@ class Replay:
     names: list[str]
     scores: list[float]
     turns: int  #: recorded ones, with the start
-    body: bytes  #: compressed numbers
+    body: bytes = field(repr=False)  #: compressed numbers
 
     def numbers(self) -> "array[int]":
         """Return the numbers of all turns: for each the tanks, the number of bullets, and the bullets."""

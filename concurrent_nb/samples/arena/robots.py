@@ -2,8 +2,8 @@
 
     class Mine(Robot):
         def decide(self, senses):
-            for sighting in senses.events.sightings:
-                return aimed(senses, sighting, power=2, speed=4)
+            if senses.nearest:
+                return aimed(senses, senses.nearest, power=2, speed=4)
             return Commands(turn_radar=45)
 
 A robot knows its own tank exactly, and what its radar has swept over with noise. It has a random stream of its own.
@@ -45,6 +45,11 @@ class Senses(NamedTuple):
     energy: float
     heat: float  #: the gun can fire when it is 0
     events: TurnEvents  #: of the turn before
+
+    @property
+    def nearest(self) -> Sighting | None:
+        """The nearest tank that its radar has swept over in the turn before."""
+        return self.events.sightings[0] if self.events.sightings else None
 
     def toward(self, x: float, y: float) -> float:
         """Return the direction to a point."""
@@ -104,8 +109,8 @@ class Spinner(Robot):
     """Drives in a circle, and shoots at what it sees."""
 
     def decide(self, senses: Senses) -> Commands:
-        for sighting in senses.events.sightings:
-            return aimed(senses, sighting, 1.0, speed=5.0, turn=4.0)
+        if senses.nearest:
+            return aimed(senses, senses.nearest, 1.0, speed=5.0, turn=4.0)
         return Commands(speed=5.0, turn=4.0, turn_radar=45.0)
 
 
@@ -113,7 +118,7 @@ class Sniper(Robot):
     """Stands still, and shoots light bullets at far tanks and heavy ones at near tanks."""
 
     def decide(self, senses: Senses) -> Commands:
-        for sighting in senses.events.sightings:
+        if sighting := senses.nearest:
             return aimed(senses, sighting, max(0.5, min(3.0, 400 / max(sighting.distance, 1.0))))
         return Commands(turn_radar=45.0)
 
@@ -122,7 +127,7 @@ class Rammer(Robot):
     """Drives into the nearest tank."""
 
     def decide(self, senses: Senses) -> Commands:
-        for sighting in senses.events.sightings:
+        if sighting := senses.nearest:
             turn = relative(sighting.bearing - senses.heading)
             return aimed(senses, sighting, 3.0, speed=8.0 if abs(turn) < 40 else 3.0, turn=turn)
         return Commands(speed=3.0, turn_radar=45.0)
@@ -137,7 +142,7 @@ class Dodger(Robot):
     def decide(self, senses: Senses) -> Commands:
         if senses.events.hit_by or senses.events.hit_wall or self.random.random() < 0.03:
             self.direction = -self.direction
-        for sighting in senses.events.sightings:
+        if sighting := senses.nearest:
             inward = 20 if sighting.distance > 350 else -20
             turn = relative(sighting.bearing + 90 - self.direction * inward - senses.heading)
             return aimed(senses, sighting, 2.0 if sighting.distance < 400 else 1.0, speed=8 * self.direction, turn=turn)

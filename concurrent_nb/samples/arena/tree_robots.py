@@ -5,10 +5,10 @@
             return first_of(all_of(self.sees, self.shoot), self.search)
 
         def sees(self):
-            return bool(self.senses.events.sightings)
+            return self.senses.nearest is not None
 
         def shoot(self):
-            return aimed(self.senses, self.senses.events.sightings[0], power=2, speed=4)
+            return aimed(self.senses, self.senses.nearest, power=2, speed=4)
 
         def search(self):
             return Commands(turn_radar=45)
@@ -162,7 +162,7 @@ class Hunter(TreeRobot):
 
     def sees(self) -> bool:
         """Say whether there is a target."""
-        return bool(self.senses.events.sightings)
+        return self.senses.nearest is not None
 
     def is_weak(self) -> bool:
         """Say whether the target has much more energy."""

@@ -147,7 +147,9 @@ class Island:
     population: Population | None = None  #: the best one first; None before the first epoch
 
     def step(self, ctx: "StepContext") -> None:
-        """Make an epoch."""
+        """Make an epoch. Raises ValueError if there is no room for its best value."""
+        if ctx.step > len(ctx.read("best")):
+            raise ValueError(f"there is room for {len(ctx.read('best'))} epochs: make the world with more, epochs=...")
         with random_numbers_of(ctx.rng.bytes(32)):
             population = self.population or first_population(self.problem, self.size)
             for migrants in ctx.inbox:

@@ -189,6 +189,7 @@ def test_a_replay_has_all_turns() -> None:
     start = start_places(4, 800, 600, 1)
     assert [found[n * TANK_NUMBERS + 1] / 16 for n in range(4)] == [pytest.approx(x, abs=0.04) for x, _, _ in start]
     assert pickle.loads(pickle.dumps(result.replay)) == result.replay
+    assert len(repr(result)) < 600
 
 
 def test_a_battle_is_drawn_while_it_runs() -> None:

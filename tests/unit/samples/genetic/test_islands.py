@@ -11,7 +11,7 @@ from traitlets.config import Config
 
 from concurrent_nb import ApplicationNode, connect
 from concurrent_nb.components.core import ComponentManager
-from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.errors import ConfigurationError, WorldError
 from concurrent_nb.samples.genetic import islands
 from concurrent_nb.samples.genetic.genetic_sample import IslandsSample
 from concurrent_nb.samples.genetic.islands import (
@@ -121,6 +121,10 @@ def test_the_best_values_can_be_watched_and_a_part_is_a_result(app: ApplicationN
             assert np.isfinite(best[: step.number]).all()
             assert np.isnan(best[step.number :]).all()
         assert len(islands_result(world).history) == 2
+        world.run(2)
+        with pytest.raises(WorldError, match="there is room for 4 epochs: make the world with more"):
+            world.run(1)
+        assert len(islands_result(world).history) == 4
 
 
 @pytest.mark.parametrize(
