@@ -116,7 +116,7 @@ def _drawn(name: str, number: int, x: float, y: float, heading: float, gun: floa
     return (
         f'<g transform="translate({x:.1f} {height - y:.1f})"><rect x="-16" y="-14" width="32" height="28" rx="4" '
         f'fill="{colour(number)}" transform="rotate({-heading:.1f})"/><line x2="24" stroke="#888" stroke-width="5" '
-        f'transform="rotate({-gun:.1f})"/><text y="{36 if y > 50 else -24}" text-anchor="middle" fill="#bbb">'
+        f'transform="rotate({-gun:.1f})"/><text y="{38 if y > 50 else -24}" text-anchor="middle" fill="#bbb">'
         f"{html.escape(name)}</text></g>"
     )
 
@@ -124,7 +124,7 @@ def _drawn(name: str, number: int, x: float, y: float, heading: float, gun: floa
 def _picture(drawn: list[str], width: float, height: float) -> str:
     box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="display:block;max-width:{width:.0f}px;border-radius:6px"'
     ground = f'<path d="M0 0H{width:.0f}V{height:.0f}H0Z" fill="{GROUND}"/>'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="100%" font-size="12">'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {box} width="100%" font-size="16">'
     return f"{svg}{ground}{''.join(drawn)}</svg>"
 
 

@@ -21,7 +21,7 @@ def plot_profile(measures: Floats, name: str) -> "Figure":
     """Return a figure of the three measures along the sequence."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = Figure(figsize=(7.2, 5), layout="constrained")
     for axes, row, title in zip(figure.subplots(3, 1, sharex=True), measures, MEASURES, strict=True):
         _plot_measure(axes, row, title)
     axes.set_xlabel("nucleotide")
@@ -33,7 +33,7 @@ def plot_helix(points: Floats, measures: Floats, name: str) -> "Figure":
     """Return a figure of six panels: the helix from three sides, and the three measures."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(8.4, 5.8), layout="constrained")
     panels = figure.subplots(2, 3)
     turned = oriented(points)
     for axes, (across, up) in zip(panels[0], ((0, 2), (0, 1), (1, 2)), strict=True):
