@@ -75,8 +75,14 @@ function draw() {
     ctx.save(); ctx.rotate(radians(at(place + 4))); ctx.fillStyle = "#888"; ctx.fillRect(0, -3, 24, 6); ctx.restore();
     ctx.fillStyle = "#888"; ctx.fillRect(-16, -26, 32, 4);
     ctx.fillStyle = energy > 30 ? "#2a9d4a" : "#e43"; ctx.fillRect(-16, -26, Math.min(32, 0.32 * energy), 4);
-    if (tanks <= 20) { ctx.fillStyle = "#bbb"; ctx.fillText(names[n], 0, y > height - 50 ? -32 : 24 + size); }
     ctx.restore();
+  }
+  ctx.fillStyle = "#ccc";
+  for (let n = 0, one = starts[now]; n < tanks && tanks <= 20; n++, one += 7) {  // above all tanks
+    if (!at(one)) continue;
+    const y = height - at(one + 2) / 16, half = ctx.measureText(names[n]).width / 2 + 2;
+    const x = Math.max(half, Math.min(width - half, at(one + 1) / 16));
+    ctx.fillText(names[n], x, y > height - 50 ? y - 32 : y + 24 + size);
   }
   const bullets = at(place++);
   for (let n = 0; n < bullets; n++, place += 4) {
