@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from concurrent_nb import ApplicationNode, Cluster, World, shared_array, shared_value
-from tests.unit.worlds.test_step_driver import Creature, folded
+from concurrent_nb import ApplicationNode, Cluster, World
+from tests.unit.worlds.test_step_driver import Creature, shared_data
 
 WORKERS = (1, 2, 5)
 MEMBERS = 12
@@ -65,16 +65,9 @@ class Assassin:
 def outcome(app: ApplicationNode, seed: int, seconds: float | None) -> tuple[Any, int, float]:
     """Run a world; return all that can be seen of it, the number of workers killed, and the seconds."""
     chance = random.Random(seed)
-    shared = {
-        "field": shared_array(np.zeros((2, 3)), merge="sum"),
-        "total": shared_value(0.0, merge="sum"),
-        "last": shared_value(0, merge="last"),
-        "words": shared_value([], merge="concat"),
-        "folded": shared_value(0.0, merge=folded),
-    }
     members = [Creature(chance.random()) for _ in range(MEMBERS)]
     began_s = time.monotonic()
-    with app.world(members, shared=shared, seed=seed, on_error="drop") as world:
+    with app.world(members, shared=shared_data(), seed=seed, on_error="drop") as world:
         assassin = Assassin(world, random.Random(), seconds)
         with assassin.at_work():
             world.run(STEPS, show=False)

@@ -8,7 +8,7 @@ import pytest
 
 from concurrent_nb.errors import PoisonTask, WorldError
 from concurrent_nb.worlds.group_runner import WorldTerms
-from concurrent_nb.worlds.shared_values import declared, shared_array, shared_value
+from concurrent_nb.worlds.shared_values import SharedDatum, declared, shared_array, shared_value
 from concurrent_nb.worlds.step_driver import StepDriver
 from concurrent_nb.worlds.world_state import WorldState
 from tests.unit.worlds.virtual_workers import Killed, VirtualWorkers, members_of, packed
@@ -53,17 +53,21 @@ def folded(value: float, written: list[float]) -> float:
     return value
 
 
-def new_state(seed: int, groups: int, count: int = COUNT) -> WorldState:
-    chance = random.Random(seed)
-    shared = {
+def shared_data() -> dict[str, SharedDatum]:
+    """Return the data that creatures share."""
+    return {
         "field": shared_array(np.zeros((2, 3)), merge="sum"),
         "total": shared_value(0.0, merge="sum"),
         "last": shared_value(0, merge="last"),
         "words": shared_value([], merge="concat"),
         "folded": shared_value(0.0, merge=folded),
     }
+
+
+def new_state(seed: int, groups: int, count: int = COUNT) -> WorldState:
+    chance = random.Random(seed)
     members = packed([Creature(chance.random()) for _ in range(count)])
-    return WorldState(WorldTerms(seed, "drop", 1000, None), members, declared(shared), {}, groups)
+    return WorldState(WorldTerms(seed, "drop", 1000, None), members, declared(shared_data()), {}, groups)
 
 
 def outcome(
