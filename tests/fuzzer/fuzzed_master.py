@@ -46,7 +46,7 @@ BOUNDED: Final = (
     ".task_log.",
     ".event_log.",
     ".ended_jobs",
-    "._measured._reports",
+    "measured._reports",
     ".locations.",
 )
 #: the state of a session that is over is dropped within so many seconds
