@@ -1,6 +1,6 @@
 """The clusters that a Jupyter server can reach: those whose connection files its user can read, embedded ones too.
 
-A cluster is chosen by its name, never by a path or URL, so whoever uses the server reaches no other host or file. Work
+A cluster is chosen by its name, never by a path or URL, so users of the server reach no other host or file. Work
 that blocks runs in a few threads of its own, so that neither a slow master nor a disk holds up the server.
 """
 

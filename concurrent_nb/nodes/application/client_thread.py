@@ -159,7 +159,7 @@ class ClientThread:
         self._cluster = cluster
         self._pid, self._forks = os.getpid(), len(FORKS)
         self.present: Presenter | None = None  #: called with each exception before its future ends; never raises
-        #: submits a function with arguments, as `ApplicationNode.submit`; None: nobody does
+        #: submits a function with arguments, as `ApplicationNode.submit`; None: that is not possible
         self.submit: Callable[..., Any] | None = None
         #: called with a held task whose inputs have ended: makes the payload for `give`, in another thread
         self.pack_results: Callable[[Task], object] | None = None

@@ -227,7 +227,7 @@ class ClientCore(Generic[T]):
         self.jobs[job.id] = job
 
     def free(self, job: ClientJob[T], index: int) -> None:
-        """Have a kept result dropped: nobody asks for it any more."""
+        """Have a kept result dropped: this application does not need it any more."""
         job.kept -= 1
         job.freed.append(index)
         if self.session is None:

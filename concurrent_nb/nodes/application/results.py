@@ -28,7 +28,7 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 }
 
 
-#: the value of a future whose result is kept in the cluster, until somebody asks for it
+#: the value of a future whose result is kept in the cluster and was not fetched yet
 KEPT_VALUE: Final = object()
 
 

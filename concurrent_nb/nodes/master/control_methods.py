@@ -139,7 +139,7 @@ class ControlMethods:
     ) -> dict[str, bool]:
         """Keep what the application shows of a job, for `job_view`: at most 1,000,000 bytes of JSON.
 
-        With null it only asks. `wanted`: somebody has asked for the job's view within 15 s. Views go with their jobs,
+        With null it only asks. `wanted`: a reader has asked for the job's view within 15 s. Views go with their jobs,
         or when all of them have more than 64 MiB. A client shares as with `cancel_job`.
         """
         which, data = job_of(job), None if view is None else msgspec.json.encode(view)

@@ -15,7 +15,7 @@ from concurrent_nb.worlds.time_limit import MemberTimer
 WIDTH: Final = 800.0
 HEIGHT: Final = 600.0
 MAX_TURNS: Final = 2000
-#: seconds in which a robot must decide: so many that how busy the machine is changes no match
+#: seconds in which a robot must decide: long enough that a busy machine does not change a match
 TIMEOUT_S: Final = 1.0
 #: turns that a robot may skip
 SKIPS_MAX: Final = 30

@@ -161,15 +161,15 @@ class Hunter(TreeRobot):
             self.side = -self.side
 
     def sees(self) -> bool:
-        """Say whether there is a target."""
+        """Return whether there is a target."""
         return self.senses.nearest is not None
 
     def is_weak(self) -> bool:
-        """Say whether the target has much more energy."""
+        """Return whether the target has much more energy."""
         return self.senses.energy < 0.5 * self.target.energy
 
     def is_near(self) -> bool:
-        """Say whether heavy bullets are likely to hit."""
+        """Return whether heavy bullets are likely to hit."""
         return self.target.distance < 300
 
     def back_away(self) -> Commands:

@@ -1,10 +1,10 @@
 """An island model as a world: populations evolve apart, and their best individuals migrate along a ring.
 
-Each island is a member. Its step is an epoch: it takes in who has arrived, evolves for some generations, and sends
-copies of its best individuals to the next island, where they replace the worst (D. Whitley, S. Rana & R. Heckendorn,
-The island model genetic algorithm, J. Comput. Inf. Technol. 7, 33, 1999). Within an island, parents are chosen by
-tournaments, crossed by simulated binary crossover (K. Deb & R. Agrawal, Complex Systems 9, 115, 1995), and changed by
-polynomial mutation; the best individual always survives.
+Each island is a member. Its step is an epoch: it takes in the individuals that have arrived, evolves for some
+generations, and sends copies of its best individuals to the next island, where they replace the worst (D. Whitley, S.
+Rana & R. Heckendorn, The island model genetic algorithm, J. Comput. Inf. Technol. 7, 33, 1999). Within an island,
+parents are chosen by tournaments, crossed by simulated binary crossover (K. Deb & R. Agrawal, Complex Systems 9, 115,
+1995), and changed by polynomial mutation; the best individual always survives.
 
     world = island_world(app, Problem.named("rastrigin", 10), islands=8, epochs=20, seed=1)
     world.run(20)
@@ -83,7 +83,7 @@ PROBLEMS = {"rastrigin": (-5.12, 5.12), "sphere": (-5.12, 5.12), "griewank": (-6
 
 @contextmanager
 def random_numbers_of(seed: bytes) -> Iterator[None]:
-    """Let the module `random`, which DEAP draws from, begin with a state that depends on the seed only."""
+    """Seed the module `random`, from which DEAP draws."""
     state = random.getstate()
     random.seed(seed)
     try:

@@ -1,7 +1,7 @@
 """Values that are pickled when they are sealed, and unpickled only where they are opened.
 
-So a message for many may have a part for each of them, and nobody unpickles the parts of others. Large ones travel
-beside the pickle of the message, as any buffers do, and where memory is shared nobody reads them either.
+So a message for many receivers may have a part for each, and no receiver unpickles the parts of others. Large parts
+travel beside the pickle of the message, as any buffers do; where memory is shared, no other receiver reads them.
 """
 
 import pickle

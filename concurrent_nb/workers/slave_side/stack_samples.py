@@ -130,7 +130,7 @@ class StackSamples:
         self._done += [StackSampled(it, sample.pid, sample.run_s, stack, error) for it in sample.requests]
 
     def clear(self) -> None:
-        """Forget all samples: nobody waits for them any more."""
+        """Forget all samples: no caller waits for them any more."""
         self._waiting.clear()
         self._done.clear()
 
