@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from numbers import Real
 from random import Random
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from concurrent_nb.errors import WorldError
 from concurrent_nb.samples.arena.battle_rules import RADIUS, Battle, Commands, Tank, TurnEvents
@@ -79,10 +80,10 @@ class Mind:
         is_late = False
         try:
             with timer.limit():
-                self._last = Commands(*self.robot.decide(senses))
+                self._last = _checked(self.robot.decide(senses))
         except WorldError:
             is_late = True
-        except Exception as error:  # noqa: BLE001  (a robot may raise anything)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (a robot may raise anything)
             self.failure = f"{type(error).__name__} in turn {battle.turn + 1}: {error}"
             return None
         self._has_skipped = is_late
@@ -100,6 +101,13 @@ class Mind:
             tank.radar, tank.speed, tank.energy, tank.heat,
             replace(events, sightings=seen, skipped=self._has_skipped),
         )  # fmt: skip
+
+
+def _checked(decided: Any) -> Commands:
+    """Return what a robot has decided. Raises TypeError, or what float raises, if these are no commands."""
+    if not isinstance(decided, tuple) or not all(isinstance(each, Real) for each in decided):
+        raise TypeError(f"decide must return Commands, which are numbers, not {decided!r:.80}")
+    return Commands(*(float(each) for each in decided))
 
 
 def fight(

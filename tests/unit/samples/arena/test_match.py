@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy
 import pytest
 from traitlets.config import Config
 
@@ -113,6 +114,37 @@ def test_a_robot_that_hangs_is_out_after_thirty_turns() -> None:
     result = fight([Slow(set(range(100))), Still()], max_turns=40, timeout_s=0.001)
     assert result.failures == {0: "TimeoutError in turn 30: it took longer than 0.001 s in 30 turns"}
     assert (result.skips, result.turns) == ({0: 30}, 40)
+
+
+@pytest.mark.parametrize(
+    ("decided", "failure"),
+    [
+        ({"speed": 8}, "TypeError in turn 1: decide must return Commands, which are numbers, not {'speed': 8}"),
+        (Commands(speed="fast"), "TypeError in turn 1: decide must return Commands, which are numbers, not Commands("),  # type: ignore[arg-type]
+        (Commands(fire=None), "TypeError in turn 1: decide must return Commands"),  # type: ignore[arg-type]
+        (Commands(speed=10**400), "OverflowError in turn 1"),
+    ],
+)
+def test_what_are_no_numbers_is_a_failure_of_the_robot_only(decided: Any, failure: str) -> None:
+    class Odd(Robot):
+        def decide(self, senses: Senses) -> Any:
+            return decided
+
+    result = fight([Odd(), Still()], max_turns=3)
+    assert result.failures[0].startswith(failure)
+    assert result.turns == 3
+
+
+def test_a_robot_may_give_numbers_of_numpy_and_may_not_end_the_process() -> None:
+    class Odd(Robot):
+        def decide(self, senses: Senses) -> Any:
+            return (numpy.float32(8), numpy.int64(1))
+
+    class Ends(Robot):
+        def decide(self, senses: Senses) -> Commands:
+            raise SystemExit(3)
+
+    assert fight([Odd(), Ends()], max_turns=3).failures == {1: "SystemExit in turn 1: 3"}
 
 
 def test_examples_beat_a_tank_that_stands_still() -> None:
