@@ -146,7 +146,7 @@ class TaskLoop:
         self._reader = RecordReader(decode_slave_record, header_bytes_max=SLAVE_HEADER_BYTES_MAX)
         self._queue: deque[tuple[int, QueuedTask]] = deque()  # with their epochs
         self._leaders: dict[int, int] = {}  # by ticket of a queued task: that of the one whose result it needs
-        # ticket, task, status and pickle of the last result; the pickle only if there are no buffers
+        # ticket, task, status and pickle of the last result; the pickle only if it is short and there are no buffers
         self._last: tuple[int, TaskId, int, Buffer] = (0, (b"", 0), _CANCELLED, b"")
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -300,7 +300,7 @@ class TaskLoop:
             )
         else:
             status, body_out, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
-        self._last = (ticket, task, status, b"" if buffers_out else body_out)
+        self._last = (ticket, task, status, b"" if buffers_out or len(body_out) >= LARGE_BYTES else body_out)
         keeps_arguments = bool(sizes) and self._runner.keeps_arguments()
         wrote = self._write_markers(ticket)
         now = _monotonic()
