@@ -1,5 +1,7 @@
 """What a member receives as `ctx` in its step."""
 
+import functools
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +129,10 @@ class StepContext:
         """
         if not callable(getattr(member, "step", None)):
             raise TypeError(f"a member has a method step(ctx), and a {type(member).__name__} has none")
+        if isinstance(member, type):
+            raise TypeError(f"{member!r:.80} is a class: a member is an object of it")
+        if words := why_step_does_nothing(getattr(type(member), "step", None), type(member).__name__):
+            raise TypeError(words)
         self._born.append((self.id, self._pickler.dumps(member), name, self.step))
 
     def leave(self) -> None:
@@ -188,6 +194,16 @@ class StepContext:
             name: (np.array([m for m, *_ in values], np.int64), np.array([v for _, v, _ in values]))
             for name, values in measured.items()
         }
+
+
+@functools.cache
+def why_step_does_nothing(step: object, of: str) -> str:
+    """Return why calling a class's `step` would do nothing; "" if it does something."""
+    if inspect.iscoroutinefunction(step) or inspect.isasyncgenfunction(step):
+        return f"step of {of} is a coroutine, which nobody would await: define it without async"
+    if inspect.isgeneratorfunction(step):
+        return f"step of {of} is a generator, which nobody would run: define it without yield"
+    return ""
 
 
 def _writer(written: tuple[Any, ...]) -> Any:

@@ -162,7 +162,7 @@ class GroupRunner:
     def _packs(self, inputs: GroupInput) -> list[MessagePack]:
         """Return the messages with their routes, and remember those."""
         packs = [
-            pack._replace(route=self._routes[pack.route.key]) if pack is not None and pack.is_bare else pack
+            pack and pack._replace(route=self._routes[pack.route.key] if pack.is_bare else pack.route.copy())
             for pack in inputs.packs
         ]
         self._routes = {pack.route.key: pack.route for pack in packs if pack is not None}
@@ -216,11 +216,23 @@ class GroupRunner:
                 return _only_failed(self.step, failed, len(self._ids))
             context._forget(set(wrong))
             self._remove(set(wrong))
+        collect_s, members = 0.0, NO_MEMBERS
+        if collect:
+            collect_began_s = self._clock()
+            members, not_picklable = self._pickled()
+            collect_s = self._clock() - collect_began_s
+            failed += not_picklable
+            if not_picklable and self._terms.on_error == "stop":
+                return _only_failed(self.step, failed, len(self._ids))
+            wrong |= {each.member: each.text for each in not_picklable}
+            if not_picklable:
+                context._forget(set(wrong))
+                pack = pack.take(np.flatnonzero(~np.isin(pack.route.senders, list(wrong))))
         born, born_names = self._take_born()
-        sent = context._outbox.split(pack, inputs.first_ids)
+        sent = pack.split(inputs.first_ids) if wrong else context._outbox.split(pack, inputs.first_ids)
         self._kept = [sent[inputs.group]] if inputs.group in sent else []
-        elapsed_s = self._clock() - began_s
-        collected = self._collect() if collect else None
+        elapsed_s = self._clock() - began_s - collect_s
+        collected = Collected(members, list(self._kept), collect_s) if collect else None
         if collected is None:
             sent.pop(inputs.group, None)
         return GroupOutput(
@@ -270,7 +282,7 @@ class GroupRunner:
                         member.step(context)
                 else:
                     member.step(context)
-            except Exception as error:  # noqa: BLE001  (code of the user's: the step fails, or the member is dropped)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's: the step fails, or it is dropped)
                 context._drop_member()
                 failed.append(_failure(number, step, error))
                 if self._terms.on_error == "stop":
@@ -326,26 +338,28 @@ class GroupRunner:
         pack = MemberPack(np.zeros(len(born), np.int64), bodies, self._context._pickler.table, np.zeros(len(born)))
         return pack, [name for _, _, name, _ in born]
 
-    def _collect(self) -> Collected:
-        began_s = self._clock()
-        return Collected(self.members(), list(self._kept), self._clock() - began_s)
+    def _pickled(self) -> tuple[MemberPack, list[FailedMember]]:
+        """Return a pickle of each member, and those that cannot be pickled; they are removed."""
+        pickler = separate_pickles.SeparatePickler()
+        bodies: list[bytes] = []
+        failed: list[FailedMember] = []
+        for number, member in zip(self._ids.tolist(), self._members, strict=True):
+            try:
+                bodies.append(pickler.dumps(member))
+            except Exception as error:  # noqa: BLE001  (the member's own pickling may raise anything)
+                text = f"it cannot be pickled for a checkpoint: {type(error).__name__}: {error}"
+                failed.append(FailedMember(number, self.step, "", text, ""))
+        if failed:
+            self._remove({each.member for each in failed})
+        return MemberPack(self._ids.copy(), bodies, pickler.table, self._costs_s.copy()), failed
 
     def members(self) -> MemberPack:
         """Return a pickle of each member. Raises WorldError for one that cannot be pickled."""
-        pickler = separate_pickles.SeparatePickler()
-        bodies: list[bytes] = []
-        try:
-            for member in self._members:
-                bodies.append(pickler.dumps(member))
-        except Exception as error:  # the member's own pickling may raise anything
-            number = int(self._ids[len(bodies)])
-            raise WorldError(
-                f"member {number} cannot be pickled for a checkpoint after step {self.step}: {type(error).__name__}:"
-                f" {error}",
-                self.step,
-                number,
-            ) from error
-        return MemberPack(self._ids.copy(), bodies, pickler.table, self._costs_s.copy())
+        pack, failed = self._pickled()
+        if failed:
+            member, step, _, text, _ = failed[0]
+            raise WorldError(f"member {member}, after step {step}: {text}", step, member)
+        return pack
 
 
 class _Watched:
@@ -373,7 +387,7 @@ def _only_failed(step: int, failed: list[FailedMember], members: int) -> GroupOu
     return GroupOutput(step, {}, {}, NO_MEMBERS, [], [], failed, {}, members, 0, 0, 0.0, -1, 0.0, None)
 
 
-def _failure(member: int, step: int, error: Exception) -> FailedMember:
+def _failure(member: int, step: int, error: BaseException) -> FailedMember:
     frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, frames))
     return FailedMember(member, step, type(error).__name__, f"{error}"[:1000], text[-20000:])

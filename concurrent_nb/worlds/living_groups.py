@@ -63,7 +63,8 @@ class LivingGroups:
                     lost.append(group)
                     continue
             elif owner is None and group in table.offers[number] and table.barred.get(group) != self._key:
-                adoption = table.adoptions[group].open()
+                base, sealed = table.adoptions[group]
+                adoption = sealed.open()._replace(shared=table.bases[base].open())
                 runner = self.runner = GroupRunner(table.terms, adoption, self._clock)
                 runner.tell = self._tell if table.tells else None
                 runner.repeat(adoption.log)

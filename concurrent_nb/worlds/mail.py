@@ -44,6 +44,10 @@ class Route(NamedTuple):
         buffer = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts])
         return unpacked_route, (self.key, buffer, len(self.to), kinds)
 
+    def copy(self) -> "Route":
+        """Return a copy, which does not hold the memory of the message with which it has come."""
+        return Route(self.key, self.to.copy(), self.senders.copy(), None if self.which is None else self.which.copy())
+
     @property
     def size_bytes(self) -> int:
         """How much it takes in memory or on its way."""

@@ -78,7 +78,7 @@ def shared_array(array: Any, merge: Rule = None) -> SharedDatum:
 
     Raises ConfigurationError for another rule, or an array of objects.
     """
-    array = np.array(array)
+    array = np.array(array, order="C")  # cells are numbered in this order
     if array.dtype.hasobject:
         raise ConfigurationError("a shared array has numbers, not objects: use shared_value for objects")
     if merge == "concat":
@@ -122,6 +122,8 @@ def checked_rule(merge: Rule) -> Rule:
 def declared(shared: Mapping[str, Any] | None) -> dict[str, SharedDatum]:
     """Return declarations by name; arrays and values without one have no rule. Raises ConfigurationError."""
     found: dict[str, SharedDatum] = {}
+    if not isinstance(shared, Mapping | None):
+        raise ConfigurationError(f"shared data are in a dictionary by name, not in a {type(shared).__name__}")
     for name, value in (shared or {}).items():
         if not isinstance(name, str):
             raise ConfigurationError(f"shared data have names, and {name!r:.50} is not a string")
@@ -136,14 +138,12 @@ class SharedStore:
     """The shared data of a world at one moment.
 
     Args:
-        data: by name. Arrays are copied.
+        data: by name. An array is copied only before cells of it are written here, so it must not change elsewhere.
     """
 
     def __init__(self, data: Mapping[str, SharedDatum]) -> None:
-        self._data = {
-            name: SharedDatum(np.array(datum.value) if datum.is_array else datum.value, datum.merge)
-            for name, datum in data.items()
-        }
+        self._data = {name: SharedDatum(datum.value, datum.merge) for name, datum in data.items()}
+        self._borrowed = {name for name, datum in data.items() if datum.is_array}  # arrays that others have, too
         self._read_only: dict[str, Any] = {}
         self._pickles: dict[str, bytes] = {}  # of values that cannot be made read-only, when they were first read
         self._indexes: dict[str, np.ndarray[Any, Any]] = {}
@@ -155,6 +155,7 @@ class SharedStore:
 
     def copy(self) -> "SharedStore":
         """Return a copy that changes by itself."""
+        self._borrowed |= {name for name, datum in self._data.items() if datum.is_array}
         return SharedStore(self._data)
 
     # ------------------------------------------------------------------------------------------------- for members
@@ -207,13 +208,25 @@ class SharedStore:
     def merge(self, contributions: Sequence[Mapping[str, Contribution]]) -> Change:
         """Merge what groups have written, in their order; return what is new.
 
-        Raises WorldError for two writers of a datum without a rule, and what a rule that is a function raises.
+        Raises WorldError for two writers of a datum without a rule, and with what a rule raises as its cause.
         """
         change: dict[str, Any] = {}
         for name, datum in self._data.items():
             written = [each[name] for each in contributions if name in each]
-            if written:
+            if not written:
+                continue
+            try:
                 change[name] = _merged_array(name, datum, written) if datum.is_array else _merged(name, datum, written)
+            except WorldError:
+                raise
+            except Exception as error:  # of the user's rule, or of the written values
+                writers = list(dict.fromkeys(int(writer) for each in written for writer in each.writers))
+                who = ", ".join(map(str, writers[:3])) + (", ..." if len(writers) > 3 else "")
+                rule = f'"{datum.merge}"' if isinstance(datum.merge, str) else "of its own"
+                raise WorldError(
+                    f"what members {who} have written to {name!r} could not be merged by its rule {rule}:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
         self.apply(change)
         return change
 
@@ -221,6 +234,10 @@ class SharedStore:
         """Take over what is new."""
         for name, new in change.items():
             datum = self._data[name]
+            if name in self._borrowed:
+                datum.value = np.array(datum.value if isinstance(new, Cells) else new, order="C")
+                self._borrowed.discard(name)
+                self._read_only.pop(name, None)
             if isinstance(new, Cells):
                 datum.value.reshape(-1)[new.at] = new.values
             elif datum.is_array:
@@ -241,18 +258,20 @@ def _merged_array(name: str, datum: SharedDatum, written: Sequence[Contribution]
             raise WorldError(
                 f"the rule of {name!r} returned an array of shape {new.shape}, and the shared one has {array.shape}"
             )
-        return new.astype(array.dtype)
+        return new.astype(array.dtype, order="C")
     if rule is None:
         _refuse_second_writer(name, at, np.concatenate([each.writers for each in written]))
-    cells = np.unique(at)
-    flat = array.reshape(-1).copy()
+    cells, numbers = np.unique(at, return_inverse=True)
+    new_values = array.reshape(-1)[cells]
     if rule in _AT:
-        _AT[rule].at(flat, at, values)  # one after another, so that sums are the same for any groups
+        _AT[rule].at(new_values, numbers, values)  # one after another, so that sums are the same for any groups
     else:
-        flat[at] = values
-    if cells.size * (cells.itemsize + flat.itemsize) >= flat.nbytes:
-        return flat.reshape(array.shape)
-    return Cells(cells, flat[cells])
+        new_values[numbers] = values
+    if cells.size * (cells.itemsize + array.itemsize) < array.nbytes:
+        return Cells(cells, new_values)
+    whole = np.array(array, order="C")
+    whole.reshape(-1)[cells] = new_values
+    return whole
 
 
 def _refuse_second_writer(name: str, at: np.ndarray[Any, Any], writers: np.ndarray[Any, Any]) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from concurrent_nb.errors import PoisonTask, RemoteTraceback, WorldError
 from concurrent_nb.shipping.serialization.sealed import Sealed, seal
 from concurrent_nb.worlds.group_runner import Adoption, FailedMember, GroupInput, GroupOutput, WorldTerms
+from concurrent_nb.worlds.shared_values import SharedDatum
 from concurrent_nb.worlds.step_record import GroupShare, Step, measured_in
 from concurrent_nb.worlds.world_state import WorldState
 
@@ -61,7 +62,8 @@ class StepTable(NamedTuple):
     inputs: Mapping[int, Sealed[GroupInput]]  #: by group
     owners: Mapping[int, str]  #: the worker in which a group lives; those that are not here may be adopted
     barred: Mapping[int, str]  #: the worker that may not adopt a group, because it has too many
-    adoptions: Mapping[int, Sealed[Adoption]]
+    adoptions: Mapping[int, tuple[int, Sealed[Adoption]]]  #: without the shared data: the number of those
+    bases: Mapping[int, Sealed[Mapping[str, SharedDatum]]]  #: shared data for adoptions, by number
     offers: Sequence[Sequence[int]]  #: by number of the order: groups that its worker may adopt
     collects: bool  #: outputs have checkpoints
     tells: bool  #: who is called is reported before each step of a member, because workers have died
@@ -331,12 +333,11 @@ class StepDriver:
         outputs = [pending[number][1] for number in sorted(pending)]
         try:
             self.state.commit(pending)
-        except Exception as error:  # noqa: BLE001  (a rule of the user's; the run ends with it)
-            self.error = error
+        except WorldError as error:
             step = self.state.step + 1
             self.owners.clear()  # they have made a step that does not count
-            if isinstance(error, WorldError):
-                self.error = WorldError(f"{error}. This was in step {step}, which does not count", step, error.member)
+            self.error = WorldError(f"{error}. This was in step {step}, which does not count", step, error.member)
+            self.error.__cause__ = error.__cause__
             return
         for number in pending:
             del self._inputs[number]
@@ -433,7 +434,7 @@ class StepDriver:
             {number: self._sealed_inputs(number) for number in todo},
             {number: self.owners[number] for number in todo if number in self.owners},
             {number: worker for number, worker in self._barred.items() if number in todo},
-            {number: seal(self.state.adoption(number)) for number in free},
+            *self._sealed_adoptions(free),
             offers,
             self._collects,
             self._tells,
@@ -442,6 +443,19 @@ class StepDriver:
             self._collects = False
         self._batches[batch] = _Batch(set(todo), count, count, set(), self._clock(), self._tells)
         return [StepOrders(batch, count, table)]
+
+    def _sealed_adoptions(
+        self, numbers: Sequence[int]
+    ) -> tuple[dict[int, tuple[int, Sealed[Adoption]]], dict[int, Sealed[Mapping[str, SharedDatum]]]]:
+        """Return adoptions, and the shared data that they need: once for all that need the same."""
+        adoptions: dict[int, tuple[int, Sealed[Adoption]]] = {}
+        bases: dict[int, Sealed[Mapping[str, SharedDatum]]] = {}
+        for number in numbers:
+            adoption, seen = self.state.adoption(number), self.state.seen(number)
+            adoptions[number] = seen, seal(adoption._replace(shared={}))
+            if seen not in bases:
+                bases[seen] = seal(adoption.shared)
+        return adoptions, bases
 
     def _sealed_inputs(self, number: int) -> Sealed[GroupInput]:
         inputs = self._inputs[number]

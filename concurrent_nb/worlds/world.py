@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
 from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler, loads_all
 from concurrent_nb.worlds import step_task
+from concurrent_nb.worlds.context import why_step_does_nothing
 from concurrent_nb.worlds.group_runner import GroupRunner, MemberPack, WorldTerms
 from concurrent_nb.worlds.shared_values import declared, read_only
 from concurrent_nb.worlds.step_driver import StepDriver, StepOrders, WorkerAnswer
@@ -102,19 +103,22 @@ class World:
         checkpoint_every: int | None = None,
     ) -> None:
         names = list(members) if isinstance(members, Mapping) else []
+        if not isinstance(members, Iterable):
+            raise ConfigurationError(f"members are objects in a list, or in a dictionary by name, not {members!r:.80}")
         objects = list(members.values()) if isinstance(members, Mapping) else list(members)
         _check_members(objects, names)
         if on_error not in get_args(OnError):
             raise ConfigurationError(f'on_error is "stop" or "drop", not {on_error!r}')
+        if timeout_s is not None and not _is_positive(timeout_s):
+            raise ConfigurationError(f"timeout_s must be above 0, not {timeout_s!r}")
         for name, value in (
-            ("timeout_s", timeout_s),
             ("messages_max", messages_max),
             ("workers", workers),
             ("groups", groups),
             ("checkpoint_every", checkpoint_every),
         ):
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} must be above 0, not {value!r}")
+            if value is not None and not _is_integer(value, 1):
+                raise ConfigurationError(f"{name} must be an integer above 0, not {value!r}")
         if not _is_integer(seed, 0):
             raise ConfigurationError(f"seed must be an integer from 0 on, not {seed!r}")
         self.id = os.urandom(8)
@@ -176,8 +180,9 @@ class World:
             ConfigurationError: an option has a value that is not allowed.
             RuntimeError: the world runs already, in another thread.
         """
-        if steps < 1:
-            raise ConfigurationError(f"steps must be at least 1, not {steps!r}")
+        if not _is_integer(steps, 1):
+            raise ConfigurationError(f"steps must be an integer of at least 1, not {steps!r}")
+        _check_pace(slack, resolution)
         if in_cluster:
             return self._run_in_cluster(steps, slack, resolution)
         display = self._display = WorldDisplay(steps, self._state.step, view, show)
@@ -237,11 +242,7 @@ class World:
 
     def _made(self, steps: int | None, slack: int, resolution: int, pauses: bool) -> Generator[Step, None, None]:
         """Make steps; with `pauses` each one only when the caller asks for it."""
-        for name, value, least in (("slack", slack, 0), ("resolution", resolution, 1)):
-            if not _is_integer(value, least):
-                raise ConfigurationError(f"{name} must be an integer from {least} on, not {value!r}")
-        if slack and resolution > 1:
-            raise ConfigurationError("a lock-free run has no barriers, so it has no resolution between them")
+        _check_pace(slack, resolution)
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("this world is making steps already")
         self._stops.clear()
@@ -303,7 +304,15 @@ class World:
                 answer.make()
                 continue
             batch, future = answer
+            if future not in self._open:  # of an earlier run
+                continue
             self._open.discard(future)
+            if future.cancelled():
+                raise WorldError(
+                    f"step {self._state.step + 1} was not made: its tasks were cancelled, or the application closed."
+                    f" The world is as it was after step {self._state.step}",
+                    self._state.step + 1,
+                )
             if (error := future.exception()) is not None:
                 self._send(driver.failed(batch, error))
             else:
@@ -322,8 +331,7 @@ class World:
                 future.add_done_callback(partial(self._ended, each.batch))
 
     def _ended(self, batch: int, future: Any) -> None:
-        if not future.cancelled():
-            self._answers.put((batch, future))
+        self._answers.put((batch, future))
 
     def _abandon(self) -> None:
         """Cancel the orders that are on their way or run: after an error or an interrupt, and when an iteration is
@@ -378,8 +386,8 @@ class World:
     @property
     def shared(self) -> dict[str, Any]:
         """Copies of the shared data, as they are after the last step."""
-        store = self._state.shared.copy()
-        return {name: datum.value for name, datum in store.data.items()}
+        data = self._state.shared.data
+        return {name: np.array(datum.value) if datum.is_array else datum.value for name, datum in data.items()}
 
     def _shared_for_view(self) -> Mapping[str, Any]:
         return {name: read_only(datum.value) for name, datum in self._state.shared.data.items()}
@@ -511,6 +519,18 @@ class _Change:
             self._done.set_exception(error)
 
 
+def _check_pace(slack: int, resolution: int) -> None:
+    for name, value, least in (("slack", slack, 0), ("resolution", resolution, 1)):
+        if not _is_integer(value, least):
+            raise ConfigurationError(f"{name} must be an integer from {least} on, not {value!r}")
+    if slack and resolution > 1:
+        raise ConfigurationError("a lock-free run has no barriers, so it has no resolution between them")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > 0
+
+
 def _is_integer(value: object, least: int) -> bool:
     return isinstance(value, int) and value >= least
 
@@ -524,6 +544,8 @@ def _check_members(members: Sequence[Any], names: Sequence[Any]) -> None:
                 f"member {number} has no method step(ctx): {member!r:.80}"
                 + (" is a class, not an object of it" if isinstance(member, type) else "")
             )
+        if words := why_step_does_nothing(getattr(type(member), "step", None), type(member).__name__):
+            raise ConfigurationError(f"member {number}: {words}")
     for name in names:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"names of members are strings, not {name!r:.80}")

@@ -9,6 +9,7 @@ Members are opaque here: pickles. Shared data are not, because rules merge what 
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,10 +142,10 @@ class WorldState:
     def commit(self, made: Mapping[int, tuple[GroupInput, GroupOutput]]) -> None:
         """Take over what groups have done in one step, in the order of the groups.
 
-        Raises WorldError, and whatever a rule that is a function raises, if what was written cannot be merged. Then
-        nothing is taken over.
+        Raises WorldError if what was written cannot be merged. Then nothing is taken over.
         """
         order = sorted(made)
+        self._check_names([name for number in order for name in made[number][1].born_names if name])
         change = self.shared.merge([made[number][1].writes for number in order])
         if change:
             self._changes.append(change)
@@ -180,6 +181,12 @@ class WorldState:
         group.known = {pack.route.key for pack in packs}
         if output.born_names:
             self._add_born(output)
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        """Raise WorldError for a new member with the name of another one."""
+        for name, count in Counter(names).items():
+            if count > 1 or name in self.names:
+                raise WorldError(f"two members have the name {name!r}", self.step)
 
     def _add_born(self, output: GroupOutput) -> None:
         first = self.next_id
@@ -223,6 +230,10 @@ class WorldState:
             for change in self._changes[: group.seen - self._based]:
                 base.apply(change)
         return Adoption(group.members, base.data, self.names, group.kept, group.log)
+
+    def seen(self, number: int) -> int:
+        """Return how many changes of shared data a group had seen at its last checkpoint."""
+        return self.groups[number].seen
 
     def _forget_changes(self) -> None:
         """Forget changes of shared data that no group would need again."""

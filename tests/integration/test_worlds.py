@@ -14,7 +14,7 @@ import pytest
 from concurrent_nb import ApplicationNode, Cluster, World, connect, shared_array, shared_value
 from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
 from tests import fixtures, worlds_on_clusters
-from tests.clusters import eventually
+from tests.clusters import BRISK, eventually, slave_pids
 
 cluster = fixtures.shared_cluster(workers=2)
 app = fixtures.app
@@ -150,12 +150,6 @@ def test_a_member_that_kills_its_worker_is_named(app: ApplicationNode) -> None:
         assert world.step == 1
 
 
-def test_or_it_is_dropped(app: ApplicationNode) -> None:
-    with app.world([Exiting(), Exiting(), Exiting()], on_error="drop") as world:
-        assert world.run(3, in_cluster=True).members == 2
-        assert [each.member for step in world.history for each in step.dropped] == [1]
-
-
 @pytest.fixture(scope="module")
 def two_more(cluster: Cluster) -> Any:
     """Give clusters of 1 and 5 workers."""
@@ -193,7 +187,6 @@ def test_an_interrupt_leaves_the_world_after_the_last_whole_step(app: Applicatio
         assert world.step == 2
     with new_world(app, groups=2) as other:  # the hanging member was stopped
         assert other.run(2).number == 2
-        assert len({group.worker for group in other.history[-1].groups}) == 2
 
 
 def test_a_world_changes_between_steps(app: ApplicationNode) -> None:
@@ -232,6 +225,16 @@ def test_members_join_a_running_world(app: ApplicationNode) -> None:
         assert numbers == [40] and len(world) == 41
 
 
+class Waiting:
+    async def step(self, ctx: Any) -> None:
+        pass
+
+
+class Yielding:
+    def step(self, ctx: Any) -> Any:
+        yield
+
+
 @pytest.mark.parametrize(
     ("members", "options", "words"),
     [
@@ -239,7 +242,13 @@ def test_members_join_a_running_world(app: ApplicationNode) -> None:
         ([3], {}, "member 0 has no method step"),
         ([Walker], {}, "is a class, not an object"),
         ([Walker(1)], {"on_error": "ignore"}, '"stop" or "drop"'),
+        (None, {}, "in a list, or in a dictionary"),
+        ([Waiting()], {}, "member 0: step of Waiting is a coroutine"),
+        ([Yielding()], {}, "member 0: step of Yielding is a generator"),
         ([Walker(1)], {"timeout_s": 0}, "timeout_s must be above 0"),
+        ([Walker(1)], {"timeout_s": "3"}, "timeout_s must be above 0"),
+        ([Walker(1)], {"groups": 1.5}, "groups must be an integer"),
+        ([Walker(1)], {"shared": [1]}, "in a dictionary by name"),
         ([Walker(1)], {"seed": -1}, "seed must be"),
         ({1: Walker(1)}, {}, "names of members are strings"),
     ],
@@ -258,11 +267,49 @@ def test_what_cannot_be_sent_is_named(app: ApplicationNode) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"steps": 0}, "at least 1"), ({"steps": 1, "slack": -1}, "slack must"), ({"steps": 1, "resolution": 0}, "reso")],
+    [
+        ({"steps": 0}, "at least 1"),
+        ({"steps": 1.0}, "an integer"),
+        ({"steps": 1, "slack": -1, "in_cluster": True}, "slack"),
+        ({"steps": 1, "slack": -1}, "slack must"),
+        ({"steps": 1, "resolution": 0}, "reso"),
+    ],
 )
 def test_wrong_runs_are_refused(app: ApplicationNode, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         new_world(app).run(**options)
+
+
+class Sleepy:
+    def step(self, ctx: Any) -> None:
+        threading.Event().wait(0.05)
+
+
+def test_an_application_that_is_closed_ends_the_run() -> None:
+    with Cluster(workers=1) as own:
+        app = own.application()
+        world = app.world([Sleepy(), Sleepy()])
+
+        def close() -> None:
+            eventually(lambda: world.step >= 2, "it runs")
+            app.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        with pytest.raises((WorldError, RuntimeError), match=r"the application closed|after shutdown"):
+            world.run(10_000)
+        thread.join()
+
+
+def test_it_is_the_same_on_two_slaves_and_when_one_of_them_dies(expected: Any) -> None:
+    with Cluster(on="local", slaves=2, workers=1, config=BRISK) as cluster:
+        eventually(lambda: len(cluster.status()["slaves"]) == 2, "both slaves have joined")
+        with new_world(cluster.application()) as world:
+            world.run(12, show=False)
+            assert len({group.slave for group in world.history[-1].groups}) == 2
+            os.kill(slave_pids(cluster)[0], signal.SIGKILL)
+            world.run(12, show=False)
+            assert outcome(world) == expected
 
 
 def test_it_runs_on_an_engine(expected: Any) -> None:

@@ -171,7 +171,7 @@ def test_sending_and_begetting_what_cannot_be_pickled_is_named() -> None:
 def test_a_member_that_cannot_be_pickled_any_more_is_named() -> None:
     world = OneGroup(Doing(lambda ctx: None), Doing(lambda ctx: None))
     world.members[1].got = [threading.Lock()]
-    with pytest.raises(WorldError, match="member 1 cannot be pickled for a checkpoint") as caught:
+    with pytest.raises(WorldError, match="member 1, after step 0: it cannot be pickled for a checkpoint") as caught:
         world.runner.members()
     assert caught.value.member == 1
 
@@ -262,6 +262,45 @@ def test_or_a_change_is_found_and_undone() -> None:
     world = OneGroup(*members, on_error="drop", shared={"settings": Settings()})
     world.step()
     assert world.runner._shared.data["settings"].value.level == 1
+
+
+def test_a_member_that_exits_is_named() -> None:
+    assert failure(Doing(lambda ctx: exec("raise SystemExit(3)"))) == "0 SystemExit 3"
+
+
+def test_a_rule_that_cannot_merge_names_the_writers() -> None:
+    world = OneGroup(Doing(lambda ctx: ctx.add("a", "word")), shared={"a": shared_value(0, merge="sum")})
+    with pytest.raises(WorldError, match="members 0 have written to 'a' could not be merged by its rule \"sum\": Type"):
+        world.step()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_cells_of_an_array_of_any_order_are_written(order: Any) -> None:
+    world = OneGroup(
+        Doing(lambda ctx: ctx.add("a", (0, 1), 1.0)),
+        shared={"a": shared_array(np.zeros((2, 30), order=order), merge="sum")},
+    )
+    kept = world.store.copy()
+    world.step()
+    world.step()
+    assert world.store.read("a")[0, 1] == 2.0 and world.store.read("a").sum() == 2.0
+    assert world.runner._shared.read("a")[0, 1] == 1.0
+    assert kept.read("a").sum() == 0.0
+
+
+@pytest.mark.parametrize("on_error", ["stop", "drop"])
+def test_a_member_that_cannot_be_pickled_for_a_checkpoint_fails(on_error: str) -> None:
+    def keep_lock(ctx: Any) -> None:
+        world.members[0].got.append(threading.Lock())
+
+    world = OneGroup(Doing(keep_lock), Doing(lambda ctx: ctx.send(0, 1)), on_error=on_error)
+    inputs = GroupInput(1, 1, (None,), [], NO_MEMBERS, {}, np.zeros(1, np.int64), 0, 2)
+    output = world.runner.run(inputs, collect=True)
+    (failed,) = output.failed
+    assert failed.member == 0 and "it cannot be pickled for a checkpoint" in failed.text
+    if on_error == "drop":
+        assert output.members == 1 and output.collected is not None
+        assert output.collected.members.ids.tolist() == [1] and len(output.collected.members.bodies) == 1
 
 
 def test_two_writers_need_a_rule() -> None:

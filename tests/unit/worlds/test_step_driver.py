@@ -11,7 +11,7 @@ from concurrent_nb.worlds.group_runner import WorldTerms
 from concurrent_nb.worlds.shared_values import SharedDatum, declared, shared_array, shared_value
 from concurrent_nb.worlds.step_driver import StepDriver
 from concurrent_nb.worlds.world_state import WorldState
-from tests.unit.worlds.virtual_workers import Killed, VirtualWorkers, members_of, packed
+from tests.unit.worlds.virtual_workers import TERMS, Killed, VirtualWorkers, members_of, packed
 
 STEPS = 6
 COUNT = 6  # of members at the beginning
@@ -279,6 +279,22 @@ def test_or_it_is_dropped_and_the_world_goes_on(groups: int) -> None:
     assert [(step.members, step.messages) for step in driver.records] == [(6, 6), (5, 5), (5, 5), (3, 3), (3, 3)]
     assert [(each.member, each.step) for step in driver.records for each in step.dropped] == [(1, 2), (2, 4), (5, 4)]
     assert [each.at for each in members_of(state).values()] == [5, 5, 5]
+
+
+class Begetting(Idle):
+    def step(self, ctx: Any) -> None:
+        super().step(ctx)
+        if ctx.step == 2:
+            ctx.spawn(Idle(), name="x")
+
+
+def test_two_new_members_with_one_name_are_an_error_and_the_step_does_not_count() -> None:
+    state = WorldState(TERMS, packed([Begetting(), Begetting()]), {}, {}, 2)
+    virtual = VirtualWorkers(2)
+    driver = StepDriver(b"world", state, 2, 2, None, virtual.clock)
+    virtual.run(driver, driver.start(3))
+    assert "two members have the name 'x'. This was in step 2, which does not count" in str(driver.error)
+    assert state.step == 1 and state.count == 2 and [each.at for each in members_of(state).values()] == [1, 1]
 
 
 def test_an_order_that_nobody_can_carry_out_names_the_step_and_the_members() -> None:
