@@ -77,11 +77,15 @@ class WorldDisplay:
         ]
         if step.elapsed_s > 0:
             parts.append(f"{100 * step.wait_s / step.elapsed_s:.0f} % at the barrier")
-        by_slave: dict[str, int] = {}
+        by_slave: dict[str, tuple[int, int]] = {}
         for group in step.groups:
-            by_slave[group.slave] = by_slave.get(group.slave, 0) + group.members
+            members, messages = by_slave.get(group.slave, (0, 0))
+            by_slave[group.slave] = members + group.members, messages + group.messages
         if len(by_slave) > 1:
-            parts.append(", ".join(f"{slave}: {members:,}" for slave, members in by_slave.items()))
+            parts += [
+                f"{slave}: {members:,} members, {messages:,} messages"
+                for slave, (members, messages) in by_slave.items()
+            ]
         return " · ".join(parts)
 
     def _update(self) -> None:

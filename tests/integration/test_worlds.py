@@ -301,12 +301,16 @@ def test_an_application_that_is_closed_ends_the_run() -> None:
         thread.join()
 
 
-def test_it_is_the_same_on_two_slaves_and_when_one_of_them_dies(expected: Any) -> None:
+def test_it_is_the_same_on_two_slaves_and_when_one_of_them_dies(
+    expected: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Cluster(on="local", slaves=2, workers=1, config=BRISK) as cluster:
         eventually(lambda: len(cluster.status()["slaves"]) == 2, "both slaves have joined")
         with new_world(cluster.application()) as world:
-            world.run(12, show=False)
-            assert len({group.slave for group in world.history[-1].groups}) == 2
+            world.run(12, show=True)
+            names = {group.slave for group in world.history[-1].groups}
+            shown = capsys.readouterr().err
+            assert len(names) == 2 and all(f"{name}: " in shown for name in names) and "messages" in shown
             os.kill(slave_pids(cluster)[0], signal.SIGKILL)
             world.run(12, show=False)
             assert outcome(world) == expected
