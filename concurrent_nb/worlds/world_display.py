@@ -39,11 +39,13 @@ class WorldDisplay:
         self._began_s = time.monotonic()
         self._shown_s = 0.0
         self._late_s = 0.0  # for which the present step has been waited
+        self._is_shown = False  # the last step
         self._last: tuple[Step, Callable[[], Mapping[str, Any]]] | None = None
 
     def add(self, step: Step, shared: Callable[[], Mapping[str, Any]]) -> None:
         """Take a step that was made."""
         self._last = step, shared
+        self._is_shown = False
         self._late_s = 0.0
         now_s = time.monotonic()
         if now_s - self._shown_s >= UPDATE_S:
@@ -59,9 +61,10 @@ class WorldDisplay:
             self._write(f"waits for {what}, {self._late_s:.0f} s")
 
     def close(self) -> None:
-        """Show the last step."""
+        """Show the last step, if it was not shown."""
         if self._last is not None:
-            self._update()
+            if not self._is_shown:
+                self._update()
             if self._shows and self._display is None:
                 sys.stderr.write("\n")
 
@@ -90,6 +93,7 @@ class WorldDisplay:
 
     def _update(self) -> None:
         assert self._last is not None
+        self._is_shown = True
         step, shared = self._last
         if self._shows:
             self._write(self.text(step))

@@ -335,6 +335,7 @@ def test_it_shows_its_progress(app: ApplicationNode, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr()
     assert "step 5 of 5" in shown.err and "40 members" in shown.err
     assert "sum (10,)" in shown.out
+    assert shown.err.count("step 5 of 5") == 1
 
 
 def test_the_examples_of_the_guide_run(app: ApplicationNode) -> None:
