@@ -302,7 +302,11 @@ class RayEngine:
     def recall(self, number: int) -> None:
         """Forget a group that no actor has."""
         with self._lock:
-            self._waiting = deque(each for each in self._waiting if each[0] != number)
+            others = deque(each for each in self._waiting if each[0] != number)
+            is_forgotten = len(others) < len(self._waiting)
+            self._waiting = others
+        if is_forgotten:
+            self._events.lost(number, "it was recalled")
 
     def order(self, number: int, parcel: Parcel) -> None:
         """Bring orders to the actor that runs a group."""

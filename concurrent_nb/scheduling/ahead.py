@@ -103,11 +103,13 @@ class Ahead:
         elif line is None or line.length or line.tail is not leader:
             line = Line(leader)
         while line.length < most and len(slave.followers) < FOLLOWERS_MAX:
+            assert leader.links is not None
+            if leader.links.follower is not None:
+                return  # of an attempt before, which its slave has not returned yet
             task = _next_of(leader)
             if task is None:
                 return
             assert task.links is not None
-            assert leader.links is not None
             slave.follow(task, state.estimates.get(task.function) or 0.0, now)
             leader.links.follower, leader.links.line = task, line
             task.links.leader, task.links.line = leader, line

@@ -1,7 +1,7 @@
 """What a member receives as `ctx` in its step."""
 
-import functools
 import inspect
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -196,12 +196,12 @@ class StepContext:
         }
 
 
-@functools.cache
 def why_step_does_nothing(step: object, of: str) -> str:
     """Return why calling a class's `step` would do nothing; "" if it does something."""
-    if inspect.iscoroutinefunction(step) or inspect.isasyncgenfunction(step):
+    flags = step.__code__.co_flags if isinstance(step, types.FunctionType) else 0
+    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         return f"step of {of} is a coroutine, which nobody would await: define it without async"
-    if inspect.isgeneratorfunction(step):
+    if flags & inspect.CO_GENERATOR:
         return f"step of {of} is a generator, which nobody would run: define it without yield"
     return ""
 

@@ -209,6 +209,8 @@ class GroupRunner:
             if gone:
                 self._remove(gone)
         self.step = inputs.step + inputs.steps - 1
+        if self.tell is not None:
+            self.tell(self.step, -1)  # no member is called any more
         pack, wrong, messages = context._outbox.pack(inputs.next_id)
         if wrong:
             failed += [self._no_receiver(sender, to, inputs.next_id) for sender, to in wrong.items()]

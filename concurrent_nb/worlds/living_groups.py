@@ -77,6 +77,7 @@ class LivingGroups:
             runner.tell = self._tell if table.tells else None
             self.runner = runner
             output = outputs[group] = _bare(runner.run(inputs, table.collects), runner.told)
+            self.runner = None
             if not output.failed or table.terms.on_error == "drop":
                 runner.batch = table.batch
                 runner.first_id = first_id

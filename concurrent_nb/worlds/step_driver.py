@@ -48,8 +48,8 @@ _CALLED: Final = re.compile(r"step (\d+) of member (\d+)")
 
 
 def words_about(step: int, member: int) -> str:
-    """Return what a worker reports of a member that is called."""
-    return f"step {step} of member {member}"
+    """Return what a worker reports of a member that is called; -1: none is."""
+    return f"step {step} of member {member}" if member >= 0 else f"after step {step}, when no member was called"
 
 
 class StepTable(NamedTuple):
@@ -270,7 +270,8 @@ class StepDriver:
             assert self.error is not None
             self.error.__cause__ = error
             return True
-        if (inputs := self._inputs.get(group)) is None:
+        inputs = self._inputs.get(group)
+        if inputs is None or group in self._pending or member in inputs.doomed:  # so it is not this member
             return False
         self._inputs[group] = inputs._replace(doomed={**inputs.doomed, member: words})
         return True
@@ -319,9 +320,13 @@ class StepDriver:
     def _stop(self, failed: Sequence[FailedMember]) -> None:
         first = min(failed, key=lambda each: (each.step, each.member))
         what = f"{first.type_name}: {first.text}" if first.type_name else first.text
+        if self.state.terms.on_error == "drop":
+            hint = ". It was not dropped, because that is possible only in the first step after a barrier"
+        else:
+            hint = '; with on_error="drop" it would go on without this member'
         self.error = WorldError(
             f"member {first.member} failed in step {first.step}: {what}\nThe world is as it was after step"
-            f' {self.state.step}; with on_error="drop" it would go on without this member.',
+            f" {self.state.step}{hint}.",
             first.step,
             first.member,
         )

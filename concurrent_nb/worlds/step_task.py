@@ -41,7 +41,7 @@ def tell(step: int, member: int) -> None:
 
 
 def _tell_who_works(living: LivingGroups) -> None:
-    if living.runner is not None:
+    if living.runner is not None and living.runner.tell is None:  # else it reports each member itself
         tell(*living.runner.at_work)
 
 

@@ -51,6 +51,7 @@ class MemberTimer:
             if time.monotonic() - began_s > self._timeout_s:
                 raise self._error()
             return
+        outer = signal.setitimer(signal.ITIMER_REAL, 0)  # of `alarm`: it must not count as this one
         before = signal.signal(signal.SIGALRM, self._alarm)
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
         try:
@@ -58,6 +59,8 @@ class MemberTimer:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            if outer[1]:
+                signal.setitimer(signal.ITIMER_REAL, *outer)
 
     def _alarm(self, number: int, frame: FrameType | None) -> None:
         raise self._error()

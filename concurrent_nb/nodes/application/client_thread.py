@@ -47,7 +47,7 @@ from concurrent_nb.nodes.application.client_tasks import (
     TaskWrote,
     UnclaimedResult,
 )
-from concurrent_nb.nodes.application.condition import client_threads
+from concurrent_nb.nodes.application.condition import this_thread
 from concurrent_nb.nodes.application.core import ClientCore, ends_job
 from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.kept_futures import KeptFuture
@@ -331,7 +331,7 @@ class ClientThread:
             self._core.close(source.record)
 
     def _run(self) -> None:
-        client_threads.add(threading.get_ident())
+        this_thread.is_client = True
         try:
             while not (self._leaving and not self._has_tasks() and not self._inbox and not self._held):
                 if not self._turn() or self._broken is not None:
@@ -356,7 +356,6 @@ class ClientThread:
             self.store.close()
             self.output.close()
             self._at_end()
-            client_threads.discard(threading.get_ident())
 
     def _attach(self) -> list[Task]:
         member = self.member

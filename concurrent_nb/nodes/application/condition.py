@@ -12,8 +12,13 @@ from collections import deque
 from contextlib import suppress
 from typing import Final
 
-#: ids of the client threads: they end what all others wait for, so they may not wait themselves
-client_threads: Final[set[int]] = set()
+
+class _ThisThread(threading.local):
+    #: whether it is a client thread, which ends what all others wait for
+    is_client = False
+
+
+this_thread: Final = _ThisThread()
 
 
 class Condition(_thread.RLock):  # type: ignore[misc]  # it is not final
@@ -26,14 +31,14 @@ class Condition(_thread.RLock):  # type: ignore[misc]  # it is not final
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until `notify_all`; return False after `timeout` seconds.
 
-        Raises RuntimeError if it is not entered, and in a client thread, which would wait for itself.
+        Raises RuntimeError if it is not entered, and in a client thread, which may not wait.
         """
         if not self._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot wait on un-acquired lock")
-        if threading.get_ident() in client_threads and (timeout is None or timeout > 0):
+        if this_thread.is_client and (timeout is None or timeout > 0):
             raise RuntimeError(
-                "a callback of a future may not wait for another task: it runs in the thread that receives the results,"
-                " which would wait for itself; add a callback to that future too, or wait in a thread of your own"
+                "a callback of a future may not wait for another task: it runs in the thread that receives results,"
+                " which may not wait; add a callback to that future too, or wait in a thread of your own"
             )
         waiter = _thread.allocate_lock()
         waiter.acquire()

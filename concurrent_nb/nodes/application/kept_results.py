@@ -49,7 +49,7 @@ class KeptResults:
 
         self._call_soon(begin)
         if self._has_left():
-            future.fetched(None, self._why_gone())
+            future.fetched(None, self._why_lost())
 
     def ask(
         self,
@@ -61,12 +61,16 @@ class KeptResults:
 
         def fetched(news: ResultFetched | None) -> None:
             if news is None:
-                future.fetched(None, self._why_gone())
+                future.fetched(None, self._why_lost())
             else:
                 future.fetched(*fetched_value(news, self._copy))
             then(news)
 
         self._core.fetch(job, future.index, fetched)
+
+    def _why_lost(self) -> Exception:
+        """Return why a result cannot be fetched. A forked copy of this process has no thread that fetches it."""
+        return self._why_gone() or RuntimeError("cannot fetch results after shutdown, or in a forked process")
 
     def free(self, future: KeptFuture) -> None:
         """Have a kept result dropped when the tasks that were submitted before are at the master."""

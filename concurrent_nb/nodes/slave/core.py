@@ -269,8 +269,12 @@ class SlaveCore:
             self._throttle_output()
         for sample in reports.stacks:
             self.session.send(sample)
-        if reports.started:
-            self.session.send(m.Started(self.name, reports.started))
+        # A task may have begun before, or after the end of its leader, and both ends may be in these reports.
+        ended = {(job, frame.index, frame.attempt) for job, frames, _ in reports.outcomes for frame in frames}
+        before = [task for task in reports.started if (task.job, task.index, task.attempt) in ended]
+        after = [task for task in reports.started if (task.job, task.index, task.attempt) not in ended]
+        if before:
+            self.session.send(m.Started(self.name, before))
         for made in reports.segments:
             self._open_segment(made)
         for job, frames, buffers in reports.outcomes:
@@ -279,6 +283,8 @@ class SlaveCore:
             self._unsent_outcomes += len(frames)
             urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
+        if after:
+            self.session.send(m.Started(self.name, after))
         if reports.forgotten or reports.orphaned:
             self._close_segments(reports.forgotten, reports.orphaned)
         if self._restart:

@@ -143,7 +143,7 @@ class Environments:
 
     def restore_for(self, job: bytes, function: bytes, always: bool = False) -> None:
         """Undo all changes of tasks but the folder, if this task is of another job or function than the last one."""
-        if job != self.job:
+        if always or job != self.job:  # with `always`, `keep_changes` follows, which must not keep what tasks have left
             self._restore_process()
         if always or job != self.job or function != self.function:
             self._restore_if_changed()

@@ -22,8 +22,10 @@ else:
 _TIMERS: Final = [
     getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF") if hasattr(signal, name)
 ]
-#: the worker sets and restores its handler of this one itself
-_SIGNALS: Final = sorted(int(number) for number in signal.valid_signals() - {signal.SIGINT})
+#: not restored: the worker restores its handler of SIGINT itself, and that of SIGUSR2, which writes stacks, is in C, so
+#: Python would restore the default, which ends the process
+_OWN: Final = {signal.SIGINT, getattr(signal, "SIGUSR2", signal.SIGINT)}
+_SIGNALS: Final = sorted(int(number) for number in signal.valid_signals() - _OWN)
 #: without the conversion to an enum, which takes 30 times as long
 _handler_of: Final[Callable[[int], Any]] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _HOOKS: Final = ((sys, "excepthook"), (sys, "unraisablehook"), (sys, "displayhook"), (threading, "excepthook"))
@@ -61,7 +63,8 @@ class ProcessState:
                 signal.signal(number, handler)
         for number, (soft, hard) in zip(_LIMITS, self._limits, strict=True):
             present = resource.getrlimit(number)
-            for limit in ((soft, present[1]), (soft, hard)) if present != (soft, hard) else ():
+            highest = (present[1], present[1])  # for a hard limit that was lowered below the soft one
+            for limit in (highest, (soft, present[1]), (soft, hard)) if present != (soft, hard) else ():
                 with contextlib.suppress(OSError, ValueError):
                     resource.setrlimit(number, limit)
         os.umask(self._mask)
@@ -75,5 +78,7 @@ class ProcessState:
 
 def _mask() -> int:
     mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    try:
+        return mask
+    finally:
+        os.umask(mask)

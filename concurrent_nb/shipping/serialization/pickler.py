@@ -181,7 +181,9 @@ def _reduce_class(pickler: Pickler, kind: type) -> Any:
     reduced = cloudpickle._class_reduce(kind)
     if reduced is NotImplemented or len(reduced) < 6:
         return reduced
-    is_made = reduced[0] is cloudpickle._make_skeleton_class
+    make = type(kind).__new__  # one in C, as that of msgspec, makes the slots itself and accepts none
+    is_plain = make is type.__new__ or isinstance(make, types.FunctionType)
+    is_made = is_plain and reduced[0] is cloudpickle._make_skeleton_class
     if is_made and "__slots__" in vars(kind) and typing.NamedTuple not in reduced[1][2]:  # whose metaclass sets them
         reduced = _with_slots(kind, reduced)
     return reduced if task_main.lookup(kind.__qualname__) is not kind else (*reduced[:5], fill_main_class)
@@ -391,11 +393,13 @@ def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
 
 def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
     reduced = error.__reduce_ex__(5)
+    notes = getattr(error, "__notes__", None)
     if isinstance(reduced, tuple) and len(reduced) in (2, 3) and isinstance(reduced[0], type):
         state = reduced[2] if len(reduced) == 3 else None
         if (full := _with_values_of_slots(error, state)) is not state:
+            if notes and len(reduced) == 2:
+                full = {**full, "__notes__": notes}
             return (*reduced[:2], full)
-    notes = getattr(error, "__notes__", None)
     if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` leaves them out
         return (*reduced, {"__notes__": notes})
     return reduced
@@ -403,6 +407,8 @@ def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
 
 def _with_values_of_slots(error: BaseException, state: Any) -> Any:
     """Return the state of an exception with the values of its slots, which exceptions leave out."""
+    if type(error).__setstate__ is not BaseException.__setstate__:
+        return state  # its own one expects a state of its own
     own = object.__getstate__(error)
     if type(own) is not tuple or not (state is None or type(state) is dict):
         return state

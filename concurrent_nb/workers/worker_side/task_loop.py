@@ -446,8 +446,8 @@ class TaskLoop:
     def send_note(self, data: bytes) -> None:
         """Send the next bytes of stream 3 of the running task. Any thread of the task may call it.
 
-        Bytes are dropped if no task runs, or if they come from a thread of a former task or from a process that the
-        task has forked.
+        Bytes are dropped if no task runs, or if they come from a thread of a former task, from a process that the task
+        has forked, or from a signal handler that has interrupted this function.
         """
         ticket = self._page.ticket
         if not ticket or self._is_fork or threading.current_thread() in self._foreign_threads:
@@ -458,6 +458,8 @@ class TaskLoop:
         ]
         if not self._is_own_thread():
             self._send(records)
+            return
+        if self._defers_interrupts:  # in a signal handler, while this thread holds the lock
             return
         self._defer_interrupts()
         try:

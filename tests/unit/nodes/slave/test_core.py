@@ -113,6 +113,20 @@ def test_tasks_that_are_given_back_take_along_what_has_gathered(slave: SlaveCore
     assert sent_outcomes(slave, 100.01) == [0]
 
 
+def test_the_start_of_a_task_comes_between_the_ends_of_its_leader_and_itself(
+    slave: SlaveCore, workers: Workers
+) -> None:
+    """The master ignores the start of a task that still waits for its leader."""
+    ended, follower = m.StartedTask(JOB, 0, 1), m.StartedTask(JOB, 1, 1)
+    workers.end()
+    workers._reports.started += [follower, ended]
+    workers._reports.returned.append(m.TaskRef(JOB, 9, 1))  # so that nothing is held back
+    messages = [item.message for frames in slave.step(100.01) for item in decode(frames, "from_slave")[1]]
+    order = [each for each in messages if isinstance(each, m.Started | m.Outcomes)]
+    assert [each.tasks for each in order if isinstance(each, m.Started)] == [[ended], [follower]]
+    assert [type(each) for each in order] == [m.Started, m.Outcomes, m.Started]
+
+
 # ------------------------------------------------------------------------------------------------- what it may not hold
 
 

@@ -72,3 +72,13 @@ def test_a_segment_is_announced_once_whatever_interrupts_that(environments: Envi
         assert runner._store is not None
         runner._store.close()
     assert line > 3
+
+
+def test_what_tasks_have_left_does_not_become_a_part_of_what_setups_have_changed(environments: Environments) -> None:
+    before = sys.getswitchinterval()
+    for _ in range(2):  # two tasks of a function with setups
+        environments.restore_for(b"job", b"function", True)
+        environments.keep_changes()
+        sys.setswitchinterval(before + 1)
+    environments.restore_for(b"other", b"function")
+    assert sys.getswitchinterval() == before

@@ -55,6 +55,18 @@ class Coded(Exception):
     __slots__ = ("code",)
     def __init__(self, code, *, where): super().__init__(where); self.code = code
 class Plain(ValueError): __slots__ = ("detail",)
+class Reduced(Exception):
+    __slots__ = ("code",)
+    def __init__(self, code): super().__init__(); self.code = code
+    def __reduce__(self): return Reduced, (self.code,)
+class Setting(Exception):
+    __slots__ = ("code",)
+    def __setstate__(self, state): self.code = state["code"]
+    def __reduce__(self): return Setting, (), {"code": self.code}
+
+def noted(error):
+    error.add_note("a note")
+    return error
 
 def ring():
     node = fill(Node(), value=1)
@@ -69,9 +81,10 @@ THINGS = {
     "point": Point(3, [4]), "frozen": Frozen(5), "child": fill(Child(2), more=1),
     "slotted_child": fill(SlottedChild(), q=1),
     "coded": Coded(7, where="disk"), "plain": fill(Plain("text"), detail=[1]),
+    "reduced": noted(Reduced(3)), "setting": fill(Setting(), code=4), "coded_noted": noted(Coded(7, where="disk")),
 }
 NAMES = ("one", "open", "a", "k", "z", "v", "heading", "value", "x", "others", "q", "more", "other",
-         "code", "detail", "args")
+         "code", "detail", "args", "__notes__")
 
 def facts(thing):
     looked = thing.look() if hasattr(thing, "look") else None
@@ -120,3 +133,11 @@ def test_it_is_there_what_it_is_here_and_comes_back(name: str, main: types.Modul
     back = pickles.loads(returned)
     assert type(back) is type(thing)
     assert repr(main.facts(back)) == repr(main.facts(thing))
+
+
+def test_a_function_may_mention_a_class_whose_metaclass_makes_the_slots_itself(main: types.ModuleType) -> None:
+    exec(
+        "import msgspec\nclass Struct(msgspec.Struct): a: int\ndef ask(x): return isinstance(x, Struct)", main.__dict__
+    )
+    body, buffers = pickles.dumps(main.ask)
+    assert pickles.loads(body, buffers)(3) is False
