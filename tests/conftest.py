@@ -2,6 +2,7 @@
 
 import builtins
 import copyreg
+import logging
 import os
 import secrets
 import shutil
@@ -112,8 +113,10 @@ def other_modules_changed_nothing(pytestconfig: pytest.Config) -> None:
     """Undo what libraries have done to this process in another module.
 
     Dask leaves the environment variables of its workers here, and its tblib registers how exceptions are pickled; Ray
-    replaces the built-in print.
+    replaces the built-in print. A slave core in this process sets the log level that the fuzzer has made up.
     """
+    logging.getLogger("concurrent_nb").setLevel(logging.NOTSET)
+    logging.disable(logging.NOTSET)
     for kind, function in list(copyreg.dispatch_table.items()):
         if getattr(function, "__module__", "").startswith("tblib"):
             del copyreg.dispatch_table[kind]
