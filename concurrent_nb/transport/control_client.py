@@ -200,7 +200,9 @@ def _raise_all(failures: list[tuple[Endpoint, Exception]]) -> NoReturn:
     for kind in (AccessRefused, ProtocolError):
         if any(issubclass(found, kind) for found in kinds):
             raise kind(text) from None
-    raise MasterUnreachable(text) from None
+    unreachable = MasterUnreachable(text)
+    unreachable.__context__ = failures[0][1]  # not shown, but tells a shortage of files from a master that is gone
+    raise unreachable from None
 
 
 def _reason(error: Exception) -> str:

@@ -22,6 +22,7 @@ from concurrent_nb.errors import (
     TooLarge,
     VersionMismatch,
 )
+from concurrent_nb.nodes.launchers.shortage import shortage
 from concurrent_nb.transport import http_link
 from concurrent_nb.transport.control_client import ControlClient
 from tests import serving as server
@@ -165,6 +166,22 @@ def test_a_call_does_not_wait_longer_for_other_threads_than_for_the_master(runni
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of open files")
+def test_without_a_free_descriptor_the_error_has_that_cause(running: Serving) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.open(os.devnull, os.O_RDONLY))
+    with ControlClient(running.endpoints, TOKEN) as client:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            with pytest.raises(MasterUnreachable) as caught:
+                client.call("echo", value=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "ulimit -n" in shortage(caught.value)
+
+
 def test_after_a_fork_both_processes_have_a_connection_of_their_own(running: Serving) -> None:
     with running.client() as client:
         client.call("add", a=1)

@@ -245,16 +245,14 @@ class LaunchedSlaves:
             pause_s = TURN_S
             try:
                 pause_s = self._turn(monotonic())
-            except MasterUnreachable:
-                pause_s = TURN_S  # it has ended, which the owner notices, or is busy
             except Exception as error:  # of a launcher, which may be a plug-in
                 if short := shortage(error):
                     log.warning("cluster %s: its slaves cannot be checked now, because %s", self._cluster, short)
-                    self._wake.wait(SHORTAGE_TURN_S)
-                    continue
-                log.exception("launcher %s has failed", self._on)
-                self._fail(LaunchFailed(f"launcher {self._on} has failed: {describe(error)}"))
-                return
+                    pause_s = SHORTAGE_TURN_S
+                elif not isinstance(error, MasterUnreachable):  # it has ended, which the owner notices, or is busy
+                    log.exception("launcher %s has failed", self._on)
+                    self._fail(LaunchFailed(f"launcher {self._on} has failed: {describe(error)}"))
+                    return
             self._wake.wait(pause_s)
 
     def _turn(self, now: float) -> float:
