@@ -150,18 +150,9 @@ def test_a_member_that_kills_its_worker_is_named(app: ApplicationNode) -> None:
         assert world.step == 1
 
 
-@pytest.fixture(scope="module")
-def two_more(cluster: Cluster) -> Any:
-    """Give clusters of 1 and 5 workers."""
+def test_random_worlds_are_the_same_on_clusters_of_any_size_when_workers_are_killed(app: ApplicationNode) -> None:
     with Cluster(workers=1) as one, Cluster(workers=5) as five:
-        yield one.application(), five.application()
-
-
-def test_random_worlds_are_the_same_on_clusters_of_any_size_when_workers_are_killed(
-    app: ApplicationNode, two_more: Any
-) -> None:
-    kills = worlds_on_clusters.check([two_more[0], app, two_more[1]], seed=0)
-    assert kills > 0
+        assert worlds_on_clusters.check([one.application(), app, five.application()], seed=0) > 0
 
 
 class Slow:
