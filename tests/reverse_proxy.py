@@ -151,6 +151,10 @@ def reverse_proxy(port: int) -> Iterator[str]:
     async def stop(server: HTTPServer, client: SimpleAsyncHTTPClient) -> None:
         server.stop()
         await server.close_all_connections()
+        for _ in range(100):  # requests whose answers come only now
+            if not client.active:
+                break
+            await asyncio.sleep(0.05)
         client.close()
         for connection in connections:  # also those whose browsers left while they were opened
             protocol = connection.protocol
