@@ -40,7 +40,7 @@ SERVER_OPTIONS = [
     "--no-browser",
     "--allow-root",
     "--ip=127.0.0.1",
-    "--ServerApp.port_retries=0",
+    "--ServerApp.port_retries=20",  # another process may take the port that was free
     "--IdentityProvider.token=",
     "--ServerApp.password=",
     "--LabApp.extension_manager=readonly",
