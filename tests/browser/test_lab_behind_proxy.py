@@ -38,10 +38,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(leaves_nothing_behind: None, home: Path) -> Iterator[tuple[str, Path]]:
+def server(leaves_nothing_behind: None, home: Path, pytestconfig: pytest.Config) -> Iterator[tuple[str, Path]]:
     """A server that only the proxy knows."""
     options = (f"--ServerApp.base_url={BASE_URL}", "--ServerApp.allow_remote_access=True")
-    with lab_server(home, *options) as (address, folder):
+    with lab_server(home, *options, theme=pytestconfig.getoption("--theme")) as (address, folder):
         port = urlsplit(address).port
         assert port is not None and address.endswith(BASE_URL)
         with reverse_proxy(port) as public:
