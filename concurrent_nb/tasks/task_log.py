@@ -397,4 +397,4 @@ def _short_digest(digest: bytes) -> str:
 
 
 def _bytes_of(sizes: Sizes) -> int:
-    return sum(map(size_of, sizes))
+    return sum(map(size_of, sizes)) & _I64_MAX  # a peer may have sent any numbers; a record holds no others
