@@ -201,7 +201,7 @@ def _raise_all(failures: list[tuple[Endpoint, Exception]]) -> NoReturn:
         if any(issubclass(found, kind) for found in kinds):
             raise kind(text) from None
     unreachable = MasterUnreachable(text)
-    unreachable.__context__ = failures[0][1]  # not shown, but tells a shortage of files from a master that is gone
+    unreachable.__context__ = failures[0][1]  # not shown; `shortage` looks for its errno
     raise unreachable from None
 
 

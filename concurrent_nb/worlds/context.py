@@ -200,9 +200,9 @@ def why_step_does_nothing(step: object, of: str) -> str:
     """Return why calling a class's `step` would do nothing; "" if it does something."""
     flags = step.__code__.co_flags if isinstance(step, types.FunctionType) else 0
     if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-        return f"step of {of} is a coroutine, which nobody would await: define it without async"
+        return f"step of {of} is a coroutine function, and worlds do not await it: define it without async"
     if flags & inspect.CO_GENERATOR:
-        return f"step of {of} is a generator, which nobody would run: define it without yield"
+        return f"step of {of} is a generator function, and worlds do not iterate over it: define it without yield"
     return ""
 
 

@@ -215,7 +215,7 @@ class WorkerTable:
     def can_follow(self, leader: Attempt, function: bytes) -> int:
         """Return how many tasks of a function may go to the worker of a leader, behind it; each needs the one before.
 
-        None if something else is behind it there, or if they are not known to be so short that nobody waits for them.
+        0 if another task is behind the leader there, or if the run times of both functions are not known to be short.
         """
         worker = self.by_number.get(leader.worker)
         if worker is None or worker.last is not leader or leader.needs is not None or leader.timeout_s is not None:
