@@ -67,7 +67,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompilingNote
         assert answer.error is None, answer.traceback
         [line] = answer.displays
         assert re.fullmatch(r"ratio, total, change, spin: compiled with Cython \S+ in \d+\.\d s", line)
-        assert answer.updates > 2
+        assert answer.updates > 0  # shown while it is compiled
         notebook.run("import numpy as np\nvalues = np.arange(5.0)")
         notebook.run("%%concurrent_task --needs threads\n1")  # there is a process for them from then on
         yield notebook

@@ -65,8 +65,12 @@ def test_the_result_is_the_same_on_any_workers(app: ApplicationNode, expected: A
 
 def test_members_live_in_workers_between_steps(app: ApplicationNode, cluster: Cluster) -> None:
     with new_world(app) as world:
-        world.run(20)
-        assert len({group.worker for step in world.history[-3:] for group in step.groups}) == 2
+
+        def are_spread() -> bool:  # as soon as both workers have time for it
+            world.run(20)
+            return len({group.worker for step in world.history[-3:] for group in step.groups}) == 2
+
+        eventually(are_spread, "its groups live in both workers")
         assert {group.slave for group in world.history[-1].groups} == {cluster.status()["slaves"][0]["name"]}
 
 
