@@ -2,6 +2,7 @@
 
     arguments, functions: application's segment -> open here -> announced to slaves, or its contents sent once
     results:              worker's segment -> ARRIVED -> KEPT -> HELD -> RELEASED (`TRANSITIONS`)
+    ... of slaves on other hosts, which other tasks need: the same, in a segment of the master's own
 
 A part of `nodes.master.core`. Slices are only names here: nothing is read except what travels to a node that cannot
 open it.
@@ -33,11 +34,15 @@ from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffers, encode_error, slices_of
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, joined, length, slices_of, split_off
 from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 
+#: buffers of results that come from other hosts are stored from this size on, if other tasks need them
+STORED_BYTES: Final = 64 * 1024
+#: stands for the slave of a result that the master has stored
+_MASTER: Final = SessionId(b"")
 #: a slave's workers have segments of their own: the additional segments that are opened for each slot
 SEGMENTS_PER_SLOT: Final = 64
 
@@ -271,28 +276,60 @@ class SharedMemoryTracker:
                 return None
         return peer.contents.translated(sizes, buffers)
 
-    def outcomes(self, peer: PeerMemory, job: JobId, frames: Sequence[m.OutcomeFrame]) -> Sequence[m.OutcomeFrame]:
-        """Return a slave's outcomes, with errors for results that are not readable here.
+    def outcomes(
+        self, peer: PeerMemory, job: JobId, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
+    ) -> tuple[Sequence[m.OutcomeFrame], ItemBuffers]:
+        """Return a slave's outcomes and their buffers, with errors for results that are not readable here.
 
         Results in shared memory have ARRIVED: `decide` is to be called when the scheduler has handled the outcomes.
+        Large ones that have come from another host are stored if tasks need them: then they travel once to each host.
         Raises ProtocolError for a slice of another's segment, or one that ends behind its segment.
         """
         taken: list[m.OutcomeFrame] = []
+        kept: list[Buffers] = []
         arrived: list[tuple[JobId, m.OutcomeFrame, list[ResultSlice]]] = []
-        for frame in frames:
+        for at, frame in enumerate(frames):
+            own = buffers[at] if buffers else ()
             slices = slices_of(frame.sizes) if frame.sizes else []
             if not all(self._is_readable(peer, slice_) for slice_ in slices):
                 taken.append(self._unreadable(peer, frame))
+                kept.append(())
                 continue
             taken.append(frame)
+            kept.append(own)
             if slices:
                 arrived.append((job, frame, [ResultSlice(slice_, peer.session_id) for slice_ in slices]))
         # All or nothing: only now nothing can be raised.
+        if self._store is not None and buffers and not peer.announced.shares:
+            for at, frame in enumerate(taken):
+                if kept[at] and self._is_needed(job, frame.index):
+                    taken[at], kept[at], results = self._stored(frame, kept[at], self._store)
+                    if results:
+                        arrived.append((job, taken[at], results))
         self.undecided += arrived
         for _, _, results in arrived:
             for result in results:
                 self._references[result.slice.segment] += 1
-        return taken
+        return taken, kept if buffers else ()
+
+    @staticmethod
+    def _stored(
+        frame: m.OutcomeFrame, buffers: Buffers, store: ObjectStore
+    ) -> tuple[m.OutcomeFrame, Buffers, list[ResultSlice]]:
+        """Store the large buffers of a result."""
+        parts: list[Buffer | m.Slice] = []
+        results = []
+        for part in joined(frame.sizes, buffers, lambda slice_: slice_):
+            slice_ = None
+            if not isinstance(part, m.Slice) and length(part) >= STORED_BYTES:
+                slice_ = store.put(memoryview(part))
+            if slice_ is not None:
+                results.append(ResultSlice(slice_, _MASTER))
+            parts.append(part if slice_ is None else slice_)
+        if not results:  # they are small, or there is no memory for them
+            return frame, buffers, results
+        sizes, left = split_off(parts)
+        return msgspec.structs.replace(frame, sizes=sizes), left, results
 
     def _unreadable(self, peer: PeerMemory, frame: m.OutcomeFrame) -> m.OutcomeFrame:
         why = peer.open_error or "it was never announced to the master"
@@ -388,7 +425,10 @@ class SharedMemoryTracker:
             result.move("release")
             by_slave.setdefault((result.slave, clean and not result.was_left), []).append(result.slice)
         for (slave, is_clean), slices in by_slave.items():
-            if (peer := self._peers.get(slave)) is not None:
+            if slave == _MASTER and self._store is not None:
+                self._store.release(slices, clean=is_clean)
+                self._close(self._store.tidy())
+            elif (peer := self._peers.get(slave)) is not None:
                 peer.session.send(m.Release(slices, is_clean))
                 self._touched(slave)
             for slice_ in slices:

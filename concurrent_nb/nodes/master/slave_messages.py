@@ -58,9 +58,7 @@ class SlaveMessages:
         items: Sequence[m.OutcomeFrame] = message.items
         buffers = item.buffers
         if any(frame.sizes for frame in items):
-            items = self.memory.outcomes(peer.memory, JobId(message.job), items)
-            if buffers:  # a lost result has no buffers
-                buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
+            items, buffers = self.memory.outcomes(peer.memory, JobId(message.job), items, buffers)
         self.emit(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
 
     def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:

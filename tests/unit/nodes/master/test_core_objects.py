@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from concurrent_nb.ids import JobId
+from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import ObjectStore
+from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import function_digest
 from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, Bench, function
@@ -125,3 +126,90 @@ def test_a_slave_on_the_masters_host_has_everything(bench: Bench) -> None:
     assert indexes(sent[WEST]) == [0, 1] and not sent[EAST]
     assert any(isinstance(message, m.Segment) for message in sent[WEST])
     assert fetched_bytes(bench) == [0, 0]
+
+
+# ------------------------------------------------------------------------------------------- results that tasks need
+
+
+def end(bench: Bench, slave: SessionId, index: int, *results: bytes, keeps: bool = False) -> None:
+    """The slave reports that a task has ended, whose result has these buffers."""
+    sizes = tuple(map(len, results))
+    outcome = m.OutcomeFrame(index, 1, Status.OK, 0.1, 42, b"a pickle", sizes, keeps)
+    bench.send(slave, m.Outcomes(JOB, "east", [outcome]), buffers=[list(results)] if results else ())
+
+
+def needing(*indexes: int) -> list[m.AnyMessage]:
+    """Tasks that need the result of task 0."""
+    inputs = [m.TaskInputs(JOB, index, [m.JobTasks(JOB, [0])]) for index in indexes]
+    return [*inputs, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(i, 0, b"arguments") for i in indexes])]
+
+
+def test_a_result_from_another_host_travels_once_to_each_slave_that_needs_it(bench: Bench) -> None:
+    bench.slave(EAST, slots=4)
+    open_job(bench)
+    bench.send(ALICE, submit(None), *needing(1, 2, 3))
+    assert indexes(bench.sent_to(EAST)) == [0, 1]  # the second was sent ahead
+    end(bench, EAST, 0, b"r" * SIZE, b"small")
+    bench.send(EAST, m.Returned([m.TaskRef(JOB, 1, 1)]))  # as it cannot be bound there
+    sent = bench.sent_to(EAST)
+    assert (contents(sent), sorted(indexes(sent))) == (1, [1, 2, 3])
+    bench.slave(WEST, slots=4)
+    bench.send(ALICE, *needing(4, 5, 6))
+    sent_to = bench.all_sent()
+    assert (contents(sent_to[EAST]), indexes(sent_to[EAST])) == (0, [4])  # its last slot: it has the result
+    assert (contents(sent_to[WEST]), indexes(sent_to[WEST])) == (1, [5, 6])
+    assert fetched_bytes(bench) == [SIZE, SIZE]
+
+
+def test_the_owner_gets_a_stored_result_and_its_memory_is_free_when_no_task_needs_it(bench: Bench) -> None:
+    bench.slave(EAST, slots=4)
+    open_job(bench)
+    bench.send(ALICE, submit(None), *needing(1))
+    bench.sent_to(EAST)
+    end(bench, EAST, 0, b"r" * SIZE)
+    [outcome] = [each for each in bench.sent_to(ALICE) if isinstance(each, m.Outcomes)]
+    assert outcome.items[0].sizes == (SIZE,)  # she is on another host
+    bench.send(ALICE)
+    [(_, results)] = bench.core._memory._pinned.items()
+    assert bench.core._memory._memory.read(results[0].slice) == b"r" * SIZE
+    end(bench, EAST, 1)
+    bench.all_sent()
+    bench.send(ALICE)
+    assert not bench.core._memory._pinned and not bench.core._memory._references
+
+
+def test_an_owner_on_the_masters_host_maps_a_stored_result() -> None:
+    store = ObjectStore()
+    bench = Bench(store)
+    bench.client(ALICE)
+    bench.send(ALICE, m.ShareMemory())
+    bench.slave(EAST, slots=4)
+    open_job(bench)
+    bench.send(ALICE, submit(None), *needing(1))
+    bench.all_sent()
+    end(bench, EAST, 0, b"r" * SIZE)
+    to_alice = bench.sent_to(ALICE)
+    [outcome] = [each for each in to_alice if isinstance(each, m.Outcomes)]
+    [slice_] = outcome.items[0].sizes
+    assert isinstance(slice_, m.Slice) and store.read(slice_) == b"r" * SIZE
+    assert [each.segment for each in to_alice if isinstance(each, m.Segment)] == [slice_.segment]
+    bench.send(ALICE)
+    end(bench, EAST, 1)
+    bench.all_sent()
+    bench.send(ALICE)
+    assert bench.core._memory._references[slice_.segment] == 1  # she may still read it
+    bench.send(ALICE, m.Release([slice_], True))
+    assert not bench.core._memory._references
+    store.close()
+
+
+def test_a_result_that_no_task_needs_is_not_stored(bench: Bench) -> None:
+    bench.slave(EAST)
+    open_job(bench)
+    bench.send(ALICE, submit(None))
+    bench.sent_to(EAST)
+    store = bench.core._memory._store
+    assert store is not None
+    before = store.stored_count
+    end(bench, EAST, 0, b"r" * SIZE)
+    assert store.stored_count == before

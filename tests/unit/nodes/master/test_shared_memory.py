@@ -76,7 +76,7 @@ class Bench:
         if slice_.segment not in slave.segments:
             self.tracker.handle(slave, segment(slice_.segment), ())
         frame = m.OutcomeFrame(slice_.serial, 1, Status.OK, 0.1, 42, b"", (slice_,))
-        self.tracker.outcomes(slave, JOB, [frame])
+        self.tracker.outcomes(slave, JOB, [frame], ())
         self.tracker.decide(lambda job, outcome: counts)
 
 
@@ -237,7 +237,7 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
     for index in (1, 2) if again != "in one outcome" else (1,):
         sizes = twice if again != "in two outcomes" else (piece(1),)
         frame = m.OutcomeFrame(index, 1, Status.OK, 0.1, 42, b"", sizes)
-        bench.tracker.outcomes(east, JOB, [frame])
+        bench.tracker.outcomes(east, JOB, [frame], ())
         bench.tracker.decide(lambda job, outcome: True)
     bench.tracker.hand_over(alice, acknowledged(1, 2))
     bench.tracker.handle(alice, m.Release([piece(1)], True), ())
