@@ -97,8 +97,12 @@ class ObjectStore:
 
     # ---------------------------------------------------------------------------------------------------------- storing
 
-    def put(self, buffer: memoryview) -> Slice | None:
+    def put(self, buffer: memoryview, *, recognise: bool = True) -> Slice | None:
         """Store a buffer or recognise it, and return its slice, which must be released once for each call.
+
+        Args:
+            buffer: what to store.
+            recognise: whether it may get the slice of an equal one, or be found as an equal one itself.
 
         Returns None if there is no memory for it, or after `close`: a submit after a shutdown is refused only after it
         was pickled.
@@ -106,7 +110,7 @@ class ObjectStore:
         if self._is_closed:
             return None
         buffer = buffer.cast("B")
-        if not self._recognises:
+        if not (self._recognises and recognise):
             with self._lock:
                 self._free_released()
             return self._copy_in(buffer, None)

@@ -322,7 +322,7 @@ class SharedMemoryTracker:
         for part in joined(frame.sizes, buffers, lambda slice_: slice_):
             slice_ = None
             if not isinstance(part, m.Slice) and length(part) >= STORED_BYTES:
-                slice_ = store.put(memoryview(part))
+                slice_ = store.put(memoryview(part), recognise=False)  # each result is released by itself
             if slice_ is not None:
                 results.append(ResultSlice(slice_, _MASTER))
             parts.append(part if slice_ is None else slice_)

@@ -203,6 +203,19 @@ def test_an_owner_on_the_masters_host_maps_a_stored_result() -> None:
     store.close()
 
 
+def test_equal_results_have_memory_of_their_own(bench: Bench) -> None:
+    bench.slave(EAST, slots=4)
+    open_job(bench)
+    both = [m.JobTasks(JOB, [0, 1])]
+    bench.send(ALICE, submit(None, None), m.TaskInputs(JOB, 2, both), submit(None, first=2))
+    bench.sent_to(EAST)
+    result = b"r" * 2_000_000
+    for index in (0, 1):
+        end(bench, EAST, index, result)
+    slices = {each.slice for results in bench.core._memory.kept[JobId(JOB)].values() for each in results}
+    assert len(slices) == 2
+
+
 def test_a_result_that_no_task_needs_is_not_stored(bench: Bench) -> None:
     bench.slave(EAST)
     open_job(bench)
