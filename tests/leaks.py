@@ -98,7 +98,10 @@ def left_since(before: Held, folders: Sequence[Path] = (), patience_s: float = P
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
+    if not left:
+        return []
     ours = left.keys() - _held_by_strangers(list(left))
+    ours &= _difference(before, folders).keys()  # strangers that have ended meanwhile have removed theirs
     return [words for key, words in left.items() if key in ours]
 
 
