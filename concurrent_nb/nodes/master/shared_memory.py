@@ -29,7 +29,7 @@ from concurrent_nb.nodes.common.shared_memory_link import (
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.outcome import Status
+from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.tasks.shared_objects import object_id
@@ -302,7 +302,8 @@ class SharedMemoryTracker:
         # All or nothing: only now nothing can be raised.
         if self._store is not None and buffers and not peer.announced.shares:
             for at, frame in enumerate(taken):
-                if kept[at] and self._is_needed(job, frame.index):
+                # Failures are read here, and needed by no task.
+                if kept[at] and frame.status in SUCCESSES and self._is_needed(job, frame.index):
                     taken[at], kept[at], results = self._stored(frame, kept[at], self._store)
                     if results:
                         arrived.append((job, taken[at], results))
@@ -427,7 +428,8 @@ class SharedMemoryTracker:
         for (slave, is_clean), slices in by_slave.items():
             if slave == _MASTER and self._store is not None:
                 self._store.release(slices, clean=is_clean)
-                self._close(self._store.tidy())
+                if closed := self._store.tidy():
+                    self._close(closed)
             elif (peer := self._peers.get(slave)) is not None:
                 peer.session.send(m.Release(slices, is_clean))
                 self._touched(slave)

@@ -6,10 +6,10 @@ import pytest
 
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.object_store.segments import is_available
-from concurrent_nb.object_store.store import ObjectStore
+from concurrent_nb.object_store.store import RECOGNISED_BYTES, ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import function_digest
+from concurrent_nb.wire.codec import encode_error, function_digest
 from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, Bench, function
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no anonymous files in memory")
@@ -178,13 +178,21 @@ def test_the_owner_gets_a_stored_result_and_its_memory_is_free_when_no_task_need
     assert not bench.core._memory._pinned and not bench.core._memory._references
 
 
-def test_an_owner_on_the_masters_host_maps_a_stored_result() -> None:
+@pytest.fixture
+def near() -> Iterator[tuple[Bench, ObjectStore]]:
+    """A master whose application is on its host, and whose slave is not; and its store."""
     store = ObjectStore()
     bench = Bench(store)
     bench.client(ALICE)
     bench.send(ALICE, m.ShareMemory())
     bench.slave(EAST, slots=4)
     open_job(bench)
+    yield bench, store
+    store.close()
+
+
+def test_an_owner_on_the_masters_host_maps_a_stored_result(near: tuple[Bench, ObjectStore]) -> None:
+    bench, store = near
     bench.send(ALICE, submit(None), *needing(1))
     bench.all_sent()
     end(bench, EAST, 0, b"r" * SIZE)
@@ -200,20 +208,40 @@ def test_an_owner_on_the_masters_host_maps_a_stored_result() -> None:
     assert bench.core._memory._references[slice_.segment] == 1  # she may still read it
     bench.send(ALICE, m.Release([slice_], True))
     assert not bench.core._memory._references
-    store.close()
 
 
-def test_equal_results_have_memory_of_their_own(bench: Bench) -> None:
-    bench.slave(EAST, slots=4)
-    open_job(bench)
-    both = [m.JobTasks(JOB, [0, 1])]
-    bench.send(ALICE, submit(None, None), m.TaskInputs(JOB, 2, both), submit(None, first=2))
-    bench.sent_to(EAST)
-    result = b"r" * 2_000_000
-    for index in (0, 1):
-        end(bench, EAST, index, result)
-    slices = {each.slice for results in bench.core._memory.kept[JobId(JOB)].values() for each in results}
-    assert len(slices) == 2
+def test_results_with_the_same_content_are_stored_and_released_one_by_one(near: tuple[Bench, ObjectStore]) -> None:
+    bench, store = near
+    bench.send(ALICE, submit(None), *needing(1))
+    inputs = [m.TaskInputs(JOB, 3, [m.JobTasks(JOB, [0, 2])])]
+    bench.send(ALICE, submit(None, first=2), *inputs, submit(None, first=3))
+    bench.all_sent()
+    data = b"r" * RECOGNISED_BYTES  # at the same address, as memory of the messages may be
+    for index in (0, 2):
+        end(bench, EAST, index, data)
+    sent = [each for each in bench.sent_to(ALICE) if isinstance(each, m.Outcomes)]
+    slices = [size for each in sent for item in each.items for size in item.sizes if isinstance(size, m.Slice)]
+    assert len(set(slices)) == 2
+    end(bench, EAST, 1)
+    end(bench, EAST, 3)
+    bench.all_sent()
+    bench.send(ALICE, m.Release(slices[:1], True))
+    bench.send(ALICE, m.Release(slices[1:], True))
+    store.tidy()
+    assert store._allocator.free_bytes == 2 * RECOGNISED_BYTES
+
+
+def test_a_large_report_of_a_failure_is_read_and_not_stored(near: tuple[Bench, ObjectStore]) -> None:
+    bench, store = near
+    bench.send(ALICE, submit(None), *needing(1))
+    bench.all_sent()
+    report = encode_error(m.ErrorReport("ValueError", "x" * SIZE, ""))
+    failed = m.OutcomeFrame(0, 1, Status.ERROR, 0.1, 42, b"", (len(report),))
+    bench.send(EAST, m.Outcomes(JOB, "east", [failed]), buffers=[[report]])
+    sent = [each for each in bench.sent_to(ALICE) if isinstance(each, m.Outcomes)]
+    [dependent] = [item for each in sent for item in each.items if item.index == 1]
+    assert dependent.status == Status.DEPENDENCY_FAILED and b"ValueError" in dependent.body
+    assert store.stored_count == 0
 
 
 def test_a_result_that_no_task_needs_is_not_stored(bench: Bench) -> None:
