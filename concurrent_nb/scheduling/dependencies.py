@@ -197,6 +197,7 @@ class Dependencies:
         self._lifecycle.finish(task, OutcomeFrame(task.index, task.attempt, Status.DEPENDENCY_FAILED, 0.0, 0, body))
         if ends_job(task.job, Status.DEPENDENCY_FAILED):
             self._over[task.job] = None
+            self._state.settled.append(task)  # so that `settle` is called
 
 
 def _is_elsewhere(task: TaskRecord) -> bool:

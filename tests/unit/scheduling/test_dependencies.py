@@ -124,6 +124,16 @@ def test_a_failed_dependent_ends_a_job_that_stops_at_errors() -> None:
     assert bench.scheduler.jobs[OTHER_JOB].ended
 
 
+def test_a_dependent_of_a_task_that_has_failed_ends_such_a_job_at_once() -> None:
+    bench = a_bench()
+    bench(opened(job=OTHER_JOB, stop_on_error=True), submitted([0]))
+    bench(ended("a", 0, status=ERROR))
+    bench(submitted([1, 2, 3], job=OTHER_JOB))
+    out = bench(needing({4: [0]}, job=OTHER_JOB))
+    assert delivered(out) == {4: FAILED, 3: CANCELLED}  # the others run
+    assert bench.scheduler.jobs[OTHER_JOB].ended
+
+
 def test_a_dependent_that_lost_its_slave_runs_again_with_its_inputs() -> None:
     bench = a_bench(1)
     bench(needing({0: [], 1: [0]}))
