@@ -135,10 +135,11 @@ class TaskEntry(Struct, Generic[T], eq=False):
 
 
 class TaskUnsent(Struct, Generic[T], frozen=True, gc=False):
-    """A task has ended in this process: it was cancelled before it was sent, or is larger than the master allows."""
+    """A task has ended in this process: it was cancelled before it was sent, or is more than the master takes."""
 
     entry: TaskEntry[T]
-    size_bytes: int = 0  #: 0 if it was cancelled
+    size_bytes: int = 0  #: if it is larger than the master allows; else 0
+    inputs: int = 0  #: number of results that it needs, if that is more than a task may need; else 0
 
 
 class TaskEnded(Struct, Generic[T], frozen=True, gc=False):

@@ -67,7 +67,7 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.call_chunks import FORKS
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
-from concurrent_nb.wire.messages import NOTES, DropSegments, OutcomeFrame, Segment, Slice
+from concurrent_nb.wire.messages import INPUTS_MAX, NOTES, DropSegments, OutcomeFrame, Segment, Slice
 
 log = foreign.Log(__name__)
 
@@ -437,6 +437,13 @@ class ClientThread:
             future, limit_bytes = unsent.entry.handle, self._core.quota.bytes
             if self.kept is not None:
                 self.kept.begun(unsent.entry)
+            if unsent.inputs:
+                text = (
+                    f"task {future.task} needs the results of {unsent.inputs:,} tasks, and one task takes at most"
+                    f" {INPUTS_MAX:,}: gather them in several steps, or use `reduce`"
+                )
+                future.end(None, TooLarge(text, unsent.inputs, INPUTS_MAX))
+                continue
             if not unsent.size_bytes:
                 future.end_cancelled()
                 continue

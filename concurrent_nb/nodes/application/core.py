@@ -533,6 +533,12 @@ class ClientCore(Generic[T]):
         while waiting and len(run) < count:
             entry = waiting[0]
             if entry.payload.inputs:
+                if len(entry.payload.inputs) > m.INPUTS_MAX:
+                    self._end_unsent(entry, inputs=len(entry.payload.inputs))
+                    if job.stop_on_error:
+                        self.cancel(job.id, None)
+                    self._skip_ended(job)
+                    continue
                 if self._lacks_inputs(entry):
                     waiting.popleft()
                     self._skip_ended(job)
@@ -627,7 +633,7 @@ class ClientCore(Generic[T]):
             self._forget_functions(job)
         return self._announced.drop_unused(self._segments_in_use) or bool(idle)
 
-    def _end_unsent(self, entry: TaskEntry[T], size_bytes: int = 0) -> None:
+    def _end_unsent(self, entry: TaskEntry[T], size_bytes: int = 0, inputs: int = 0) -> None:
         """End a task that is not at the master, and release its buffers."""
         entry.job.entries.pop(entry.index, None)
         self._let_go(entry)
@@ -635,7 +641,7 @@ class ClientCore(Generic[T]):
         if entry.payload.lease is not None:
             entry.payload.lease.end(clean=self._sessions <= 1)
         entry.payload = NO_PAYLOAD
-        self._unsent.append(TaskUnsent(entry, size_bytes))
+        self._unsent.append(TaskUnsent(entry, size_bytes, inputs))
 
     # ---------------------------------------------------------------------------------------------------- receiving
 

@@ -88,6 +88,18 @@ def test_many_inputs_are_announced_in_pieces() -> None:
     assert (task, needed, submitted) == (5000, list(range(5000)), ("tasks", 5000))
 
 
+def test_a_task_that_needs_too_many_results_ends_here_and_no_other_does() -> None:
+    bench = Bench()
+    bench.core.add([bench.entry(0)])
+    entry = bench.entry(1, 0)
+    needed = entry.payload.inputs * (m.INPUTS_MAX + 1)
+    entry.payload = Payload(b"arguments", inputs=needed)
+    bench.core.add([entry, bench.entry(2, 0)])
+    assert bench.sent() == [("tasks", 0), (2, "needs", 0), ("tasks", 2)]
+    assert [(it.entry.index, it.inputs) for it in bench.core.take_unsent()] == [(1, m.INPUTS_MAX + 1)]
+    assert not bench.jobs[JOB].waiting and 1 not in bench.jobs[JOB].entries
+
+
 def test_a_task_waits_here_for_a_result_that_only_this_process_has() -> None:
     bench = Bench()
     bench.core.add([bench.entry(0)])
