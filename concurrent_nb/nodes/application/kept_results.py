@@ -37,6 +37,7 @@ class KeptResults:
         self._has_left = has_left
         self._to_free: list[KeptFuture] = []  # tasks that are not sent yet may need them
         self._freed: deque[tuple[ClientJob[TaskHandle], int]] = deque()
+        self._asked: dict[KeptFuture, list[Callable[[ResultFetched | None], object]]] = {}  # whom to tell
 
     def fetch(self, job: ClientJob[TaskHandle], future: KeptFuture) -> None:
         """Ask for a kept result. If the cluster is gone, it is lost at once."""
@@ -57,14 +58,20 @@ class KeptResults:
         future: KeptFuture,
         then: Callable[[ResultFetched | None], object] = lambda _: None,
     ) -> None:
-        """Ask for a kept result; call `then` when its future has it. In the client thread."""
+        """Ask for a kept result, once for all who do; call `then` when its future has it. In the client thread."""
+        if (asked := self._asked.get(future)) is not None:
+            asked.append(then)
+            return
+        self._asked[future] = [then]
 
         def fetched(news: ResultFetched | None) -> None:
+            told = self._asked.pop(future)
             if news is None:
                 future.fetched(None, self._why_lost())
             else:
                 future.fetched(*fetched_value(news, self._copy))
-            then(news)
+            for then in told:
+                then(news)
 
         self._core.fetch(job, future.index, fetched)
 
