@@ -130,9 +130,7 @@ class Dependencies:
         task = None if other is None else other.tasks.get(index)
         if task is None:
             task = self._state.retained.get((job_id, index))
-        if task is None or task.job.owner != job.owner or task.taken_back:
-            return None
-        return task
+        return None if task is None or task.job.owner != job.owner else task
 
     def _is_ready(self, task: TaskRecord) -> None:
         task.objects = objects_with_inputs(task)

@@ -19,7 +19,7 @@ from tests.unit.scheduling.client_events import (
     taken_back,
 )
 from tests.unit.scheduling.instructions import assigned, delivered, withdrawn
-from tests.unit.scheduling.slave_events import ended, joined, lost, returned
+from tests.unit.scheduling.slave_events import ended, joined, lost, returned, started
 
 FAILED, GONE = Status.DEPENDENCY_FAILED, Status.INPUT_GONE
 
@@ -153,6 +153,16 @@ def test_linked_tasks_are_not_taken_back_and_tasks_taken_back_send_their_depende
     bench(submitted([2]))
     assert delivered(bench(taken_back([2]))) == {2: Status.TAKEN_BACK}
     assert delivered(bench(needing({3: [2]}))) == {3: GONE}
+
+
+def test_a_task_that_its_application_has_asked_for_in_vain_is_waited_for_as_any_other() -> None:
+    bench = a_bench(2)
+    bench(submitted([0, 1]))
+    bench(taken_back([0, 1]))
+    bench(started("a", 0))
+    assert delivered(bench(needing({2: [0], 3: [1]}))) == {}
+    assert delivered(bench(returned("a", 1), ended("a", 0))) == {0: OK, 1: Status.TAKEN_BACK, 3: GONE}
+    assert delivered(bench(ended("a", 2))) == {2: OK}
 
 
 def test_an_owner_that_is_gone_leaves_nothing_behind() -> None:
