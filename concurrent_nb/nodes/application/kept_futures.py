@@ -109,6 +109,8 @@ class KeptFuture(TaskFuture[T]):
         """Note that the cluster has the result. For the client thread, before it ends the future."""
         self._finalizer = weakref.finalize(self, self._client_thread.kept_results.free_later, self._record, self.index)
         self._finalizer.atexit = False
+        if self._lost is not None:  # it was freed before it was there
+            self._finalizer()
 
     def fetch(self) -> None:
         """Ask for the value, unless it is here or was asked for."""

@@ -103,7 +103,8 @@ class TaskPacker:
         if pickled is not last:  # most submits have the function of the one before
             function = function_payload(pickled, checked_needs(getattr(fn, "task_needs", None)))
             self.function_bytes += len(function.payload.body) + sum(map(size_of, function.payload.sizes))
-            if pickled.lease is None:  # what is large is not kept for a call that may never come
+            # Large buffers are not kept for a call that may never come, nor are futures, which keep their results.
+            if pickled.lease is None and not pickled.inputs:
                 self._last_function = (pickled, function)
         return function
 

@@ -5,6 +5,7 @@ from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
 
+from concurrent_nb.errors import KeptResultLost
 from concurrent_nb.nodes.application.client_tasks import ClientJob, Payload, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.nodes.application.kept_futures import KeptFuture
@@ -33,6 +34,9 @@ class Bench:
         entry.limits = TaskLimits(keep=True)
         self.core.add([entry])
         self.sent()
+
+    def end(self) -> None:
+        """Have the task end, as the client thread does."""
         self.receive(Status.KEPT)
         self.core.keep(self.job)
         self.future.note_kept()
@@ -48,6 +52,7 @@ class Bench:
 
 def test_all_who_have_asked_for_a_result_are_told_when_it_comes() -> None:
     bench = Bench()
+    bench.end()
     told: list[str] = []
     bench.future.fetch()
     bench.calls.popleft()()
@@ -61,6 +66,7 @@ def test_all_who_have_asked_for_a_result_are_told_when_it_comes() -> None:
 
 def test_all_who_have_asked_are_told_that_the_cluster_is_gone() -> None:
     bench = Bench()
+    bench.end()
     told: list[object] = []
     for _ in range(2):
         bench.kept.ask(bench.job, bench.future, told.append)
@@ -68,3 +74,14 @@ def test_all_who_have_asked_are_told_that_the_cluster_is_gone() -> None:
         then(None)
     assert told == [None, None]
     assert isinstance(bench.future.exception(), RuntimeError)
+
+
+def test_a_result_that_is_freed_before_its_task_has_ended_is_dropped_when_it_comes() -> None:
+    bench = Bench()
+    bench.future.free()
+    bench.calls.popleft()()
+    bench.kept.drop_unused()
+    bench.end()
+    bench.kept.drop_unused()
+    assert [message for message in bench.sent() if isinstance(message, m.FreeResults)] == [m.FreeResults(JOB, [0])]
+    assert bench.job.kept == 0 and isinstance(bench.future.exception(), KeptResultLost)

@@ -1,0 +1,37 @@
+"""What is kept of a function that was pickled for a task."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.task_packer import TaskPacker
+from concurrent_nb.nodes.application.worker_setups import WorkerSetups
+from concurrent_nb.object_store.store import ObjectStore
+
+
+class Home:
+    """What a future knows of its application."""
+
+    def cancel(self, job: JobId, indexes: object) -> None:
+        """Cancel nothing."""
+
+
+def capturing(future: object) -> Callable[[], object]:
+    return lambda: future
+
+
+def test_a_function_that_was_sent_keeps_no_future_alive_that_it_captures() -> None:
+    home = Home()
+    store = ObjectStore()
+    packer = TaskPacker(store, WorkerSetups(cast("Any", None), lambda: 1, lambda *_: None), home=home)
+    future: TaskFuture[Any] = TaskFuture(JobId(b"j" * 16), 0, home.cancel)
+    function = packer.function_payload(capturing(future))
+    assert function.payload.inputs == (future,)
+    is_there = weakref.ref(future)
+    del function, future
+    gc.collect()
+    assert is_there() is None
+    store.close()
