@@ -392,7 +392,12 @@ class SharedMemoryTracker:
         if (job, index) not in self._shown:
             return None
         self._shown.discard((job, index))
-        return self._pinned.get((job, index))
+        results = self._pinned.get((job, index))
+        for result in results or ():
+            # Its owner has it again, and will release it again.
+            result.was_left = result.was_left or result.release is False
+            result.release = None
+        return results
 
     def _pin(self, job: JobId, index: int, results: list[ResultSlice]) -> None:
         self._pinned[job, index] = results

@@ -357,6 +357,21 @@ def test_the_owner_of_a_kept_result_holds_it_only_once_it_has_fetched_it() -> No
     bench.unpin_before_its_owner_releases(clean=True)
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_kept_result_that_was_fetched_again_is_its_owners_until_it_is_released_again(clean: bool) -> None:
+    bench = GraphBench()
+    bench.needed = bench.kept = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    for _ in range(2):
+        bench.tracker.handle(bench.alice, m.Release([piece(1)], clean), ())  # of the first one
+        bench.tracker.shown(JOB, 1)
+        bench.tracker.hand_over(bench.alice, acknowledged(1))
+    bench.tracker.unpin(JOB, 1, clean=True)
+    assert bench.releases() == []
+    bench.tracker.handle(bench.alice, m.Release([piece(1)], True), ())
+    assert bench.releases() == [m.Release([piece(1)], clean)]
+
+
 def test_a_kept_result_that_nobody_fetched_is_released_when_it_is_freed() -> None:
     bench = GraphBench()
     bench.needed = bench.kept = {1}
