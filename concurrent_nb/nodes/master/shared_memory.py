@@ -412,10 +412,12 @@ class SharedMemoryTracker:
             clean: no process of a task that has needed it can refer to it.
         """
         waiting: dict[bool, list[ResultSlice]] = {}
+        # Its owner may have got what was sent to it, and may refer to it, although it has not acknowledged that.
+        was_shown = (job, index) in self._shown
         self._shown.discard((job, index))
         for result in self._pinned.pop((job, index), ()):
             result.is_pinned = False
-            result.was_left = result.was_left or not clean
+            result.was_left = result.was_left or was_shown or not clean
             if result.release is not None or result.state is ResultState.KEPT:
                 waiting.setdefault(result.release is not False, []).append(result)
         for is_clean, results in waiting.items():

@@ -372,6 +372,15 @@ def test_a_kept_result_that_was_fetched_again_is_its_owners_until_it_is_released
     assert bench.releases() == [m.Release([piece(1)], clean)]
 
 
+def test_a_kept_result_that_is_freed_on_its_way_to_its_owner_is_not_used_again() -> None:
+    bench = GraphBench()
+    bench.needed = bench.kept = {1}
+    bench.tracker.hand_over(bench.alice, acknowledged(1))
+    bench.tracker.shown(JOB, 1)
+    bench.tracker.unpin(JOB, 1, clean=True)
+    assert bench.releases() == [m.Release([piece(1)], False)]
+
+
 def test_a_kept_result_that_nobody_fetched_is_released_when_it_is_freed() -> None:
     bench = GraphBench()
     bench.needed = bench.kept = {1}
