@@ -442,7 +442,7 @@ class ClientThread:
                     f"task {future.task} needs the results of {unsent.inputs:,} tasks, and one task takes at most"
                     f" {INPUTS_MAX:,}: gather them in several steps, or use `reduce`"
                 )
-                future.end(None, TooLarge(text, unsent.inputs, INPUTS_MAX))
+                future.end(None, TooLarge(text))
                 continue
             if not unsent.size_bytes:
                 future.end_cancelled()

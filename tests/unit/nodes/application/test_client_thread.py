@@ -475,3 +475,17 @@ def test_whatever_a_master_says_the_application_goes_on(seed: int) -> None:
             assert not concurrent.futures.wait([victim], PATIENCE_S).not_done
             error = None if victim.cancelled() else victim.exception()
             assert error is None or isinstance(error, ConcurrentError)
+
+
+def test_a_task_that_needs_too_many_results_says_so(master: PlayedMaster) -> None:
+    (needed,) = master.submit(0)
+    record = ClientJob[TaskHandle](JobId(b"l" * 16), "later", is_linked=True)
+    future: TaskFuture = TaskFuture(record.id, 0, master.thread.cancel)
+    payload = Payload(b"x", inputs=(needed,) * (m.INPUTS_MAX + 1))
+    master.thread.post([TaskEntry(record, 0, FUNCTION, payload, future)])
+    with pytest.raises(
+        TooLarge, match="needs the results of 100,001 tasks, and one task takes at most 100,000"
+    ) as caught:
+        future.result(PATIENCE_S)
+    assert caught.value.limit_bytes == 0
+    is_well(master, 1)
