@@ -38,7 +38,8 @@ class Dependencies:
         self._state = state
         self._lifecycle = lifecycle
         self._ahead = ahead
-        self._ready: list[TaskRecord] = []
+        self._ready: list[TaskRecord] = []  # new tasks whose inputs are there
+        self._unblocked: list[TaskRecord] = []  # tasks whose last input has just ended
         self._over: dict[JobRecord, None] = {}  # jobs that end with the failure of a task
 
     def link(self, task: TaskRecord, inputs: Iterable[tuple[JobId, int]]) -> None:
@@ -70,7 +71,8 @@ class Dependencies:
         task.state = TaskState.BLOCKED  # a new task: no transition
         self._state.blocked += 1
         if not links.missing:
-            self._is_ready(task)
+            task.objects = objects_with_inputs(task)
+            self._ready.append(task)
         self._state.settled.append(task)  # so that `settle` is called
 
     def settle(self) -> None:
@@ -89,6 +91,14 @@ class Dependencies:
                 job, _ = over.popitem()
                 if not job.ended:
                     self._lifecycle.end(job)
+        if self._unblocked:
+            unblocked, self._unblocked = self._unblocked, []
+            waiting = [task for task in unblocked if task.state == TaskState.BLOCKED]
+            state.blocked -= len(waiting)
+            # Before tasks that wait longer: else all results of a large graph would be kept at the same time.
+            for task in reversed(waiting):
+                move(task, UNBLOCK)
+                state.put_back(task)
         if self._ready:
             ready, self._ready = self._ready, []
             waiting = [task for task in ready if task.state == TaskState.BLOCKED]  # the others have ended meanwhile
@@ -97,13 +107,8 @@ class Dependencies:
             state.blocked -= len(waiting)
             for _, alike in groupby(waiting, lambda task: (task.job.id, task.function, task.timeout_s, task.objects)):
                 tasks = list(alike)
-                for _, same in groupby(tasks, lambda task: task.needs):
-                    run = [task for task in same if not task.suspect]
-                    if run:
-                        state.add(run[0].needs, run)
-            for task in waiting:
-                if task.suspect:  # it was sent ahead before
-                    state.put_back(task)
+                for needs, same in groupby(tasks, lambda task: task.needs):
+                    state.add(needs, list(same))
 
     def _note_leader(self, task: TaskRecord) -> None:
         """Note that a new task waits for one task only, if that is on a slave: it may be sent ahead."""
@@ -131,10 +136,6 @@ class Dependencies:
         if task is None:
             task = self._state.retained.get((job_id, index))
         return None if task is None or task.job.owner != job.owner else task
-
-    def _is_ready(self, task: TaskRecord) -> None:
-        task.objects = objects_with_inputs(task)
-        self._ready.append(task)
 
     def _release_inputs(self, task: TaskRecord) -> None:
         """Note that a task which has ended does not need its inputs any more."""
@@ -168,7 +169,8 @@ class Dependencies:
                     assert dependent.links is not None
                     dependent.links.missing -= 1
                     if not dependent.links.missing:
-                        self._is_ready(dependent)
+                        dependent.objects = objects_with_inputs(dependent)
+                        self._unblocked.append(dependent)
             return
         for dependent in dependents:
             if dependent.state == TaskState.AHEAD:

@@ -50,6 +50,16 @@ def test_a_task_whose_inputs_are_there_is_assigned_at_once() -> None:
     assert assigned(bench(needing({1: [0], 2: [0, 0]}))) == {"a": [1, 2]}
 
 
+def test_a_task_whose_inputs_have_ended_runs_before_those_that_wait_longer_and_new_ones_after_them() -> None:
+    bench = a_bench()
+    bench(needing({0: [], 1: [], 2: [], 3: [], 4: [0, 1]}))
+    assert assigned(bench(ended("a", 0))) == {"a": [2]}
+    assert assigned(bench(ended("a", 1))) == {"a": [4]}  # so few results are kept at the same time
+    bench(needing({5: [0]}))
+    assert assigned(bench(ended("a", 4))) == {"a": [3]}
+    assert assigned(bench(ended("a", 2))) == {"a": [5]}
+
+
 def test_a_result_is_retained_while_tasks_need_it() -> None:
     bench = a_bench()
     bench(needing({0: [], 1: [0], 2: [0]}))
