@@ -147,8 +147,10 @@ class GroupRunner:
         self.step = 0  #: number of the last step
         self.batch = -1  #: number of the orders for which it has made its last step; set by those who keep it
         self.first_id = 0  #: where the range of its ids begins; set by those who keep it
-        self.tell: Callable[[int, int], None] | None = None  #: called with step and member before each step of a member
-        self.told: dict[int, bytes] = {}  #: keys of the routes that its driver has; set by those who keep it
+        #: called with step and member before each step of a member; None: nothing is
+        self.report_call: Callable[[int, int], None] | None = None
+        #: by receiving group: the key of the route that its driver has; set by those who keep it
+        self.sent_routes: dict[int, bytes] = {}
 
     def repeat(self, log: Sequence[GroupInput]) -> None:
         """Make the steps of a log, which this group has made elsewhere."""
@@ -209,8 +211,8 @@ class GroupRunner:
             if gone:
                 self._remove(gone)
         self.step = inputs.step + inputs.steps - 1
-        if self.tell is not None:
-            self.tell(self.step, -1)  # no member is called any more
+        if self.report_call is not None:
+            self.report_call(self.step, -1)  # no member is called any more
         pack, wrong, messages = context._outbox.pack(inputs.next_id)
         if wrong:
             failed += [self._no_receiver(sender, to, inputs.next_id) for sender, to in wrong.items()]
@@ -269,8 +271,8 @@ class GroupRunner:
         # What follows is done for each member, so it calls nothing that it can do itself.
         numbers, inbox, bounds = self._ids.tolist(), context._mail.values, context._mail.bounds
         members = self._members
-        if self.tell is not None:
-            members = [_Watched(member, self.tell) for member in members]
+        if self.report_call is not None:
+            members = [_Watched(member, self.report_call) for member in members]
         begin = 0
         times = [clock()]
         add_time = times.append
@@ -367,11 +369,11 @@ class GroupRunner:
 class _Watched:
     """A member whose steps are announced."""
 
-    def __init__(self, member: Any, tell: Callable[[int, int], None]) -> None:
-        self._member, self._tell = member, tell
+    def __init__(self, member: Any, report_call: Callable[[int, int], None]) -> None:
+        self._member, self._report_call = member, report_call
 
     def step(self, context: StepContext) -> None:
-        self._tell(context.step, context.id)
+        self._report_call(context.step, context.id)
         self._member.step(context)
 
 

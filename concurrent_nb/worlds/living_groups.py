@@ -23,7 +23,7 @@ class LivingGroups:
         key: of the process: no other one has or had it.
         place: host and pid, for people.
         clock: the time in seconds.
-        tell: called with step and member before each step of a member, if a table asks for that.
+        report_call: called with step and member before each step of a member, if a table asks for that.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class LivingGroups:
         key: str,
         place: str,
         clock: Callable[[], float],
-        tell: Callable[[int, int], None] | None = None,
+        report_call: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._tell = tell
+        self._report_call = report_call
         self.runner: GroupRunner | None = None  #: that advances at present
         self._key = key
         self._place = place
@@ -66,7 +66,7 @@ class LivingGroups:
                 base, sealed = table.adoptions[group]
                 adoption = sealed.open()._replace(shared=table.bases[base].open())
                 runner = self.runner = GroupRunner(table.terms, adoption, self._clock)
-                runner.tell = self._tell if table.tells else None
+                runner.report_call = self._report_call if table.reports_calls else None
                 runner.repeat(adoption.log)
             if runner is None:
                 continue
@@ -74,9 +74,9 @@ class LivingGroups:
             if not runner.knows(inputs):
                 lost.append(group)
                 continue
-            runner.tell = self._tell if table.tells else None
+            runner.report_call = self._report_call if table.reports_calls else None
             self.runner = runner
-            output = outputs[group] = _bare(runner.run(inputs, table.collects), runner.told)
+            output = outputs[group] = _bare(runner.run(inputs, table.collects), runner.sent_routes)
             self.runner = None
             if not output.failed or table.terms.on_error == "drop":
                 runner.batch = table.batch
@@ -101,8 +101,10 @@ class LivingGroups:
             del self._living[key]
 
 
-def _bare(output: GroupOutput, told: dict[int, bytes]) -> GroupOutput:
-    """Return an output without the routes that the driver has been told, and note those that it is told now."""
-    sent = {group: pack.bare() if told.get(group) == pack.route.key else pack for group, pack in output.sent.items()}
-    told.update((group, pack.route.key) for group, pack in sent.items())
+def _bare(output: GroupOutput, sent_routes: dict[int, bytes]) -> GroupOutput:
+    """Return an output without the routes that were sent to the driver before, and note those that are sent now."""
+    sent = {
+        group: pack.bare() if sent_routes.get(group) == pack.route.key else pack for group, pack in output.sent.items()
+    }
+    sent_routes.update((group, pack.route.key) for group, pack in sent.items())
     return output._replace(sent=sent)

@@ -66,7 +66,7 @@ class StepTable(NamedTuple):
     bases: Mapping[int, Sealed[Mapping[str, SharedDatum]]]  #: shared data for adoptions, by number
     offers: Sequence[Sequence[int]]  #: by number of the order: groups that its worker may adopt
     collects: bool  #: outputs have checkpoints
-    tells: bool  #: who is called is reported before each step of a member, because workers have died
+    reports_calls: bool  #: who is called is reported before each step of a member, because workers have died
 
 
 class StepOrders(NamedTuple):
@@ -94,7 +94,7 @@ class _Batch:
     count: int
     workers: set[str]
     ordered_s: float
-    tells: bool
+    reports_calls: bool
 
 
 class StepDriver:
@@ -139,7 +139,7 @@ class StepDriver:
         self._shares: dict[int, GroupShare] = {}
         self._last_s = clock()
         self._collects = False
-        self._tells = False
+        self._reports_calls = False
         self._collects_last = False
         self._since_checkpoint = 0
         self._step_s = 0.0  # a moving average
@@ -163,7 +163,7 @@ class StepDriver:
         self._inputs.clear()
         self._misses.clear()
         self._shares.clear()
-        self._tells = False
+        self._reports_calls = False
         self._last_s = self._clock()
         self.state.is_lock_free = slack > 0
         if self.state.is_even() and not any(group.log for group in self.state.groups):
@@ -257,8 +257,8 @@ class StepDriver:
 
         Else it is known who kills them, and the run is over with that error; or it will not be known.
         """
-        if not batch.tells:
-            self._tells = True
+        if not batch.reports_calls:
+            self._reports_calls = True
             return True
         if (found := _CALLED.match(error.reported)) is None:
             return False
@@ -348,7 +348,7 @@ class StepDriver:
             del self._inputs[number]
         for batch in self._batches.values():
             batch.groups.difference_update(pending)
-        self._tells = False
+        self._reports_calls = False
         self._since_checkpoint = 0 if outputs[0].collected is not None else self._since_checkpoint + 1
         self._add_record(outputs, sorted(pending), now_s)
 
@@ -442,11 +442,11 @@ class StepDriver:
             *self._sealed_adoptions(free),
             offers,
             self._collects,
-            self._tells,
+            self._reports_calls,
         )
         if self._slack:
             self._collects = False
-        self._batches[batch] = _Batch(set(todo), count, count, set(), self._clock(), self._tells)
+        self._batches[batch] = _Batch(set(todo), count, count, set(), self._clock(), self._reports_calls)
         return [StepOrders(batch, count, table)]
 
     def _sealed_adoptions(

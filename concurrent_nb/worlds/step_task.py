@@ -23,26 +23,28 @@ def living_groups() -> LivingGroups:
     pid = os.getpid()
     if pid not in _by_pid:
         _by_pid.clear()
-        _by_pid[pid] = LivingGroups(os.urandom(8).hex(), f"{socket.gethostname()} {pid}", time.perf_counter, tell)
+        _by_pid[pid] = LivingGroups(
+            os.urandom(8).hex(), f"{socket.gethostname()} {pid}", time.perf_counter, report_call
+        )
     return _by_pid[pid]
 
 
 def run_order(number: int, table: StepTable) -> WorkerAnswer:
     """Carry out an order: see `LivingGroups.carry_out`."""
     living = living_groups()
-    with time_limit.alarm(LATE_S, lambda: _tell_who_works(living)):
+    with time_limit.alarm(LATE_S, lambda: _report_late_call(living)):
         return living.carry_out(number, table)
 
 
-def tell(step: int, member: int) -> None:
+def report_call(step: int, member: int) -> None:
     """Report which member makes which step, so that it is known if the worker dies."""
     if (sink := notes.sink()).is_open:
         sink.put_progress(notes.ProgressReport(None, words_about(step, member)))
 
 
-def _tell_who_works(living: LivingGroups) -> None:
-    if living.runner is not None and living.runner.tell is None:  # else it reports each member itself
-        tell(*living.runner.at_work)
+def _report_late_call(living: LivingGroups) -> None:
+    if living.runner is not None and living.runner.report_call is None:  # else it reports each member itself
+        report_call(*living.runner.at_work)
 
 
 def forget(world: bytes) -> None:

@@ -44,16 +44,16 @@ class VirtualWorkers:
         self.clock = ManualClock()
         self._workers = [self._new() for _ in range(count)]
         self.deaths = 0
-        self._told = ""  # what has been reported last
+        self._reported = ""  # what has been reported last
         self._deaths_of: Counter[tuple[int, int]] = Counter()  # by order
         self.answers: list[WorkerAnswer] = []
 
     def _new(self) -> LivingGroups:
         self._made += 1
-        return LivingGroups(f"worker {self._made}", f"host {self._made}", self.clock, self._tell)
+        return LivingGroups(f"worker {self._made}", f"host {self._made}", self.clock, self._report_call)
 
-    def _tell(self, step: int, member: int) -> None:
-        self._told = words_about(step, member)
+    def _report_call(self, step: int, member: int) -> None:
+        self._reported = words_about(step, member)
 
     def run(self, driver: StepDriver, orders: list[StepOrders]) -> None:
         """Run until the driver has nothing left to order."""
@@ -80,7 +80,7 @@ class VirtualWorkers:
                     queue.append((batch, number, table))
                     continue
                 error = PoisonTask("3 times a worker died")
-                error.reported, self._told = self._told, ""
+                error.reported, self._reported = self._reported, ""
                 queue += _tasks(driver.failed(batch, error))
                 continue
             self.answers.append(answer)
