@@ -9,7 +9,8 @@ import numpy as np
 
 from concurrent_nb.errors import WorldError
 from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler
-from concurrent_nb.worlds.mail import NO_IDS, MemberInbox, MemberOutbox
+from concurrent_nb.worlds.mail import NO_IDS, MemberInbox
+from concurrent_nb.worlds.member_outbox import MemberOutbox
 from concurrent_nb.worlds.shared_values import Contribution, SharedStore, is_protected
 
 if TYPE_CHECKING:

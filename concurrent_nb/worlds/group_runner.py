@@ -8,16 +8,22 @@ since.
 
 import traceback
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from concurrent_nb.errors import WorldError
 from concurrent_nb.shipping.serialization import separate_pickles
 from concurrent_nb.worlds.context import StepContext
-from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack, NotSendable, Route
+from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack, Route
+from concurrent_nb.worlds.member_outbox import NotSendable
 from concurrent_nb.worlds.shared_values import Change, Contribution, SharedDatum, SharedStore
 from concurrent_nb.worlds.time_limit import MemberTimer
+
+#: seconds: members that take less in the mean are timed in some steps only, as that takes about 0.1 us each
+SHORT_S: Final = 5e-6
+#: ... in one of so many
+TIMED_EVERY: Final = 8
 
 
 class WorldTerms(NamedTuple):
@@ -117,7 +123,7 @@ class GroupOutput(NamedTuple):
     messages: int  #: sent
     undelivered: int  #: messages to members that had left
     elapsed_s: float
-    slowest: int  #: id of the member that took longest
+    slowest: int  #: id of the member that took longest; -1: the members were not timed one by one
     slowest_s: float
     collected: Collected | None
 
@@ -139,6 +145,7 @@ class GroupRunner:
         self._ids = np.array(adoption.members.ids)
         self._members: list[Any] = separate_pickles.loads_all(adoption.members.bodies, adoption.members.table)
         self._costs_s = np.array(adoption.members.costs_s, np.float64)
+        self._is_short = False  # members take less than SHORT_S in the mean
         self._kept = list(adoption.kept)
         self._context = StepContext(terms.seed, self._shared, self._names, terms.messages_max)
         self._mail: MemberInbox | None = None
@@ -253,7 +260,7 @@ class GroupRunner:
             undelivered,
             elapsed_s,
             slowest,
-            slowest_s,
+            max(0.0, slowest_s),
             collected,
         )
 
@@ -264,22 +271,19 @@ class GroupRunner:
         return FailedMember(sender, self.step, "", text, "")
 
     def _step_all(self, step: int, failed: list[FailedMember]) -> np.ndarray[Any, Any]:
-        """Call all members; return the seconds that each took."""
+        """Call all members; return the seconds that each took, or nothing if they were not timed one by one."""
         context, clock, timer = self._context, self._clock, self._timer
         outbox, is_limited = context._outbox, self._timer.is_limited
-        sent, add_end = outbox.begin_step()
+        context.send, end_member = outbox.send, outbox.end_member
         # What follows is done for each member, so it calls nothing that it can do itself.
-        numbers, inbox, bounds = self._ids.tolist(), context._mail.values, context._mail.bounds
+        numbers, inbox, slices = self._ids.tolist(), context._mail.values, context._mail.slices
         members = self._members
+        is_timed = not self._is_short or step % TIMED_EVERY == 0
         if self.report_call is not None:
             members = [_Watched(member, self.report_call) for member in members]
-        begin = 0
         times = [clock()]
         add_time = times.append
-        for member, number, end in zip(members, numbers, bounds[1:], strict=True):
-            context.id = number
-            context.inbox = inbox[begin:end]
-            begin = end
+        for member, context.id, context.inbox in zip(members, numbers, map(inbox.__getitem__, slices), strict=True):
             try:
                 if is_limited:
                     with timer.limit():
@@ -288,18 +292,22 @@ class GroupRunner:
                     member.step(context)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's: the step fails, or it is dropped)
                 context._drop_member()
-                failed.append(_failure(number, step, error))
+                failed.append(_failure(context.id, step, error))
                 if self._terms.on_error == "stop":
                     break
-            add_end(len(sent))
-            add_time(clock())
+            end_member()
+            if is_timed:
+                add_time(clock())
         context.inbox = []
         outbox.end_step(numbers)
         if context._readers and (change := self._shared_change()):
             failed.append(FailedMember(change[1], step, "", change[0], ""))
+        if not is_timed:
+            self._is_short = clock() - times[0] < SHORT_S * len(members)
         seconds = np.diff(np.array(times))
-        if len(seconds) == len(self._costs_s):
+        if len(seconds) == len(self._costs_s) > 0:
             self._costs_s = np.where(self._costs_s > 0, 0.8 * self._costs_s + 0.2 * seconds, seconds)
+            self._is_short = bool(self._costs_s.min() > 0.0 and self._costs_s.mean() < SHORT_S)
         return seconds
 
     def _shared_change(self) -> tuple[str, int] | None:
@@ -326,6 +334,7 @@ class GroupRunner:
         self._members += separate_pickles.loads_all(born.bodies, born.table)
         self._ids = np.concatenate((self._ids, born.ids))
         self._costs_s = np.concatenate((self._costs_s, born.costs_s))
+        self._is_short = False
 
     def _remove(self, gone: set[int]) -> None:
         stays = ~np.isin(self._ids, list(gone))

@@ -57,7 +57,8 @@ class Step:
     left: int
     dropped: Sequence[FailedMember]  #: members that have failed and were removed, with on_error="drop"
     stats: Mapping[str, StepStatistic]  #: what members have measured with `ctx.measure`
-    slowest: int  #: id of the member that took longest
+    #: id of the member that took longest. -1: members were not timed one by one, as all are short (docs/worlds.md)
+    slowest: int
     slowest_s: float
     groups: Sequence[GroupShare] = field(repr=False, default=())
 

@@ -1,7 +1,7 @@
 """What members do in a step, and what bad members get: clear words with step and member."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,17 @@ class OneGroup:
     """A world of one group."""
 
     def __init__(
-        self, *members: Any, on_error: str = "stop", shared: dict[str, Any] | None = None, **terms: Any
+        self,
+        *members: Any,
+        on_error: str = "stop",
+        shared: dict[str, Any] | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+        **terms: Any,
     ) -> None:
         self.store = SharedStore(declared(shared))
         found = WorldTerms(1, on_error, 100, None)._replace(**terms)
         adoption = Adoption(packed(list(members)), self.store.data, {f"m{i}": i for i in range(len(members))}, (), ())
-        self.runner = GroupRunner(found, adoption, lambda: 0.0)
+        self.runner = GroupRunner(found, adoption, clock)
         self.next_id = len(members)
         self.step_number = 0
         self.change: Any = {}
@@ -132,6 +137,22 @@ def test_random_numbers_are_those_of_the_member_and_step() -> None:
         drawn.append(world.store.data["drawn"].value)
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == 4
+
+
+def test_members_that_take_microseconds_are_timed_one_by_one_in_some_steps() -> None:
+    passed = [0.0]
+    late: dict[int, float] = {}  # seconds that member 1 takes, by step
+
+    def take(ctx: Any) -> None:
+        passed[0] += late.get(ctx.step, 1e-6) if ctx.id == 1 else 1e-6
+
+    world = OneGroup(*[Doing(take) for _ in range(4)], clock=lambda: passed[0])
+    assert [world.step().slowest >= 0 for _ in range(17)] == [step in (1, 8, 16) for step in range(1, 18)]
+    late |= {18: 0.7, 19: 0.6, 24: 0.9}
+    outputs = [world.step() for _ in range(8)]
+    late_ones = [(each.step, round(each.slowest_s, 3)) for each in outputs if each.slowest == 1]
+    assert late_ones[:1] == [(19, 0.6)] and (24, 0.9) in late_ones, "all but the first delay are known"
+    assert outputs[0].slowest == -1 and outputs[0].slowest_s == 0.0
 
 
 def test_reads_are_of_the_step_before() -> None:
