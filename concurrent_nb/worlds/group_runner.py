@@ -14,6 +14,7 @@ import numpy as np
 
 from concurrent_nb.errors import WorldError
 from concurrent_nb.shipping.serialization import separate_pickles
+from concurrent_nb.worlds import time_limit
 from concurrent_nb.worlds.context import StepContext
 from concurrent_nb.worlds.mail import Ids, MemberInbox, MessagePack, Route
 from concurrent_nb.worlds.member_outbox import NotSendable
@@ -24,6 +25,8 @@ from concurrent_nb.worlds.time_limit import MemberTimer
 SHORT_S: Final = 5e-6
 #: ... in one of so many
 TIMED_EVERY: Final = 8
+#: their frames come before those of a member's step
+_MODULES_BEFORE_STEP: Final = (__name__, time_limit.__name__)
 
 
 class WorldTerms(NamedTuple):
@@ -286,8 +289,7 @@ class GroupRunner:
         for member, context.id, context.inbox in zip(members, numbers, map(inbox.__getitem__, slices), strict=True):
             try:
                 if is_limited:
-                    with timer.limit():
-                        member.step(context)
+                    timer.call(member.step, context)
                 else:
                     member.step(context)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's: the step fails, or it is dropped)
@@ -401,6 +403,8 @@ def _only_failed(step: int, failed: list[FailedMember], members: int) -> GroupOu
 
 
 def _failure(member: int, step: int, error: BaseException) -> FailedMember:
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in _MODULES_BEFORE_STEP:
+        frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     return FailedMember(member, step, type(error).__name__, f"{error}"[:1000], text[-20000:])

@@ -79,8 +79,7 @@ class Mind:
         timer = MemberTimer(self._timeout_s)
         is_late = False
         try:
-            with timer.limit():
-                self._last = _checked(self.robot.decide(senses))
+            self._last = timer.call(lambda senses: _checked(self.robot.decide(senses)), senses)
         except WorldError:
             is_late = True
         except (Exception, SystemExit) as error:  # noqa: BLE001  (a robot may raise anything)

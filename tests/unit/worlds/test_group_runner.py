@@ -1,6 +1,9 @@
 """What members do in a step, and what bad members get: clear words with step and member."""
 
+import contextlib
+import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -249,6 +252,33 @@ def test_a_step_that_takes_too_long_is_interrupted() -> None:
 
     text = failure(Doing(lambda ctx: None), Doing(hang), timeout_s=0.05)
     assert text == "1 WorldError it took longer than 0.05 s, the world's timeout_s for a member's step"
+
+
+def catch_errors(ctx: Any) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            time.sleep(1.0)
+
+
+def catch_everything(ctx: Any) -> None:
+    while True:
+        try:
+            time.sleep(1.0)
+        except BaseException:  # noqa: BLE001  (what no limit must be stopped by)
+            ctx.measure("caught")
+
+
+def catch_once(ctx: Any) -> None:
+    with contextlib.suppress(BaseException):
+        time.sleep(1.0)
+
+
+@pytest.mark.parametrize("step", [catch_errors, catch_everything, catch_once])
+def test_a_step_that_catches_all_exceptions_is_interrupted_too(step: Any) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    text = failure(Doing(step), Doing(lambda ctx: None), timeout_s=0.01)
+    assert text == "0 WorldError it took longer than 0.01 s, the world's timeout_s for a member's step"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0) and signal.getsignal(signal.SIGALRM) is before
 
 
 @pytest.mark.parametrize(
