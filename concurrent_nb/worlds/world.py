@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,7 +29,7 @@ from concurrent_nb.worlds.step_driver import StepDriver, StepOrders, WorkerAnswe
 from concurrent_nb.worlds.step_record import Step
 from concurrent_nb.worlds.world_display import WorldDisplay
 from concurrent_nb.worlds.world_state import WorldState
-from concurrent_nb.worlds.world_system import WorldEnd, WorldSystem
+from concurrent_nb.worlds.world_system import REPORTED_STEP, WorldEnd, WorldSystem
 from concurrent_nb.worlds.world_trace import events_of
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ class World:
                 may be so many steps ahead of others, and messages arrive as soon as they can. Then the result depends
                 on the speed of the workers.
             resolution: steps between two barriers. Messages and what is written arrive at barriers only.
-            view: called several times a second with the last step and the shared data; what it returns is shown.
+            view: called several times a second with the last step and the shared data; what it returns is shown. With
+                `in_cluster` it is called at the end.
             show: show the progress; None: in a notebook and on a terminal.
             in_cluster: drive the steps by a process of the cluster: faster if this one is far away from it. The world
                 changes when all of them are made.
@@ -183,9 +184,10 @@ class World:
         if not _is_integer(steps, 1):
             raise ConfigurationError(f"steps must be an integer of at least 1, not {steps!r}")
         _check_pace(slack, resolution)
+        display = WorldDisplay(steps, self._state.step, view, show)
         if in_cluster:
-            return self._run_in_cluster(steps, slack, resolution)
-        display = self._display = WorldDisplay(steps, self._state.step, view, show)
+            return self._run_in_cluster(steps, slack, resolution, display)
+        self._display = display
         last = None
         try:
             for last in self._made(steps, slack, resolution, pauses=False):
@@ -341,7 +343,7 @@ class World:
                 future._canceller(future.job_id, (future.index,))  # it runs: a member may hang
         self._open.clear()
 
-    def _run_in_cluster(self, steps: int, slack: int, resolution: int) -> Step:
+    def _run_in_cluster(self, steps: int, slack: int, resolution: int, display: WorldDisplay) -> Step:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("this world is making steps already")
         self._begin_steps(0)
@@ -351,16 +353,22 @@ class World:
             )
             run = self._app.push_tasksystem(system, name="world")
             try:
+                while wait(run.futures, LOOK_S).not_done:  # not run.result, which shows a bar of its own task
+                    if (number := run.futures[0].reported.removeprefix(REPORTED_STEP)).isdecimal():
+                        display.reached(int(number))
                 end: WorldEnd = run.result()
             except BaseException:
                 run.cancel()
                 raise
             self._state, self._driver = end.state, None
             self._history.extend(end.records)
+            if end.records:
+                display.add(end.records[-1], self._shared_for_view)
             if end.error is not None:
                 raise end.error from end.cause
             return self._last(None)
         finally:
+            display.close()
             self._end_steps()
             self._lock.release()
 

@@ -3,6 +3,7 @@
 In a notebook both are displays that are updated; on a terminal the line is rewritten.
 """
 
+import html
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from concurrent_nb.worlds.step_record import Step
 UPDATE_S: Final = 0.2
 #: seconds of a step after which the line shows what it waits for
 LATE_S: Final = 2.0
+#: between the parts of the line
+_BETWEEN: Final = " · "
 
 
 class WorldDisplay:
@@ -35,6 +38,7 @@ class WorldDisplay:
         self._display = _notebook_display()
         self._shows = (self._display is not None or sys.stderr.isatty()) if show is None else show
         self._line: Any = None
+        self._has_line = False  # something was written
         self._picture: Any = None
         self._began_s = time.monotonic()
         self._shown_s = 0.0
@@ -60,24 +64,21 @@ class WorldDisplay:
             self._shown_s = now_s
             self._write(f"waits for {what}, {self._late_s:.0f} s")
 
+    def reached(self, number: int) -> None:
+        """Show how far a run has come that is driven elsewhere: the number of its last step."""
+        if self._shows:
+            self._write(_BETWEEN.join(self._pace(number)))
+
     def close(self) -> None:
         """Show the last step, if it was not shown."""
-        if self._last is not None:
-            if not self._is_shown:
-                self._update()
-            if self._shows and self._display is None:
-                sys.stderr.write("\n")
+        if self._last is not None and not self._is_shown:
+            self._update()
+        if self._shows and self._display is None and self._has_line:
+            sys.stderr.write("\n")
 
     def text(self, step: Step) -> str:
         """Return the line."""
-        elapsed_s = max(1e-9, time.monotonic() - self._began_s)
-        done = step.number - self._first
-        parts = [
-            f"step {step.number:,} of {self._first + self._steps:,}",
-            f"{done / elapsed_s:,.1f} steps/s",
-            f"{step.members:,} members",
-            f"{step.messages:,} messages",
-        ]
+        parts = [*self._pace(step.number), f"{step.members:,} members", f"{step.messages:,} messages"]
         if step.elapsed_s > 0:
             parts.append(f"{100 * step.wait_s / step.elapsed_s:.0f} % at the barrier")
         by_slave: dict[str, tuple[int, int]] = {}
@@ -89,7 +90,12 @@ class WorldDisplay:
                 f"{slave}: {members:,} members, {messages:,} messages"
                 for slave, (members, messages) in by_slave.items()
             ]
-        return " · ".join(parts)
+        return _BETWEEN.join(parts)
+
+    def _pace(self, number: int) -> list[str]:
+        elapsed_s = max(1e-9, time.monotonic() - self._began_s)
+        steps_per_s = (number - self._first) / elapsed_s
+        return [f"step {number:,} of {self._first + self._steps:,}", f"{steps_per_s:,.1f} steps/s"]
 
     def _update(self) -> None:
         assert self._last is not None
@@ -106,13 +112,21 @@ class WorldDisplay:
                 self._picture.update(picture)
 
     def _write(self, text: str) -> None:
+        self._has_line = True
+        content = {"text/plain": text, "text/html": line_html(text)}
         if self._display is None:
             sys.stderr.write(f"\r{text}\033[K")
             sys.stderr.flush()
         elif self._line is None:
-            self._line = self._display({"text/plain": text}, raw=True, display_id=True)
+            self._line = self._display(content, raw=True, display_id=True)
         else:
-            self._line.update({"text/plain": text}, raw=True)
+            self._line.update(content, raw=True)
+
+
+def line_html(text: str) -> str:
+    """Return the line as HTML, which is broken between its parts where there is no room for all of them."""
+    parts = (html.escape(part) for part in text.split(_BETWEEN))
+    return "".join(f'<span style="display:inline-block;margin-right:1.2em">{part}</span>' for part in parts)
 
 
 def _notebook_display() -> Any:

@@ -20,6 +20,8 @@ from concurrent_nb.worlds.world_state import WorldState
 RECORDS_MAX = 10_000
 #: seconds between two reports of the progress
 REPORT_S = 0.2
+#: what is reported, before the number of the step
+REPORTED_STEP = "step "
 
 
 class WorldEnd(NamedTuple):
@@ -89,7 +91,7 @@ class WorldSystem(ITaskSystem):
         if self._records and now_s - self._reported_s >= REPORT_S:
             self._reported_s = now_s
             step, steps = self._records[-1].number, self._run[0]
-            notes.report(min(1.0, max(0.0, (step - self._first) / steps)), f"step {step}")
+            notes.report(min(1.0, max(0.0, (step - self._first) / steps)), f"{REPORTED_STEP}{step}")
 
     def is_complete(self, master: MasterHandle) -> bool:
         """Return whether all steps are made, or an error has ended them."""
