@@ -331,6 +331,7 @@ class World:
                 future = self._app.submit(step_task.run_order, number, table)
                 self._open.add(future)
                 future.add_done_callback(partial(self._ended, each.batch))
+            table.release()
 
     def _ended(self, batch: int, future: Any) -> None:
         self._answers.put((batch, future))

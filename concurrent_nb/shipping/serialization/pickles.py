@@ -13,7 +13,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from concurrent_nb.shipping.serialization.random_streams import Mode
 
@@ -42,6 +42,13 @@ def is_small(value: object) -> bool:
     return kind in SMALL_ATOMS or (kind is tuple and SMALL_ATOMS.issuperset(map(type, value)))  # type: ignore[call-overload]
 
 
+class MemoryLease(Protocol):
+    """Keeps shared memory."""
+
+    def end(self, *, clean: bool) -> None:
+        """Keep it no longer. `clean`: no process refers to it because of this lease."""
+
+
 class Shared:
     """A value in shared memory, made by `ApplicationNode.put`.
 
@@ -50,7 +57,7 @@ class Shared:
     The value is that of the time of `put`. It is kept as long as this object exists.
     """
 
-    def __init__(self, body: Buffer, buffers: Sequence[Buffer], lease: object, text: str) -> None:
+    def __init__(self, body: Buffer, buffers: Sequence[Buffer], lease: "MemoryLease | None", text: str) -> None:
         self._body = body
         self._buffers = buffers
         self._lease = lease
@@ -58,6 +65,15 @@ class Shared:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load_shared, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
+
+    def release(self) -> None:
+        """Let the memory be used again as soon as the tasks have ended that were submitted with this object.
+
+        It must not be an argument any more. What becomes garbage without this is closed then, and not used again.
+        """
+        self._body, self._buffers, lease, self._lease = b"", (), self._lease, None
+        if lease is not None:
+            lease.end(clean=True)
 
     def __repr__(self) -> str:
         return f"<shared {self._text}>"
