@@ -40,6 +40,8 @@ REPEATED_S: Final = 10.0
 LOG_BYTES_MAX: Final = 256 << 20
 #: groups are divided anew at a checkpoint if the slowest takes this much longer than the mean
 UNEVEN: Final = 1.15
+#: ... and if that is worth it: opening the members elsewhere takes as long as so many checkpoints
+DIVIDING_CHECKPOINTS: Final = 5
 #: steps after which a group that is on a worker with too many may move without a checkpoint
 SHORT_LOG: Final = 20
 
@@ -144,7 +146,9 @@ class StepDriver:
         self._since_checkpoint = 0
         self._step_s = 0.0  # a moving average
         self._collect_s = 0.0
-        self._unevenness = 1.0
+        self._unevenness = 1.0  # a moving average
+        self._group_s = 0.0  # what a group takes for a step, a moving average
+        self._divided = state.step  # the step before which groups were divided
 
     def start(self, steps: int, slack: int = 0, resolution: int = 1, collects_last: bool = False) -> list[StepOrders]:
         """Begin a run; return its first orders. What an earlier run has left unfinished is forgotten.
@@ -204,6 +208,7 @@ class StepDriver:
         self._barred.clear()
         self._misses.clear()
         self._unevenness = 1.0
+        self._divided = self.state.step
 
     def answered(self, batch: int, answer: WorkerAnswer) -> list[StepOrders]:
         """Take an answer; return further orders."""
@@ -360,7 +365,8 @@ class StepDriver:
         mean_s = sum(each.elapsed_s for each in shares) / len(shares)
         if mean_s > 0:
             ratio = max(each.elapsed_s for each in shares) / mean_s
-            self._unevenness = 0.7 * self._unevenness + 0.3 * ratio
+            self._unevenness = 0.9 * self._unevenness + 0.1 * ratio
+            self._group_s = mean_s if not self._group_s else 0.9 * self._group_s + 0.1 * mean_s
         slowest = max(outputs, key=lambda output: output.slowest_s)
         self.records.append(
             Step(
@@ -494,7 +500,11 @@ class StepDriver:
             return False
         if len(state.groups) < min(self._groups, state.count):
             return True
-        return len(state.groups) > 1 and self._unevenness > UNEVEN
+        if len(state.groups) < 2 or self._unevenness <= UNEVEN:
+            return False
+        # It is not known how many steps come after this run: as many as since the groups were divided last.
+        coming = max(self.target - state.step, state.step - self._divided)
+        return (self._unevenness - 1.0) * self._group_s * coming > DIVIDING_CHECKPOINTS * self._collect_s
 
     def _spread(self) -> None:
         """Let a group move from the worker that has most to one that has two less, or none at all."""

@@ -65,17 +65,28 @@ class SeparatePickler:
 
     def __init__(self, table: dict[bytes, Sequence[bytes]] | None = None) -> None:
         self.table: dict[bytes, Sequence[bytes]] = {} if table is None else table
+        self._stream = io.BytesIO()
+        self._pickler: _TablePickler | None = None  # one for all, as making one takes a third of the time
 
     def dumps(self, thing: Any) -> bytes:
         """Pickle an object. Raises whatever its own pickling raises."""
-        stream = io.BytesIO()
+        stream, pickler = self._stream, self._pickler
+        self._pickler = None  # not used again after an error, nor by an object that pickles others while it is pickled
+        if pickler is None:
+            stream = self._stream = io.BytesIO()
+            pickler = _TablePickler(stream, self)
         try:
-            _TablePickler(stream, self).dump(thing)
+            pickler.dump(thing)
         except (pickle.PicklingError, TypeError, AttributeError):
             # It has a part that only the other pickler knows, which repeats classes in each pickle.
             body, buffers = pickles.dumps(thing, least_bytes=pickles.OUT_OF_BAND_BYTES)
             return body if not buffers else pickle.dumps(_Whole(body, buffers), 5)
-        return stream.getvalue()
+        body = stream.getvalue()
+        pickler.clear_memo()
+        stream.seek(0)
+        stream.truncate()
+        self._stream, self._pickler = stream, pickler
+        return body
 
     def digest_of(self, thing: Any) -> bytes:
         """Return the digest of a class or function; add it to the table."""
@@ -110,11 +121,16 @@ class _TablePickler(pickle.Pickler):
     def __init__(self, stream: io.BytesIO, owner: SeparatePickler) -> None:
         super().__init__(stream, 5)
         self._owner = owner
+        self._digests: dict[Any, bytes | None] = {}  # of classes and functions; None: it can be imported
 
     def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, (type, types.FunctionType)) and not is_importable(thing):
-            return find_entry, (self._owner.digest_of(thing),)
-        return NotImplemented
+        if not isinstance(thing, (type, types.FunctionType)):
+            return NotImplemented
+        try:
+            digest = self._digests[thing]
+        except KeyError:
+            digest = self._digests[thing] = None if is_importable(thing) else self._owner.digest_of(thing)
+        return NotImplemented if digest is None else (find_entry, (digest,))
 
 
 def loads(body: bytes, table: Table) -> Any:

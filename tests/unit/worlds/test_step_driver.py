@@ -191,6 +191,16 @@ def test_groups_that_are_uneven_are_divided_anew_by_what_members_cost() -> None:
     assert state.first_ids.tolist() == [0, 1]
 
 
+def test_uneven_groups_are_divided_anew_if_enough_steps_follow() -> None:
+    state = WorldState(WorldTerms(1, "stop", 100, None), packed([Idle() for _ in range(8)]), {}, {}, 2)
+    driver = StepDriver(b"world", state, 2, 2, 1000, lambda: 0.0)
+    driver._unevenness, driver._group_s, driver._collect_s = 1.2, 0.01, 0.02
+    driver.start(40)
+    assert driver._unevenness == 1.2, "40 steps gain 0.08 s, and opening the members elsewhere takes 0.1 s"
+    driver.start(60)
+    assert driver._unevenness == 1.0
+
+
 def test_groups_spread_when_one_worker_has_all() -> None:
     state = WorldState(WorldTerms(1, "stop", 100, None), packed([Idle() for _ in range(8)]), {}, {}, 2)
     virtual = VirtualWorkers(2, 3)
