@@ -1,10 +1,11 @@
 """A world of 10,000 members with 10 messages each a step, beside Mesa on one core and actors of Ray. 2 workers.
 
-    python -m benchmarks.worlds [--rounds 5] [--steps 40] [--members 10000] [mesa] [mesa_in_order] [ray]
+    python -m benchmarks.worlds [--rounds 5] [--steps 100] [--members 10000] [mesa] [mesa_in_order] [ray]
 
 Each member takes the mean of its inbox and sends its value to ten others. Every round measures all of them in turn, and
-also the CPU time of all processes of each. Before that a small world is made by all of them, and its values must be the
-same (but for `mesa`, whose order is random).
+also the CPU time of all processes of each. Our steps end with a checkpoint of all members, so that a few steps are
+slower than many. Before that a small world is made by all of them, and its values must be the same (but for `mesa`,
+whose order is random).
 
 Promised: at least 1.5 x Mesa: with `shuffle_do`, as its documentation does, and with the members in their order.
 """
@@ -217,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peers", nargs="*", default=[], help=", ".join(PEERS) + "; default: those that are installed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--members", type=int, default=10_000)
     options = parser.parse_args()
     peers = options.peers or [name for name, package in PEERS.items() if importlib.util.find_spec(package)]
