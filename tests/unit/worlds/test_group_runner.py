@@ -149,7 +149,9 @@ def test_members_that_take_microseconds_are_timed_one_by_one_in_some_steps() -> 
     def take(ctx: Any) -> None:
         passed[0] += late.get(ctx.step, 1e-6) if ctx.id == 1 else 1e-6
 
-    world = OneGroup(*[Doing(take) for _ in range(4)], clock=lambda: passed[0])
+    world = OneGroup(*[Doing(None) for _ in range(4)], clock=lambda: passed[0])
+    for member in world.members:
+        member.what = take  # not before, as a closure is copied
     assert [world.step().slowest >= 0 for _ in range(17)] == [step in (1, 8, 16) for step in range(1, 18)]
     late |= {18: 0.7, 19: 0.6, 24: 0.9}
     outputs = [world.step() for _ in range(8)]
@@ -344,7 +346,8 @@ def test_a_member_that_cannot_be_pickled_for_a_checkpoint_fails(on_error: str) -
     def keep_lock(ctx: Any) -> None:
         world.members[0].got.append(threading.Lock())
 
-    world = OneGroup(Doing(keep_lock), Doing(lambda ctx: ctx.send(0, 1)), on_error=on_error)
+    world = OneGroup(Doing(None), Doing(lambda ctx: ctx.send(0, 1)), on_error=on_error)
+    world.members[0].what = keep_lock
     inputs = GroupInput(1, 1, (None,), [], NO_MEMBERS, {}, np.zeros(1, np.int64), 0, 2)
     output = world.runner.run(inputs, collect=True)
     (failed,) = output.failed

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from concurrent_nb.shipping.serialization import separate_pickles, task_main
 from concurrent_nb.shipping.serialization.sealed import Sealed, seal
 from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler, loads, loads_all
 
@@ -38,6 +39,72 @@ def test_what_was_opened_here_gets_the_same_entry_again() -> None:
     member = loads(first.dumps(local_class()(1)), first.table)
     second.dumps(member)
     assert first.table == second.table
+
+
+def class_of_a_notebook() -> tuple[Any, dict[str, Any]]:
+    names: dict[str, Any] = {"__name__": "__main__", "RATE": 1}
+    code = "class Cell:\n    speed = 1\n    def get(self):\n        return self.speed, RATE\n"
+    exec(code, names)
+    return names["Cell"], names
+
+
+def test_a_class_that_was_changed_and_one_that_uses_a_changed_variable_travel_anew() -> None:
+    kind, names = class_of_a_notebook()
+    tables = []
+    for rate in range(3):
+        pickler = SeparatePickler()
+        assert loads(pickler.dumps(kind()), pickler.table).get() == (kind.speed, names["RATE"])
+        pickler.dumps(kind())
+        (digest,) = pickler.table
+        tables.append(digest)
+        names["RATE"], kind.speed = 2, 1 + rate
+    assert len(set(tables)) == 3
+
+
+def test_a_worker_has_the_latest_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, names = class_of_a_notebook()
+    packed = []
+    for speed in (1, 2):
+        kind.speed = names["RATE"] = speed
+        pickler = SeparatePickler()
+        packed.append((pickler.dumps(kind()), pickler.table))
+    monkeypatch.setattr(separate_pickles, "_opened", {})  # as in another process
+    monkeypatch.setattr(task_main.CURRENT, "module", task_main.new_module())
+    for (body, table), expected in zip(packed, (1, 2), strict=True):
+        opened = loads(body, table)
+        assert opened.get() == (expected, expected)
+        again = SeparatePickler()
+        again.dumps(opened)
+        assert again.table == table
+
+
+def new_counter() -> Any:
+    count = 0
+
+    def counter() -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return counter
+
+
+def test_functions_with_a_state_are_parts_of_their_objects() -> None:
+    kind = local_class()
+    one, other = kind(new_counter()), kind(new_counter())
+    pickler = SeparatePickler()
+    for _ in range(3):
+        one.value()
+        again = SeparatePickler()
+        one, other = loads_all([again.dumps(one), again.dumps(other)], again.table)
+        assert type(one) is kind and len(again.table) == 1
+    assert one.value() == 4 and other.value() == 1
+    one.value = lambda: one
+    opened = loads(pickler.dumps(one), pickler.table)
+    assert opened is not one and opened.value() is opened
+    one.value = lambda known=[]: known.append(1) or len(known)
+    opened = loads(pickler.dumps(one), pickler.table)
+    assert (one.value(), one.value(), opened.value()) == (1, 2, 1)
 
 
 def test_functions_and_importable_classes() -> None:
