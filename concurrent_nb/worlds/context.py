@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concurrent_nb.errors import WorldError
+from concurrent_nb.shipping.serialization.pickles import is_small
 from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler
 from concurrent_nb.worlds.mail import NO_IDS, MemberInbox
 from concurrent_nb.worlds.member_outbox import MemberOutbox
-from concurrent_nb.worlds.shared_values import Contribution, SharedStore, is_protected
+from concurrent_nb.worlds.shared_values import Contribution, SharedStore
 
 if TYPE_CHECKING:
     from concurrent_nb.worlds.mail import Ids
@@ -52,7 +53,7 @@ class StepContext:
         self._writes: dict[str, list[tuple[int, Any, Any, int]]] = {}  # by name: flat indexes or None, value
         self._measured: dict[str, list[tuple[int, float, int]]] = {}
         self._born: list[tuple[int, bytes, str, int]] = []
-        self._pickler = SeparatePickler()  # of those who are born
+        self._pickler = SeparatePickler()  # of those who are born, and of what is written to values
         self._left: list[int] = []
         self._readers: dict[str, list[int]] = {}
         #: Send a value to a member, by its id or name, or to several. It is in their inbox in the next step; each gets
@@ -79,7 +80,7 @@ class StepContext:
         Raises WorldError if the world shares no data of that name.
         """
         value = self._shared.read(name)
-        if not is_protected(value):
+        if self._shared.is_guarded(name):
             self._readers.setdefault(name, []).append(self.id)
         return value
 
@@ -91,13 +92,17 @@ class StepContext:
             value: what to write.
             at: of an array: the index of a cell, or of several; None: all of it.
 
-        Raises WorldError if there is no such datum, IndexError, and TypeError for a value that does not fit an array.
+        The value is copied now: changing it afterwards changes nothing that is shared.
+
+        Raises WorldError if there is no such datum, IndexError, TypeError for a value that does not fit an array, and
+        whatever pickling the value raises.
         """
         datum = self._shared.find(name)
         if not datum.is_array:
             if at is not None:
                 raise TypeError(f"{name!r} is no array, so it has no cells to write at")
-            self._writes.setdefault(name, []).append((self.id, None, value, self.step))
+            kept = value if is_small(value) else self._pickler.dumps(value)
+            self._writes.setdefault(name, []).append((self.id, None, kept, self.step))
             return
         flat = self._shared.flat(name, ... if at is None else at)
         given = np.asarray(value)
@@ -105,7 +110,7 @@ class StepContext:
             given.dtype.kind in "iub" and datum.value.dtype.kind in "iuf"
         ):
             raise TypeError(f"{name!r} is an array of {datum.value.dtype}, which cannot take a value of {given.dtype}")
-        if given.ndim:
+        if isinstance(value, np.ndarray) or given.ndim:
             value = np.broadcast_to(given, np.shape(flat)).copy()  # as it is now, and if it fits
         self._writes.setdefault(name, []).append((self.id, flat, value, self.step))
 
@@ -144,6 +149,9 @@ class StepContext:
         """Add a value to a statistic of this step, which `Step.stats` has: count, sum, least and largest."""
         self._measured.setdefault(name, []).append((self.id, float(value), self.step))
 
+    def __reduce__(self) -> Any:
+        raise TypeError("ctx and its methods cannot be kept or sent: use them in the step only")
+
     # --------------------------------------------------------------------------------------------------- for the group
 
     def _find(self, name: str) -> int:
@@ -177,11 +185,17 @@ class StepContext:
         datum = self._shared.find(name)
         writers = np.array([member for member, *_ in written], np.int64)
         if not datum.is_array:
-            return Contribution(writers, [value for _, _, value, _ in written], None)
+            return Contribution(writers, [value for _, _, value, _ in written], None, self._pickler.table)
         kind = datum.value.dtype
         if all(isinstance(flat, np.integer) for _, flat, *_ in written):  # single cells
-            values = np.array([value for _, _, value, _ in written]).astype(kind)
-            return Contribution(writers, values, np.array([flat for _, flat, *_ in written], np.int64))
+            single = [value for _, _, value, _ in written]
+            values = np.array(single)
+            if len(set(map(type, single))) > 1 or values.dtype.kind not in "if":
+                # Each by itself: what it is converted to must not depend on what others have written.
+                values = np.array([np.asarray(value).astype(kind) for value in single])
+            return Contribution(
+                writers, values.astype(kind, copy=False), np.array([flat for _, flat, *_ in written], np.int64)
+            )
         cells = [np.ravel(flat) for _, flat, *_ in written]
         parts = [np.broadcast_to(np.asarray(v), np.shape(flat)).ravel().astype(kind) for _, flat, v, _ in written]
         counts = [len(each) for each in cells]

@@ -196,6 +196,7 @@ class GroupRunner:
             self._add(inputs.born)
         context = self._context
         context._next_id = inputs.next_id
+        context._pickler = separate_pickles.SeparatePickler()
         context._mail = MemberInbox(self._packs(inputs), self._ids, self._mail)
         self._mail = context._mail
         undelivered = context._mail.undelivered
@@ -277,6 +278,7 @@ class GroupRunner:
         """Call all members; return the seconds that each took, or nothing if they were not timed one by one."""
         context, clock, timer = self._context, self._clock, self._timer
         outbox, is_limited = context._outbox, self._timer.is_limited
+        is_dropping = self._terms.on_error == "drop"  # so it must be known who has changed shared data
         context.send, end_member = outbox.send, outbox.end_member
         # What follows is done for each member, so it calls nothing that it can do itself.
         numbers, inbox, slices = self._ids.tolist(), context._mail.values, context._mail.slices
@@ -297,6 +299,10 @@ class GroupRunner:
                 failed.append(_failure(context.id, step, error))
                 if self._terms.on_error == "stop":
                     break
+            if is_dropping and context._readers and (change := self._shared_change()):
+                context._drop_member()
+                if not failed or (failed[-1].member, failed[-1].step) != (context.id, step):
+                    failed.append(FailedMember(context.id, step, "", change[0], ""))
             end_member()
             if is_timed:
                 add_time(clock())

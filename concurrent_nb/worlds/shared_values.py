@@ -8,14 +8,17 @@
 Contributions are merged one after another in the order of the members, so sums of floats are the same for any groups.
 """
 
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from concurrent_nb.errors import ConfigurationError, WorldError
-from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
+from concurrent_nb.shipping.serialization import separate_pickles
+from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 
 #: named rules
 RULES: Final = ("last", "sum", "min", "max", "concat")
@@ -38,21 +41,27 @@ class Contribution(NamedTuple):
     """What the members of a group have written to one datum, in their order."""
 
     writers: np.ndarray[Any, Any]  #: ids of members, one for each value
-    values: Any  #: of an array: an array; else a list
+    values: Any  #: of an array: an array; else a list: bytes are pickles
     at: np.ndarray[Any, Any] | None  #: flat indexes, of an array
+    table: separate_pickles.Table | None = None  #: of the pickles
+
+    def opened(self) -> list[Any]:
+        """Return the values, if they are not those of an array."""
+        table = self.table or {}
+        return [separate_pickles.loads(each, table) if type(each) is bytes else each for each in self.values]
 
 
 class SharedDatum:
-    """A declared datum: a value and the rule that merges what members write to it."""
+    """A declared datum: a value and the rule that merges what members write to it.
 
-    def __init__(self, value: Any, merge: Rule) -> None:
+    Args:
+        is_array: whether its cells are written one by one.
+    """
+
+    def __init__(self, value: Any, merge: Rule, is_array: bool = False) -> None:
         self.value = value
         self.merge = merge
-
-    @property
-    def is_array(self) -> bool:
-        """Whether its cells are written one by one."""
-        return isinstance(self.value, np.ndarray)
+        self.is_array = is_array  # also if a rule makes an array of a value later, it is none
 
 
 def shared_array(array: Any, merge: Rule = None) -> SharedDatum:
@@ -83,7 +92,7 @@ def shared_array(array: Any, merge: Rule = None) -> SharedDatum:
         raise ConfigurationError("a shared array has numbers, not objects: use shared_value for objects")
     if merge == "concat":
         raise ConfigurationError('merge="concat" is for a shared_value: an array keeps its size')
-    return SharedDatum(array, checked_rule(merge))
+    return SharedDatum(array, checked_rule(merge), is_array=True)
 
 
 def shared_value(value: Any, merge: Rule = None) -> SharedDatum:
@@ -99,14 +108,16 @@ def shared_value(value: Any, merge: Rule = None) -> SharedDatum:
     4
 
     Args:
-        value: the first value.
+        value: the first value; the world gets a copy of it.
         merge: what becomes of what members write in a step: "sum" adds it to the value, "min" and "max" keep the least
             or largest of it and the value, "last" keeps what the last member has written, "concat" appends each to the
-            value, a list. A function is called with the value and the list of what was written in the order of the
-            members, and returns the new value. None: two members that write it in a step are an error.
+            value, a list. A function is called with a copy of the value and the list of what was written in the order
+            of the members, and returns the new value. None: two members that write it in a step are an error.
 
     Raises ConfigurationError for another rule.
     """
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return shared_array(value, merge)
     if merge == "concat" and not isinstance(value, list):
         raise ConfigurationError(f'merge="concat" appends to a list, and this value is a {type(value).__name__}')
     return SharedDatum(value, checked_rule(merge))
@@ -120,18 +131,30 @@ def checked_rule(merge: Rule) -> Rule:
 
 
 def declared(shared: Mapping[str, Any] | None) -> dict[str, SharedDatum]:
-    """Return declarations by name; arrays and values without one have no rule. Raises ConfigurationError."""
+    """Return declarations by name, with copies of the values; arrays and values without one have no rule.
+
+    Raises ConfigurationError, and NotPicklable for a value or rule that cannot be sent.
+    """
     found: dict[str, SharedDatum] = {}
     if not isinstance(shared, Mapping | None):
         raise ConfigurationError(f"shared data are in a dictionary by name, not in a {type(shared).__name__}")
     for name, value in (shared or {}).items():
         if not isinstance(name, str):
             raise ConfigurationError(f"shared data have names, and {name!r:.50} is not a string")
-        if isinstance(value, SharedDatum):
-            found[name] = value
-        else:
-            found[name] = shared_array(value) if isinstance(value, np.ndarray) else shared_value(value)
+        datum = value if isinstance(value, SharedDatum) else shared_value(value)
+        copied(name, datum.merge)
+        found[name] = SharedDatum(copied(name, datum.value), datum.merge, datum.is_array)
     return found
+
+
+def copied(name: str, value: Any) -> Any:
+    """Return a copy of a value of a datum. Raises NotPicklable if it cannot be sent."""
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        return np.array(value, order="C")
+    try:
+        return separate_pickles.copy_of(value)
+    except Exception as error:  # the object's own pickling may raise anything
+        raise NotPicklable(describe_failure(f"shared data {name!r}", value, error)) from error
 
 
 class SharedStore:
@@ -142,10 +165,11 @@ class SharedStore:
     """
 
     def __init__(self, data: Mapping[str, SharedDatum]) -> None:
-        self._data = {name: SharedDatum(datum.value, datum.merge) for name, datum in data.items()}
+        self._data = {name: SharedDatum(datum.value, datum.merge, datum.is_array) for name, datum in data.items()}
         self._borrowed = {name for name, datum in data.items() if datum.is_array}  # arrays that others have, too
         self._read_only: dict[str, Any] = {}
-        self._pickles: dict[str, bytes] = {}  # of values that cannot be made read-only, when they were first read
+        # Of values that cannot be made read-only, when they were first read.
+        self._pickles: dict[str, tuple[bytes, separate_pickles.Table]] = {}
         self._indexes: dict[str, np.ndarray[Any, Any]] = {}
 
     @property
@@ -166,15 +190,16 @@ class SharedStore:
             return self._read_only[name]
         except KeyError:
             datum = self.find(name)
-            if datum.is_array:
-                value = datum.value.view()
-                value.flags.writeable = False
-            else:
-                value = read_only(datum.value)
-                if not is_protected(value):
-                    self._pickles[name] = pickles.dumps(value)[0]
+            value = read_only(datum.value)
+            self._pickles.pop(name, None)
+            if not datum.is_array and not is_protected(value):
+                self._pickles[name] = _pickle_of(datum.value)
             self._read_only[name] = value
             return value
+
+    def is_guarded(self, name: str) -> bool:
+        """Return whether readers of a datum, which has been read, can change it, so that `restore` must be called."""
+        return name in self._pickles
 
     def find(self, name: str) -> SharedDatum:
         """Return a datum. Raises WorldError if there is none of that name."""
@@ -197,9 +222,9 @@ class SharedStore:
 
         For values of classes whose objects cannot be made read-only; those were pickled when they were first read.
         """
-        if name not in self._pickles or pickles.dumps(self._data[name].value)[0] == self._pickles[name]:
+        if name not in self._pickles or _pickle_of(self._data[name].value) == self._pickles[name]:
             return False
-        self._data[name].value = pickles.loads_result(self._pickles[name])
+        self._data[name].value = separate_pickles.loads(*self._pickles[name])
         self._read_only.pop(name, None)
         return True
 
@@ -238,6 +263,11 @@ class SharedStore:
                 datum.value = np.array(datum.value if isinstance(new, Cells) else new, order="C")
                 self._borrowed.discard(name)
                 self._read_only.pop(name, None)
+            elif datum.is_array and (view := self._read_only.pop(name, None)) is not None:
+                if _references(datum, view) > _REFERENCES:  # a reader keeps it, and it must stay as it was
+                    datum.value = np.array(datum.value if isinstance(new, Cells) else new, order="C")
+                else:
+                    self._read_only[name] = view
             if isinstance(new, Cells):
                 datum.value.reshape(-1)[new.at] = new.values
             elif datum.is_array:
@@ -245,6 +275,22 @@ class SharedStore:
             else:
                 datum.value = new
                 self._read_only.pop(name, None)
+
+
+def _pickle_of(value: Any) -> tuple[bytes, separate_pickles.Table]:
+    pickler = separate_pickles.SeparatePickler()
+    return pickler.dumps(value), pickler.table
+
+
+def _references(datum: SharedDatum, view: Any) -> int:
+    """Return how many references there are to an array and to a view of it. Views of a view refer to the array."""
+    return sys.getrefcount(datum.value) + sys.getrefcount(view)
+
+
+def _references_without_readers() -> int:
+    datum = SharedDatum(np.zeros(1), None, is_array=True)
+    view = read_only(datum.value)
+    return _references(datum, view)
 
 
 def _merged_array(name: str, datum: SharedDatum, written: Sequence[Contribution]) -> Any:
@@ -287,10 +333,10 @@ def _refuse_second_writer(name: str, at: np.ndarray[Any, Any], writers: np.ndarr
 
 
 def _merged(name: str, datum: SharedDatum, written: Sequence[Contribution]) -> Any:
-    values = [value for each in written for value in each.values]
+    values = [value for each in written for value in each.opened()]
     rule, value = datum.merge, datum.value
     if callable(rule):
-        return rule(value, values)
+        return rule(separate_pickles.copy_of(value), values)
     if rule == "concat":
         return [*value, *values]
     if rule == "sum":
@@ -312,8 +358,15 @@ def _merged(name: str, datum: SharedDatum, written: Sequence[Contribution]) -> A
 
 
 def is_protected(value: Any) -> bool:
-    """Return whether what `read_only` has returned is read-only."""
-    return type(value).__module__ in ("builtins", "numpy")
+    """Return whether what `read_only` has returned is read-only, with all of its parts."""
+    kind = type(value)
+    if kind is types.MappingProxyType:
+        return all(map(is_protected, value.values()))
+    if kind in (tuple, frozenset):
+        return all(map(is_protected, value))
+    if isinstance(value, np.ndarray):
+        return kind is np.ndarray and not value.dtype.hasobject
+    return kind in SMALL_ATOMS or kind is bytes or isinstance(value, np.generic | type | types.FunctionType)
 
 
 def read_only(value: Any) -> Any:
@@ -330,3 +383,7 @@ def read_only(value: Any) -> Any:
         view.flags.writeable = False
         return view
     return value
+
+
+#: references to an array, and to the view of it that is given to readers, if no reader keeps it
+_REFERENCES: Final = _references_without_readers()

@@ -20,11 +20,11 @@ import numpy as np
 
 from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
 from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
-from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler, loads_all
+from concurrent_nb.shipping.serialization.separate_pickles import SeparatePickler, copy_of, loads_all
 from concurrent_nb.worlds import step_task
 from concurrent_nb.worlds.context import why_step_does_nothing
 from concurrent_nb.worlds.group_runner import GroupRunner, MemberPack, WorldTerms
-from concurrent_nb.worlds.shared_values import declared, read_only
+from concurrent_nb.worlds.shared_values import copied, declared
 from concurrent_nb.worlds.step_driver import StepDriver, StepOrders, WorkerAnswer
 from concurrent_nb.worlds.step_record import Step
 from concurrent_nb.worlds.world_display import WorldDisplay
@@ -85,7 +85,7 @@ class World:
 
     Raises:
         ConfigurationError: there are no members, one has no `step`, or an option has a value that is not allowed.
-        NotPicklable: a member cannot be sent.
+        NotPicklable: a member or a shared datum cannot be sent.
     """
 
     def __init__(
@@ -396,10 +396,10 @@ class World:
     def shared(self) -> dict[str, Any]:
         """Copies of the shared data, as they are after the last step."""
         data = self._state.shared.data
-        return {name: np.array(datum.value) if datum.is_array else datum.value for name, datum in data.items()}
+        return {name: np.array(datum.value) if datum.is_array else copy_of(datum.value) for name, datum in data.items()}
 
     def _shared_for_view(self) -> Mapping[str, Any]:
-        return {name: read_only(datum.value) for name, datum in self._state.shared.data.items()}
+        return {name: self._state.shared.read(name) for name in self._state.shared.data}
 
     @property
     def members(self) -> dict[Any, Any]:
@@ -464,10 +464,14 @@ class World:
         return self._change(change)
 
     def write(self, name: str, value: Any) -> None:
-        """Replace a shared datum. Raises WorldError if there is none, and ValueError if it does not fit an array.
+        """Replace a shared datum by a copy of a value.
 
         It may be called at any time, also while another thread makes steps.
+
+        Raises WorldError if there is none, ValueError if it does not fit an array, and NotPicklable if it cannot be
+        sent.
         """
+        value = copied(name, value)
         self._change(lambda: self._state.write(name, value))
 
     def _change(self, change: Callable[[], R]) -> R:

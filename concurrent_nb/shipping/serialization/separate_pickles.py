@@ -3,6 +3,7 @@
     SeparatePickler.dumps(thing) --> bytes, in which classes and functions that cannot be imported are digests
     SeparatePickler.table        --> digest: the pickle of that class or function
     loads(bytes, table)          --> the object
+    copy_of(thing)               --> another one, as if it had travelled
 
 No two objects share a part after this, so that it does not matter which of them are pickled by one process: a member of
 a world behaves the same wherever it lives. A class of `__main__` takes some kilobytes, which each of thousands of
@@ -185,3 +186,11 @@ def loads_all(bodies: Sequence[bytes], table: Table) -> list[Any]:
     """Unpickle many objects of `SeparatePickler.dumps`. Raises as `loads`."""
     _open.table = table
     return [pickle.loads(body) for body in bodies]
+
+
+def copy_of(thing: Any) -> Any:
+    """Return a copy that shares nothing with `thing`. Raises whatever its own pickling raises."""
+    if pickles.is_small(thing):
+        return thing
+    pickler = SeparatePickler()
+    return loads(pickler.dumps(thing), pickler.table)

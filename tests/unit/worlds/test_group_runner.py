@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb.errors import ConfigurationError, WorldError
+from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
 from concurrent_nb.worlds.group_runner import NO_MEMBERS, Adoption, GroupInput, GroupOutput, GroupRunner, WorldTerms
 from concurrent_nb.worlds.mail import MessagePack
 from concurrent_nb.worlds.shared_values import SharedStore, declared, shared_array, shared_value
@@ -291,6 +291,7 @@ def test_a_step_that_catches_all_exceptions_is_interrupted_too(step: Any) -> Non
         ([1], lambda value: value.append(2)),
         ({1}, lambda value: value.add(2)),
         ({"a": {"b": 1}}, lambda value: value["a"].clear()),
+        ((np.zeros(3), [np.zeros(3)]), lambda value: value[1][0].fill(1)),
     ],
 )
 def test_what_may_only_be_read_refuses_changes(value: Any, change: Any) -> None:
@@ -315,6 +316,133 @@ def test_or_a_change_is_found_and_undone() -> None:
     world = OneGroup(*members, on_error="drop", shared={"settings": Settings()})
     world.step()
     assert world.runner._shared.data["settings"].value.level == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        (bytearray(3), lambda value: value.append(1)),
+        ({"a": [Settings()]}, lambda value: setattr(value["a"][0], "level", 7)),
+        ((Settings(), np.zeros(100_000)), lambda value: setattr(value[0], "level", 7)),
+    ],
+)
+def test_the_member_that_changes_a_part_of_shared_data_is_dropped(value: Any, change: Any) -> None:
+    def read_and_write(ctx: Any) -> None:
+        ctx.add("sum", 1)
+        ctx.send(1, 1)
+        ctx.read("data")
+
+    def change_it(ctx: Any) -> None:
+        change(ctx.read("data"))
+        read_and_write(ctx)
+
+    members = [Doing(read_and_write), Doing(change_it), Doing(read_and_write)]
+    shared = {"data": value, "sum": shared_value(0, merge="sum")}
+    assert "'data' was changed, and may only be read" in failure(*members, shared=shared)
+    for _ in range(2):
+        world = OneGroup(*members, on_error="drop", shared=shared)
+        output = world.step()
+        assert [each.member for each in output.failed] == [1] and output.messages == 2
+        assert world.store.data["sum"].value == 2
+
+
+def test_what_a_member_keeps_of_shared_arrays_stays_as_it_was() -> None:
+    kept: list[Any] = []
+
+    def keep(ctx: Any) -> None:
+        kept.append(ctx.read("a")[1:] if ctx.step % 2 else ctx.read("a"))
+        ctx.add("a", slice(None), 1.0)
+
+    world = OneGroup(Doing(None), shared={"a": shared_array(np.zeros(3), merge="sum")})
+    world.members[0].what = keep
+    for _ in range(5):
+        world.step()
+    assert [float(each[-1]) for each in kept] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_an_array_that_nobody_keeps_is_not_copied() -> None:
+    world = OneGroup(
+        Doing(lambda ctx: ctx.add("a", 0, ctx.read("a")[1:][0] + 1.0)),
+        shared={"a": shared_array(np.zeros(3), merge="sum")},
+    )
+    world.step()
+    world.step()
+    before = id(world.runner._shared.data["a"].value)
+    world.step()
+    assert id(world.runner._shared.data["a"].value) == before
+    assert world.store.read("a").tolist() == [3.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("what", [lambda ctx: ctx, lambda ctx: ctx.send, lambda ctx: [ctx.write]])
+def test_ctx_cannot_be_kept_sent_or_begotten(what: Any) -> None:
+    def keep(ctx: Any) -> None:
+        world.members[0].got = what(ctx)
+
+    world = OneGroup(Doing(None))
+    world.members[0].what = keep
+    world.step()
+    with pytest.raises(WorldError, match=r"member 0, after step 1: .* ctx and its methods cannot be kept or sent"):
+        world.runner.members()
+    assert "ctx and its methods" in failure(Doing(lambda ctx: ctx.send(0, what(ctx))))
+    assert "ctx and its methods" in failure(Doing(lambda ctx: ctx.spawn(Doing(what(ctx)))))
+
+
+def test_what_is_written_to_a_value_is_copied_at_once() -> None:
+    def write(ctx: Any) -> None:
+        words = ["a"]
+        ctx.write("words", words)
+        ctx.write("words", b"bytes")
+        words.append("b")
+
+    world = OneGroup(Doing(write), shared={"words": shared_value([], merge="concat")})
+    world.step()
+    assert world.store.data["words"].value == [["a"], b"bytes"]
+    assert failure(Doing(lambda ctx: ctx.write("x", threading.Lock())), shared={"x": 0}).startswith(
+        "0 TypeError cannot"
+    )
+
+
+def test_a_rule_gets_a_copy_of_the_value() -> None:
+    def append(value: list[int], written: list[int]) -> list[int]:
+        value += written
+        return value
+
+    first = [7]
+    world = OneGroup(Doing(lambda ctx: ctx.write("x", ctx.step)), shared={"x": shared_value(first, merge=append)})
+    before = world.store.copy()
+    changes = []
+    for _ in range(3):
+        world.step()
+        changes.append(world.change["x"])
+    assert changes == [[7, 1], [7, 1, 2], [7, 1, 2, 3]]
+    assert before.data["x"].value == first == [7]
+
+
+def test_a_value_that_becomes_an_array_stays_a_value() -> None:
+    world = OneGroup(Doing(lambda ctx: ctx.write("x", np.ones(2))), shared={"x": shared_value(0.0, merge="sum")})
+    changes = []
+    for _ in range(3):
+        world.step()
+        changes.append(world.change["x"])
+    assert [each.tolist() for each in changes] == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+    assert world.runner._shared.data["x"].value.tolist() == [2.0, 2.0]
+
+
+def test_what_is_written_to_cells_does_not_depend_on_what_others_write() -> None:
+    large = 2**60 + 1
+
+    def write(ctx: Any) -> None:
+        ctx.write("x", (np.uint64(large), np.int64(large), -1)[ctx.id], at=ctx.id)
+
+    world = OneGroup(*[Doing(write) for _ in range(3)], shared={"x": np.zeros(3, np.int64)})
+    world.step()
+    assert world.store.data["x"].value.tolist() == [large, large, -1]
+
+
+@pytest.mark.parametrize("datum", [threading.Lock(), shared_value(0, merge=threading.Lock().__enter__)])
+def test_shared_data_that_cannot_be_sent_are_named(datum: Any) -> None:
+    with pytest.raises(NotPicklable, match="shared data 'x'"):
+        declared({"x": datum})
 
 
 def test_a_member_that_exits_is_named() -> None:
