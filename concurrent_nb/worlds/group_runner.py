@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from concurrent_nb.errors import WorldError
+from concurrent_nb.errors import RemoteTraceback, WorldError
 from concurrent_nb.shipping.serialization import separate_pickles
 from concurrent_nb.worlds import time_limit
 from concurrent_nb.worlds.context import StepContext
@@ -75,7 +75,7 @@ class GroupInput(NamedTuple):
     first_ids: Ids  #: of all groups
     group: int  #: number of this one
     next_id: int  #: no member has an id from here on
-    doomed: Mapping[int, str] = {}  #: members that are not called, but fail: why
+    doomed: Mapping[tuple[int, int], str] = {}  #: by step and member: it is not called then, but fails: why
 
     def bare(self, known: Container[bytes]) -> "GroupInput":
         """Return the same without the routes of these keys, for a group that has them from its last step."""
@@ -163,9 +163,23 @@ class GroupRunner:
         self.sent_routes: dict[int, bytes] = {}
 
     def repeat(self, log: Sequence[GroupInput]) -> None:
-        """Make the steps of a log, which this group has made elsewhere."""
+        """Make the steps of a log, which this group has made elsewhere, without a time limit: it was in time there.
+
+        Raises WorldError if a member fails that has not failed there.
+        """
+        timer, self._timer = self._timer, MemberTimer(None)
         for inputs in log:
-            self.run(inputs)
+            for failed in self.run(inputs).failed:
+                is_new = failed.type_name and (failed.step, failed.member) not in inputs.doomed
+                if is_new or self._terms.on_error == "stop":
+                    raise WorldError(
+                        f"member {failed.member} failed when step {failed.step} was repeated, and not when it was made:"
+                        f" {failed.type_name}: {failed.text}. What a step does must depend on the member, ctx and"
+                        " shared data only, because it is repeated when a worker is lost",
+                        failed.step,
+                        failed.member,
+                    ) from (RemoteTraceback(failed.traceback) if failed.traceback else None)
+        self._timer = timer
 
     def knows(self, inputs: GroupInput) -> bool:
         """Return whether the inputs can be understood: it has the routes that were left out."""
@@ -200,8 +214,6 @@ class GroupRunner:
         context._mail = MemberInbox(self._packs(inputs), self._ids, self._mail)
         self._mail = context._mail
         undelivered = context._mail.undelivered
-        if inputs.doomed:
-            self._doom(inputs.doomed)
         failed: list[FailedMember] = []
         slowest, slowest_s = -1, -1.0
         left: list[int] = []
@@ -209,6 +221,8 @@ class GroupRunner:
             if number > inputs.step:
                 context._mail = MemberInbox((), self._ids)
             context.step = number
+            if inputs.doomed:
+                self._doom(number, inputs.doomed)
             times = self._step_all(number, failed)
             if failed and self._terms.on_error == "stop":
                 return _only_failed(number, failed, len(self._ids))
@@ -327,10 +341,10 @@ class GroupRunner:
                 return f"{name!r} was changed, and may only be read; it was read by {who}: use ctx.write", members[0]
         return None
 
-    def _doom(self, doomed: Mapping[int, str]) -> None:
-        """Have members fail in this step, in which they would kill their worker."""
-        for number, words in doomed.items():
-            for position in np.flatnonzero(self._ids == number).tolist():
+    def _doom(self, step: int, doomed: Mapping[tuple[int, int], str]) -> None:
+        """Have members fail in this step, in which they would kill their worker, or have failed before."""
+        for (its_step, number), words in doomed.items():
+            for position in np.flatnonzero(self._ids == number).tolist() if its_step == step else ():
                 self._members[position] = _Doomed(words)
 
     @property

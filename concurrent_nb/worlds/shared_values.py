@@ -10,7 +10,7 @@ Contributions are merged one after another in the order of the members, so sums 
 
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -35,6 +35,17 @@ class Cells(NamedTuple):
 
     at: np.ndarray[Any, Any]  #: flat indexes
     values: np.ndarray[Any, Any]
+
+
+def size_bytes_of(new: Any) -> int:
+    """Return about how much a part of a change takes; of a container how much its references take."""
+    if isinstance(new, Cells):
+        return int(new.at.nbytes + new.values.nbytes)
+    if isinstance(new, np.ndarray):
+        return int(new.nbytes)
+    if isinstance(new, str | bytes | bytearray):
+        return len(new)
+    return 64 + (8 * len(new) if isinstance(new, Sized) else 0)
 
 
 class Contribution(NamedTuple):

@@ -143,7 +143,6 @@ class StepDriver:
         self._collects = False
         self._reports_calls = False
         self._collects_last = False
-        self._since_checkpoint = 0
         self._step_s = 0.0  # a moving average
         self._collect_s = 0.0
         self._unevenness = 1.0  # a moving average
@@ -170,10 +169,8 @@ class StepDriver:
         self._reports_calls = False
         self._last_s = self._clock()
         self.state.is_lock_free = slack > 0
-        if self.state.is_even() and not any(group.log for group in self.state.groups):
-            self._since_checkpoint = 0
-            if not self.is_over and self._is_worth_dividing():
-                self._divide()
+        if not self.is_over and self._is_worth_dividing():
+            self._divide()
         return self._orders()
 
     @property
@@ -270,15 +267,15 @@ class StepDriver:
         step, member = map(int, found.groups())
         words = f"it kills its worker: {error}"
         group = int(np.searchsorted(self.state.first_ids, member, side="right")) - 1
-        if step != self.state.groups[group].step + 1 or self.state.terms.on_error == "stop":
+        if step <= self.state.groups[group].step or self.state.terms.on_error == "stop":
             self._stop([FailedMember(member, step, "", words, "")])
             assert self.error is not None
             self.error.__cause__ = error
             return True
         inputs = self._inputs.get(group)
-        if inputs is None or group in self._pending or member in inputs.doomed:  # so it is not this member
+        if inputs is None or group in self._pending or (step, member) in inputs.doomed:  # so it is not this member
             return False
-        self._inputs[group] = inputs._replace(doomed={**inputs.doomed, member: words})
+        self._inputs[group] = inputs._replace(doomed={**inputs.doomed, (step, member): words})
         return True
 
     def _words(self, numbers: Iterable[int]) -> str:
@@ -319,14 +316,14 @@ class StepDriver:
         self._pending[number] = (inputs, complete)
         if output.collected is not None:
             self._collect_s = max(output.collected.elapsed_s, self._collect_s * 0.9)
-        if self._slack or len(self._pending) == len(self.state.groups):
+        if self._slack or len(self._pending) == self._hindmost():
             self._commit(now_s)
 
     def _stop(self, failed: Sequence[FailedMember]) -> None:
         first = min(failed, key=lambda each: (each.step, each.member))
         what = f"{first.type_name}: {first.text}" if first.type_name else first.text
         if self.state.terms.on_error == "drop":
-            hint = ". It was not dropped, because that is possible only in the first step after a barrier"
+            hint = ". It was not dropped, because it had made that step before, in a worker that was lost"
         else:
             hint = '; with on_error="drop" it would go on without this member'
         self.error = WorldError(
@@ -354,7 +351,6 @@ class StepDriver:
         for batch in self._batches.values():
             batch.groups.difference_update(pending)
         self._reports_calls = False
-        self._since_checkpoint = 0 if outputs[0].collected is not None else self._since_checkpoint + 1
         self._add_record(outputs, sorted(pending), now_s)
 
     def _add_record(self, outputs: Sequence[GroupOutput], numbers: Sequence[int], now_s: float) -> None:
@@ -384,6 +380,17 @@ class StepDriver:
                 shares,
             )
         )
+
+    # In lock-step, the groups that have made the fewest steps make the next one. They are all groups, unless there was
+    # a lock-free run that was not finished.
+
+    def _hindmost(self) -> int:
+        """Return how many groups make the next step in lock-step."""
+        return sum(group.step == self.state.step for group in self.state.groups)
+
+    def _next_goal(self) -> int:
+        """Return up to which step these may go."""
+        return min((group.step for group in self.state.groups if group.step > self.state.step), default=self.target)
 
     # --------------------------------------------------------------------------------------------------------- orders
 
@@ -422,9 +429,10 @@ class StepDriver:
         if not self._slack and not self._pending and not self._inputs:
             self._begin_step()
             todo = self._may_begin()
+        goal = self.target if self._slack else self._next_goal()
         for number in todo:
             if number not in self._inputs:
-                left = self.target - self.state.groups[number].step
+                left = goal - self.state.groups[number].step
                 self._inputs[number] = self.state.inputs(number, min(self._resolution, left))
         free = [number for number in todo if number not in self.owners]
         retried = any(number in self._misses for number in todo)
@@ -474,19 +482,19 @@ class StepDriver:
 
     def _begin_step(self) -> None:
         """Before a step that all groups begin together: divide, move, and decide on a checkpoint."""
-        if not self._since_checkpoint and self._is_worth_dividing():
+        if self._is_worth_dividing():
             self._divide()
         self._spread()
         self._collects = self._is_due()
 
     def _is_due(self) -> bool:
         """Return whether the next step ends with a checkpoint."""
-        since = self._since_checkpoint + 1
+        since = max(group.log_steps for group in self.state.groups) + self._resolution
         if self._collects_last and self.state.step + self._resolution >= self.target:
             return True
         if self._every is not None:
             return since >= self._every
-        if sum(group.log_bytes for group in self.state.groups) > LOG_BYTES_MAX:
+        if sum(group.log_bytes for group in self.state.groups) + self.state.changes_bytes > LOG_BYTES_MAX:
             return True
         if since < CHECKPOINT_LEAST:
             return False
@@ -496,7 +504,7 @@ class StepDriver:
 
     def _is_worth_dividing(self) -> bool:
         state = self.state
-        if any(group.log for group in state.groups) or len(state.groups) > self._groups:
+        if not state.is_even() or any(group.log for group in state.groups) or len(state.groups) > self._groups:
             return False
         if len(state.groups) < min(self._groups, state.count):
             return True

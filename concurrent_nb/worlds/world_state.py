@@ -26,7 +26,7 @@ from concurrent_nb.worlds.group_runner import (
     WorldTerms,
 )
 from concurrent_nb.worlds.mail import Ids, MessagePack, Route, split_packs
-from concurrent_nb.worlds.shared_values import Change, SharedDatum, SharedStore
+from concurrent_nb.worlds.shared_values import Change, SharedDatum, SharedStore, size_bytes_of
 
 
 @dataclass
@@ -45,6 +45,7 @@ class MemberGroup:
     born: list[MemberPack] = field(default_factory=list)  #: that begin with the next step
     names: dict[str, int] = field(default_factory=dict)  #: of new members, that the group does not know yet
     log_bytes: int = 0
+    log_steps: int = 0  #: how many steps the inputs are for
     known: set[bytes] = field(default_factory=set)  #: keys of the routes that the worker has in which it lives
     routes: dict[int, Route] = field(default_factory=dict)  #: of what it has sent last, by receiving group
 
@@ -78,6 +79,7 @@ class WorldState:
         self._base = self.shared.copy()  # as it was after `_based` changes
         self._based = 0
         self._changes: list[Change] = []  # since then
+        self._changes_bytes: list[int] = []  # of each
         self.groups: list[MemberGroup] = []
         self.first_ids: Ids = np.zeros(1, np.int64)
         self._set_groups(members, [], groups, step)
@@ -96,6 +98,15 @@ class WorldState:
     def changed(self) -> int:
         """How many changes of shared data there were."""
         return self._based + len(self._changes)
+
+    @property
+    def changes_bytes(self) -> int:
+        """About how much the changes of shared data take that are kept for groups that are lost."""
+        return sum(self._changes_bytes)
+
+    def _add_change(self, change: Change) -> None:
+        self._changes.append(change)
+        self._changes_bytes.append(sum(map(size_bytes_of, change.values())))
 
     def is_even(self) -> bool:
         """Return whether all groups have made the same steps."""
@@ -148,7 +159,7 @@ class WorldState:
         self._check_names([name for number in order for name in made[number][1].born_names if name])
         change = self.shared.merge([made[number][1].writes for number in order])
         if change:
-            self._changes.append(change)
+            self._add_change(change)
         for number in order:
             self._commit_group(number, *made[number])
         self._forget_changes()
@@ -173,9 +184,12 @@ class WorldState:
         if output.collected is not None:
             group.members, group.kept = output.collected.members, output.collected.kept
             group.seen = group.sees
-            group.log, group.log_bytes = [], 0
+            group.log, group.log_bytes, group.log_steps = [], 0, 0
         else:
-            group.log.append(inputs)
+            # A step that is repeated must end for each member as it has ended now, also if that was by chance.
+            failed = {(f.step, f.member): f"{f.type_name}: {f.text}" for f in output.failed if f.type_name}
+            group.log.append(inputs._replace(doomed={**inputs.doomed, **failed}) if failed else inputs)
+            group.log_steps += inputs.steps
             group.log_bytes += sum(pack.size_bytes for pack in packs)
             group.log_bytes += sum(pack.route.size_bytes for pack in packs if pack.route.key not in group.known)
         group.known = {pack.route.key for pack in packs}
@@ -217,7 +231,7 @@ class WorldState:
             value = np.broadcast_to(np.asarray(value, datum.value.dtype), datum.value.shape).copy()
         change = {name: value}
         self.shared.apply(change)
-        self._changes.append(change)
+        self._add_change(change)
 
     # -------------------------------------------------------------------------------------------- losses and new groups
 
@@ -241,6 +255,7 @@ class WorldState:
         for change in self._changes[: needed - self._based]:
             self._base.apply(change)
         del self._changes[: needed - self._based]
+        del self._changes_bytes[: needed - self._based]
         self._based = needed
 
     def collected(self) -> MemberPack:
@@ -269,7 +284,7 @@ class WorldState:
         bounds = equal_parts(members.costs_s, max(1, count))
         self.first_ids = np.array([0, *(int(members.ids[at]) for at in bounds[1:-1])], np.int64)
         changed = self.changed
-        self._base, self._based, self._changes = self.shared.copy(), changed, []
+        self._base, self._based, self._changes, self._changes_bytes = self.shared.copy(), changed, [], []
         self.groups = []
         for first, end in itertools.pairwise(bounds):
             part = members.between(first, end)

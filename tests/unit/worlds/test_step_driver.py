@@ -1,13 +1,14 @@
 """A world of random members is the same for any groups and workers, whatever is lost."""
 
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from concurrent_nb.errors import PoisonTask, WorldError
-from concurrent_nb.worlds.group_runner import WorldTerms
+from concurrent_nb.worlds import step_driver
+from concurrent_nb.worlds.group_runner import GroupRunner, WorldTerms
 from concurrent_nb.worlds.shared_values import SharedDatum, declared, shared_array, shared_value
 from concurrent_nb.worlds.step_driver import StepDriver
 from concurrent_nb.worlds.world_state import WorldState
@@ -289,6 +290,97 @@ def test_or_it_is_dropped_and_the_world_goes_on(groups: int) -> None:
     assert [(step.members, step.messages) for step in driver.records] == [(6, 6), (5, 5), (5, 5), (3, 3), (3, 3)]
     assert [(each.member, each.step) for step in driver.records for each in step.dropped] == [(1, 2), (2, 4), (5, 4)]
     assert [each.at for each in members_of(state).values()] == [5, 5, 5]
+
+
+def test_with_barriers_every_few_steps_it_is_dropped_too() -> None:
+    members = [Killing(0, (2, 5) if number == 1 else ()) for number in range(3)]
+    state = WorldState(WorldTerms(1, "drop", 100, None), packed(members), {}, {}, 1)
+    virtual = VirtualWorkers(1, 3)
+    driver = StepDriver(b"world", state, 1, 1, None, virtual.clock)
+    virtual.run(driver, driver.start(9, resolution=3))
+    assert driver.error is None and [each.at for each in members_of(state).values()] == [9, 9]
+    assert [(each.member, each.step) for step in driver.records for each in step.dropped] == [(1, 2)]
+
+
+class Moody(Idle):
+    """Fails in some steps, but not when they are repeated; or only then."""
+
+    fails: ClassVar[set[tuple[int, int]]] = set()
+
+    def step(self, ctx: Any) -> None:
+        super().step(ctx)
+        ctx.send([0, 1, 2], ctx.id)
+        if (ctx.step, ctx.id) in self.fails:
+            raise TimeoutError("busy")
+
+
+@pytest.mark.parametrize("resolution", [1, 2])
+@pytest.mark.parametrize("on_error", ["stop", "drop"])
+def test_a_step_that_is_repeated_ends_as_it_has_ended_before(
+    resolution: int, on_error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = {(2, 1), (4, 2)} if on_error == "drop" else set()
+    monkeypatch.setattr(Moody, "fails", fails)
+    state = WorldState(WorldTerms(1, on_error, 100, None), packed([Moody() for _ in range(3)]), {}, {}, 1)
+    virtual = VirtualWorkers(1, 3)
+    driver = StepDriver(b"world", state, 1, 1, 100, virtual.clock)
+    virtual.run(driver, driver.start(6, resolution=resolution))
+    assert driver.error is None
+    monkeypatch.setattr(Moody, "fails", set())
+    assert [each.at for each in members_of(state).values()] == ([6] if on_error == "drop" else [6, 6, 6])
+    monkeypatch.setattr(Moody, "fails", {(3, 0)})
+    with pytest.raises(WorldError, match=r"member 0 failed when step 3 was repeated, and not .*: TimeoutError: busy"):
+        members_of(state)
+
+
+def test_a_step_that_is_repeated_has_no_time_limit() -> None:
+    state = WorldState(WorldTerms(1, "stop", 100, 1e-9), packed([Idle()]), {}, {}, 1)
+    runner = GroupRunner(state.terms, state.adoption(0), lambda: 0.0)
+    runner.repeat([state.inputs(0, 1)])
+    assert runner.run(state.inputs(0, 1)._replace(step=2)).failed
+
+
+@pytest.mark.parametrize("resolution", [1, 3])
+def test_in_lock_step_it_goes_on_after_a_lock_free_run_that_was_interrupted(resolution: int) -> None:
+    uneven = 0
+    for seed in range(20):
+        state = WorldState(
+            TERMS, packed([Ahead() for _ in range(4)]), declared({"spread": shared_value(0, "max")}), {}, 4
+        )
+        virtual = VirtualWorkers(3, seed)
+        driver = StepDriver(b"world", state, 3, 4, 3, virtual.clock)
+        virtual.run(driver, driver.start(20, 3), answers=seed + 1)
+        uneven += not state.is_even()
+        virtual.run(driver, driver.start(7, 0, resolution))
+        assert driver.is_over and driver.error is None and state.is_even()
+        assert [each.at for each in members_of(state).values()] == [state.step] * 4
+    assert uneven > 5
+
+
+@pytest.mark.parametrize(("resolution", "slack"), [(1, 0), (5, 0), (1, 2)])
+def test_checkpoints_are_so_many_steps_apart(resolution: int, slack: int) -> None:
+    state = WorldState(TERMS, packed([Idle() for _ in range(4)]), {}, {}, 2)
+    virtual = VirtualWorkers(2, 1)
+    driver = StepDriver(b"world", state, 2, 2, 10, virtual.clock)
+    virtual.run(driver, driver.start(40, slack, resolution))
+    found = [
+        answer.outputs[0].step for answer in virtual.answers if 0 in answer.outputs and answer.outputs[0].collected
+    ]
+    assert found == [10, 20, 30, 40] if not slack else 4 <= len(found) <= 10
+
+
+def test_large_changes_of_shared_data_are_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Writing:
+        def step(self, ctx: Any) -> None:
+            ctx.write("a", np.full(1000, ctx.step))
+
+    monkeypatch.setattr(step_driver, "LOG_BYTES_MAX", 50_000)
+    state = WorldState(TERMS, packed([Writing()]), declared({"a": np.zeros(1000)}), {}, 1)
+    virtual = VirtualWorkers(1, 1)
+    driver = StepDriver(b"world", state, 1, 1, None, lambda: 0.0)
+    driver._collect_s = 1.0
+    virtual.run(driver, driver.start(100))
+    assert driver.error is None and len(state.groups[0].log) <= 8 and state.changes_bytes <= 64_000
 
 
 class Begetting(Idle):

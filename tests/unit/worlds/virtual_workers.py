@@ -55,11 +55,12 @@ class VirtualWorkers:
     def _report_call(self, step: int, member: int) -> None:
         self._reported = words_about(step, member)
 
-    def run(self, driver: StepDriver, orders: list[StepOrders]) -> None:
-        """Run until the driver has nothing left to order."""
+    def run(self, driver: StepDriver, orders: list[StepOrders], answers: int = 10**9) -> None:
+        """Run until the driver has nothing left to order, or until there were so many answers."""
         queue = list(_tasks(orders))
         turns = 0
-        while queue:
+        last = len(self.answers) + answers
+        while queue and len(self.answers) < last:
             turns += 1
             assert turns < 100_000, "the driver orders without end"
             batch, number, table = queue.pop(self._random.randrange(len(queue)))
