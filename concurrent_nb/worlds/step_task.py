@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from typing import Final
 
@@ -14,19 +15,27 @@ from concurrent_nb.worlds.step_driver import StepTable, WorkerAnswer, words_abou
 #: seconds of an order after which it reports who is at work, each time anew
 LATE_S: Final = 1.0
 
-#: of this process, by pid: a fork has none of what lives in its parent
-_by_pid: Final[dict[int, LivingGroups]] = {}
+
+class _GroupsOfThread(threading.local):
+    """The groups of a thread: where workers are threads of one process, each is a worker by itself."""
+
+    pid = 0  #: a fork has none of what lives in its parent
+    groups: LivingGroups
+
+
+_OF_THREAD: Final = _GroupsOfThread()
 
 
 def living_groups() -> LivingGroups:
-    """Return the groups that live in this process."""
-    pid = os.getpid()
-    if pid not in _by_pid:
-        _by_pid.clear()
-        _by_pid[pid] = LivingGroups(
-            os.urandom(8).hex(), f"{socket.gethostname()} {pid}", time.perf_counter, report_call
-        )
-    return _by_pid[pid]
+    """Return the groups that live in this thread."""
+    if _OF_THREAD.pid != os.getpid():
+        _OF_THREAD.pid = os.getpid()
+        thread = threading.current_thread()
+        place = f"{socket.gethostname()} {os.getpid()}"
+        if thread is not threading.main_thread():
+            place += f" {thread.name}"
+        _OF_THREAD.groups = LivingGroups(os.urandom(8).hex(), place, time.perf_counter, report_call)
+    return _OF_THREAD.groups
 
 
 def run_order(number: int, table: StepTable) -> WorkerAnswer:

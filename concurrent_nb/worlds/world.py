@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import numbers
 import os
 import threading
 import time
@@ -123,8 +124,11 @@ class World:
             raise ConfigurationError(f"seed must be an integer from 0 on, not {seed!r}")
         self.id = os.urandom(8)
         self._app = app
-        self._workers, self._groups, self._every = workers, groups, checkpoint_every
-        terms = WorldTerms(int(seed), on_error, messages_max, timeout_s)
+        self._workers, self._groups, self._every = (
+            None if value is None else int(value) for value in (workers, groups, checkpoint_every)
+        )
+        limit_s = None if timeout_s is None else float(timeout_s)
+        terms = WorldTerms(int(seed), on_error, int(messages_max), limit_s)
         pack = _packed(objects, 0)
         ids = {name: number for number, name in enumerate(names)}
         self._state = WorldState(terms, pack, declared(shared), ids, groups or 1)
@@ -184,9 +188,10 @@ class World:
         if not _is_integer(steps, 1):
             raise ConfigurationError(f"steps must be an integer of at least 1, not {steps!r}")
         _check_pace(slack, resolution)
+        steps = int(steps)
         display = WorldDisplay(steps, self._state.step, view, show)
         if in_cluster:
-            return self._run_in_cluster(steps, slack, resolution, display)
+            return self._run_in_cluster(steps, int(slack), int(resolution), display)
         self._display = display
         last = None
         try:
@@ -226,28 +231,31 @@ class World:
 
     async def __aiter__(self) -> AsyncIterator[Step]:
         """Make steps in a thread, without blocking the event loop: `async for step in world`."""
-        iterator = self._made(None, 0, 1, pauses=True)
-        try:
-            while True:
-                coming = asyncio.ensure_future(asyncio.to_thread(next, iterator, None))
-                try:
-                    step = await asyncio.shield(coming)
-                except asyncio.CancelledError:
-                    self._stops.set()
-                    await asyncio.wait([coming])  # the thread uses the iterator, which may be closed only then
-                    raise
-                if step is None:
-                    return
-                yield step
-        finally:
-            iterator.close()
+        # Each step by itself, because an event loop closes this generator some time after its caller has left it.
+        while True:
+            coming = asyncio.ensure_future(asyncio.to_thread(self._make_one))
+            try:
+                step = await asyncio.shield(coming)
+            except asyncio.CancelledError:
+                self._stops.set()
+                await asyncio.wait([coming])
+                self._stops.clear()
+                raise
+            if step is None:
+                return
+            yield step
+
+    def _make_one(self) -> Step | None:
+        """Make a step; return None if no member is left, or if it was stopped."""
+        with contextlib.closing(self._made(1, 0, 1, pauses=True)) as made:
+            return next(made, None)
 
     def _made(self, steps: int | None, slack: int, resolution: int, pauses: bool) -> Generator[Step, None, None]:
         """Make steps; with `pauses` each one only when the caller asks for it."""
         _check_pace(slack, resolution)
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("this world is making steps already")
-        self._stops.clear()
+        slack, resolution = int(slack), int(resolution)
         try:
             driver = self._ready_driver()
             made = 0
@@ -360,6 +368,8 @@ class World:
                 end: WorldEnd = run.result()
             except BaseException:
                 run.cancel()
+                # Its orders have had the next numbers, nobody knows how many: workers take none of earlier numbers.
+                self._driver, self._state.next_batch = None, self._state.next_batch + (1 << 32)
                 raise
             self._state, self._driver = end.state, None
             self._history.extend(end.records)
@@ -508,6 +518,9 @@ class World:
             for _ in range(self._app._count_places(1)):
                 self._app.submit(step_task.forget, self.id)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a world cannot be sent: it belongs to this process. Send world.members or world.shared")
+
     def __enter__(self) -> "World":
         return self
 
@@ -541,11 +554,11 @@ def _check_pace(slack: int, resolution: int) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and value > 0
+    return isinstance(value, numbers.Real) and float(value) > 0
 
 
 def _is_integer(value: object, least: int) -> bool:
-    return isinstance(value, int) and value >= least
+    return isinstance(value, numbers.Integral) and int(value) >= least
 
 
 def _check_members(members: Sequence[Any], names: Sequence[Any]) -> None:

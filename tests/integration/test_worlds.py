@@ -198,6 +198,30 @@ def test_a_world_changes_between_steps(app: ApplicationNode) -> None:
             world.add(Walker(1), name="late")
 
 
+def test_a_loop_that_is_left_does_not_hold_the_world(app: ApplicationNode, expected: Any) -> None:
+    with new_world(app) as world:
+
+        async def two_loops() -> None:
+            async for step in world:
+                if step.number == 3:
+                    break
+            assert world.run(3).number == 6
+            async for step in world:
+                if step.number == 8:
+                    break
+            sixteen: Any = np.int64(16)
+            for step in world.steps(sixteen):
+                assert step.number == world.step
+
+        asyncio.run(two_loops())
+        assert outcome(world) == expected
+
+
+def test_a_world_belongs_to_its_process(app: ApplicationNode) -> None:
+    with new_world(app) as world, pytest.raises(NotPicklable, match="a world cannot be sent"):
+        app.submit(len, world).result(timeout=60)
+
+
 def test_members_join_a_running_world(app: ApplicationNode) -> None:
     with new_world(app) as world:
         numbers: list[int] = []
