@@ -208,6 +208,7 @@ class StepContext:
         return {
             name: (np.array([m for m, *_ in values], np.int64), np.array([v for _, v, _ in values]))
             for name, values in measured.items()
+            if values  # those who have measured it may have been dropped
         }
 
 

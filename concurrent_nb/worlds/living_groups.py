@@ -10,7 +10,7 @@ from typing import Final
 from concurrent_nb.worlds.group_runner import GroupOutput, GroupRunner
 from concurrent_nb.worlds.step_driver import StepTable, WorkerAnswer
 
-#: groups that live in one process at most, of all worlds; those that were not used for longest go first
+#: groups that live in one process at most, of all worlds, but for a larger world; those not used for longest go first
 GROUPS_MAX: Final = 64
 #: seconds after which a group that was not used goes
 UNUSED_S: Final = 600.0
@@ -82,7 +82,7 @@ class LivingGroups:
                 runner.batch = table.batch
                 runner.first_id = first_id
                 self._living[table.world, group] = runner, self._clock()
-        self._remove_unused()
+        self._remove_unused(len(table.steps))
         return WorkerAnswer(self._key, self._place, "", outputs, lost)
 
     def forget(self, world: bytes) -> None:
@@ -93,10 +93,11 @@ class LivingGroups:
     def __len__(self) -> int:
         return len(self._living)
 
-    def _remove_unused(self) -> None:
+    def _remove_unused(self, used: int) -> None:
+        limit = max(GROUPS_MAX, used)  # those of one world need room, or they would be opened anew in each step
         while self._living:
             key, (_, used_s) = next(iter(self._living.items()))
-            if len(self._living) <= GROUPS_MAX and self._clock() - used_s < UNUSED_S:
+            if len(self._living) <= limit and self._clock() - used_s < UNUSED_S:
                 return
             del self._living[key]
 

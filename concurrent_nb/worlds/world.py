@@ -357,9 +357,7 @@ class World:
             raise RuntimeError("this world is making steps already")
         self._begin_steps(0)
         try:
-            system = WorldSystem(
-                self.id, self._state, steps, slack, resolution, self._workers, self._groups, self._every
-            )
+            system = WorldSystem(self._state, steps, slack, resolution, self._workers, self._groups, self._every)
             run = self._app.push_tasksystem(system, name="world")
             try:
                 while wait(run.futures, LOOK_S).not_done:  # not run.result, which shows a bar of its own task
@@ -368,8 +366,6 @@ class World:
                 end: WorldEnd = run.result()
             except BaseException:
                 run.cancel()
-                # Its orders have had the next numbers, nobody knows how many: workers take none of earlier numbers.
-                self._driver, self._state.next_batch = None, self._state.next_batch + (1 << 32)
                 raise
             self._state, self._driver = end.state, None
             self._history.extend(end.records)

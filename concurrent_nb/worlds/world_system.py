@@ -1,10 +1,11 @@
 """A world as a task system: its steps are driven by a process of the cluster, near the workers.
 
-    app.push_tasksystem(WorldSystem(world, state, ...)).result() -> WorldEnd
+    app.push_tasksystem(WorldSystem(state, ...)).result() -> WorldEnd
 
 The driver is the same as in the user's process; only who sends its orders differs.
 """
 
+import os
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -37,15 +38,13 @@ class WorldSystem(ITaskSystem):
     """Makes steps of a world.
 
     Args:
-        world: id of the world.
-        state: its state.
+        state: of the world.
         steps, slack, resolution: as for `StepDriver.start`.
         workers, groups, every: as for `StepDriver`; None for as many as there are slots.
     """
 
     def __init__(
         self,
-        world: bytes,
         state: WorldState,
         steps: int,
         slack: int,
@@ -54,7 +53,6 @@ class WorldSystem(ITaskSystem):
         groups: int | None,
         every: int | None,
     ) -> None:
-        self._world = world
         self._state = state
         self._run = steps, slack, resolution
         self._workers, self._groups, self._every = workers, groups, every
@@ -64,9 +62,9 @@ class WorldSystem(ITaskSystem):
         """Begin with the first step."""
         slots = sum(slave["slots"] for slave in master.status()["slaves"])
         workers = max(1, min(slots, self._workers or slots))
-        self._driver = StepDriver(
-            self._world, self._state, workers, self._groups or workers, self._every, time.perf_counter
-        )
+        # An id of its own: when a system begins anew, its orders have the numbers that others have had before.
+        world = os.urandom(8)
+        self._driver = StepDriver(world, self._state, workers, self._groups or workers, self._every, time.perf_counter)
         self._first = self._state.step
         self._reported_s = time.monotonic()
         return _tasks(self._driver.start(*self._run, collects_last=True))

@@ -14,6 +14,7 @@ from concurrent_nb.errors import ConfigurationError, NotPicklable, WorldError
 from concurrent_nb.worlds.group_runner import NO_MEMBERS, Adoption, GroupInput, GroupOutput, GroupRunner, WorldTerms
 from concurrent_nb.worlds.mail import MessagePack
 from concurrent_nb.worlds.shared_values import SharedStore, declared, shared_array, shared_value
+from concurrent_nb.worlds.step_record import measured_in
 from tests.unit.worlds.virtual_workers import packed
 
 
@@ -217,6 +218,16 @@ def test_who_sends_to_nobody_can_be_dropped() -> None:
     assert world.store.data["sum"].value == 0
     world.step()
     assert world.members[0].got == ["good"]
+
+
+def test_what_only_a_dropped_member_has_measured_is_no_statistic() -> None:
+    def measure(ctx: Any) -> None:
+        ctx.measure("x")
+        assert ctx.id == 1 and ctx.step == 2
+
+    world = OneGroup(Doing(lambda ctx: None), Doing(measure), on_error="drop")
+    output = world.step()
+    assert len(output.failed) == 1 and measured_in([output]) == {}
 
 
 def test_messages_to_those_who_have_left_are_counted() -> None:

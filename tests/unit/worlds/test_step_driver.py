@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from concurrent_nb.errors import PoisonTask, WorldError
-from concurrent_nb.worlds import step_driver
+from concurrent_nb.worlds import living_groups, step_driver
 from concurrent_nb.worlds.group_runner import GroupRunner, WorldTerms
 from concurrent_nb.worlds.shared_values import SharedDatum, declared, shared_array, shared_value
 from concurrent_nb.worlds.step_driver import StepDriver
@@ -200,6 +200,18 @@ def test_uneven_groups_are_divided_anew_if_enough_steps_follow() -> None:
     assert driver._unevenness == 1.2, "40 steps gain 0.08 s, and opening the members elsewhere takes 0.1 s"
     driver.start(60)
     assert driver._unevenness == 1.0
+
+
+def test_a_worker_has_room_for_all_groups_of_a_world() -> None:
+    count = living_groups.GROUPS_MAX + 10
+    state = WorldState(TERMS, packed([Idle() for _ in range(count)]), {}, {}, count)
+    virtual = VirtualWorkers(1)
+    driver = StepDriver(b"world", state, 1, count, None, virtual.clock)
+    virtual.run(driver, driver.start(3))
+    assert not any(answer.lost for answer in virtual.answers)
+    other = StepDriver(b"other", WorldState(TERMS, packed([Idle()]), {}, {}, 1), 1, 1, None, virtual.clock)
+    virtual.run(other, other.start(3))
+    assert len(virtual._workers[0]) == living_groups.GROUPS_MAX
 
 
 def test_groups_spread_when_one_worker_has_all() -> None:
