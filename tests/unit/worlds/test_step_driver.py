@@ -1,6 +1,7 @@
 """A world of random members is the same for any groups and workers, whatever is lost."""
 
 import random
+import time
 from typing import Any, ClassVar
 
 import numpy as np
@@ -346,7 +347,13 @@ def test_a_step_that_is_repeated_ends_as_it_has_ended_before(
 
 
 def test_a_step_that_is_repeated_has_no_time_limit() -> None:
-    state = WorldState(WorldTerms(1, "stop", 100, 1e-9), packed([Idle()]), {}, {}, 1)
+    class Thinking:
+        def step(self, ctx: Any) -> None:
+            end_s = time.monotonic() + 0.03
+            while time.monotonic() < end_s:
+                pass
+
+    state = WorldState(WorldTerms(1, "stop", 100, 0.01), packed([Thinking()]), {}, {}, 1)
     runner = GroupRunner(state.terms, state.adoption(0), lambda: 0.0)
     runner.repeat([state.inputs(0, 1)])
     assert runner.run(state.inputs(0, 1)._replace(step=2)).failed
