@@ -197,7 +197,7 @@ class DaskEngine:
         if self._futures.get(number) is future:
             del self._futures[number]
         try:
-            self._events.reported(future.result())
+            self._events.ended(number, future.result())
         except distributed.KilledWorker as error:
             self._events.lost(number, f"its Dask worker died ({describe(error)})")
         except BaseException as error:  # any error of Dask

@@ -15,7 +15,10 @@ class EngineEvents(Protocol):
     """Events that an engine reports to its pool. Every method may be called in any thread."""
 
     def reported(self, parcel: Sequence[Buffer]) -> None:
-        """Take a report of a host, the last one of a group included."""
+        """Take a report of a host whose group runs."""
+
+    def ended(self, number: int, parcel: Sequence[Buffer]) -> None:
+        """Take the last report of a group. One that cannot be read counts as a lost group."""
 
     def lost(self, number: int, reason: str) -> None:
         """Note that a group has ended without a last report, `reason` as in "its Dask worker died"."""

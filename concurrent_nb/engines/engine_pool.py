@@ -298,8 +298,12 @@ class EnginePool:
     # ------------------------------------------------------------------------------ called by the engine, in any thread
 
     def reported(self, parcel: Sequence[Buffer]) -> None:
-        """Take a report of a host."""
+        """Take a report of a host whose group runs."""
         self._later(lambda: self._take_report(parcel))
+
+    def ended(self, number: int, parcel: Sequence[Buffer]) -> None:
+        """Take the last report of a group."""
+        self._later(lambda: self._take_last_report(number, parcel))
 
     def lost(self, number: int, reason: str) -> None:
         """Note that a group has ended without a last report."""
@@ -340,10 +344,23 @@ class EnginePool:
 
     def _take_report(self, parcel: Sequence[Buffer]) -> None:
         try:
-            report, buffers = read_report(parcel)
+            self._sort_in(*read_report(parcel))
         except ProtocolError as error:
             log.error("a report of the engine %s is left out: %s", self._engine.name, error)
-            return
+
+    def _take_last_report(self, number: int, parcel: Sequence[Buffer]) -> None:
+        try:
+            report, buffers = read_report(parcel)
+            if report.number != number or not report.is_last:
+                raise ProtocolError(f"it is a report of group {report.number}, and not the last one of group {number}")
+        except ProtocolError as error:
+            log.error("the last report of group %d of the engine %s is left out: %s", number, self._engine.name, error)
+            self._lost(number, f"the engine {self._engine.name!r} has brought a result that cannot be read ({error})")
+        else:
+            self._sort_in(report, buffers)
+
+    def _sort_in(self, report: HostReport, buffers: list[list[Sequence[Buffer]]]) -> None:
+        """Handle a report, and others that have waited for it, in their order."""
         if self._scheduler.has_group(report.number):
             for ready, its_buffers in self._order.add(report, buffers):
                 self._apply(ready, its_buffers)

@@ -116,7 +116,7 @@ class ExecutorEngine:
             else:
                 self._events.gone(f"{self.describe()} has cancelled its tasks")
         elif (error := future.exception()) is None:
-            self._events.reported(future.result())
+            self._events.ended(number, future.result())
         elif isinstance(error, concurrent.futures.BrokenExecutor):
             self._events.gone(f"{self.describe()} is broken: {describe(error)}")
         else:

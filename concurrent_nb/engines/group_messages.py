@@ -116,6 +116,8 @@ def read_report(parcel: Sequence[Buffer]) -> tuple[HostReport, list[list[Sequenc
 
 
 def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", parcel: Sequence[Buffer]) -> Any:
+    if not isinstance(parcel, list | tuple) or not all(isinstance(each, Buffer) for each in parcel):
+        raise ProtocolError(f"an engine has brought something else than a parcel: {type(parcel).__name__}")
     try:
         return decoder.decode(parcel[0])
     except (IndexError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -263,7 +263,7 @@ class RayEngine:
         if not self._closing.is_set() and not isinstance(error, ray.exceptions.RayActorError):
             self._give()
         if error is None:
-            self._events.reported(future.result())
+            self._events.ended(number, future.result())
         elif not self._closing.is_set():
             if isinstance(error, ray.exceptions.RayActorError):
                 self._replace(actor)

@@ -34,9 +34,11 @@ class ReportOrder:
         return min(self._waits_since.values(), default=None)
 
     def add(self, report: HostReport, buffers: list[list[Sequence[Buffer]]]) -> list[Reported]:
-        """Add a report; return those that may be handled now, in order."""
+        """Add a report; return those that may be handled now, in order, or this one if it comes after all others."""
         key = report.number, report.run
         run = self._runs.setdefault(key, _RunReports())
+        if report.serial < run.next_serial:  # it was given up, and comes all the same
+            return [(report, buffers)]
         run.held[report.serial] = report, buffers
         return list(self._ready(key, run))
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -45,11 +45,11 @@ from concurrent_nb.shipping.compiled.build import cython_version, make
 from concurrent_nb.shipping.compiled.cache import VARIABLE, Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.recipe import Recipe
-from concurrent_nb.wire.codec import Buffer
 from tests import leaks, systems, work
 from tests.cells import task_of_cell
 from tests.clusters import BRISK, eventually
 from tests.contract import test_executor as executor_tests
+from tests.engine_events import Heard
 from tests.work import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -525,22 +525,6 @@ def test_what_does_not_fit_an_engine_is_refused() -> None:
         concurrent_nb.connect("inline", "keys")
 
 
-class NoEvents:
-    """Takes what an engine reports. Implements `engine_interface.EngineEvents`."""
-
-    def reported(self, parcel: Sequence[Buffer]) -> None:
-        return None
-
-    def lost(self, number: int, reason: str) -> None:
-        return None
-
-    def resized(self, slots: int) -> None:
-        return None
-
-    def gone(self, reason: str) -> None:
-        return None
-
-
 def append_square(to: Any, n: int) -> None:
     to.append(n * n)
 
@@ -567,7 +551,7 @@ def test_the_key_of_managers_goes_to_no_other_machine() -> None:
     with ThreadPoolExecutor(1) as threads:
         for executor, expected in ((threads, own_key), (Elsewhere(threads), "")):
             engine = ExecutorEngine(executor, 1)
-            assert engine.open(session, NoEvents()).authkey == expected
+            assert engine.open(session, Heard()).authkey == expected
             engine.close()
 
 
@@ -678,13 +662,13 @@ def test_a_dask_worker_that_hangs_holds_up_no_order_and_is_told_to_who_connects(
     session = EngineSession(b"t" * 16, "another machine", [], "", 1.0)
     with dask_cluster() as address, distributed.Client(address.replace("dask", "tcp", 1)) as client:
         engine, later = DaskEngine(client), DaskEngine(client)
-        engine.open(session, NoEvents())
+        engine.open(session, Heard())
         hanging = psutil.Process(next(iter(client.run(os.getpid).values())))
         hanging.suspend()
         try:
             engine.order(1, pack(Orders(1)))  # to all workers, as none is known to run the group
             with pytest.raises(EngineUnavailable, match=r"not all workers of the Dask scheduler at .* within 0\.5 s"):
-                later.open(session, NoEvents())
+                later.open(session, Heard())
         finally:
             hanging.resume()
             engine.close()

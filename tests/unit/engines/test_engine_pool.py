@@ -4,11 +4,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from concurrent_nb.engines.engine_interface import EngineEvents
 from concurrent_nb.engines.engine_pool import EnginePool
 from concurrent_nb.engines.failing_hosts import PAUSES_S
 from concurrent_nb.engines.group_messages import EngineSession, HostReport, Orders, Parcel, pack, read_orders
-from concurrent_nb.wire.messages import Assign, StartedTask, TaskFrame, TaskRef, Withdraw
+from concurrent_nb.engines.group_scheduler import LOST_MAX
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import Assign, OutcomeFrame, Outcomes, StartedTask, TaskFrame, TaskRef, Withdraw
 
 JOB = b"j" * 16
 FUNCTION = b"f" * 32
@@ -69,7 +73,7 @@ def pool_with(slots: int, tasks: int) -> Iterator[tuple[KeepingEngine, EnginePoo
 
 def fail(pool: EnginePool, number: int, now: float) -> str:
     """Have a group fail as on a worker where no process can be started; return what the pool says of the engine."""
-    pool.reported(pack(HostReport(number, b"run", 0, b"", is_last=True, failure="no more processes")))
+    pool.ended(number, pack(HostReport(number, b"run", 0, b"", is_last=True, failure="no more processes")))
     pool.tick(now)
     return pool.take_reports().degraded
 
@@ -116,6 +120,48 @@ def test_a_group_that_begins_although_it_was_recalled_is_stopped() -> None:
         pool.reported(pack(HostReport(engine.groups[0], b"run", 0, b"host", started=[StartedTask(JOB, 0, 1, 7)])))
         pool.tick(1.0)
         assert engine.orders == [Orders(engine.groups[0], withdraw=[Withdraw([ref], True)])]
-        pool.reported(pack(HostReport(engine.groups[0], b"run", 1, b"host", is_last=True)))
+        pool.ended(engine.groups[0], pack(HostReport(engine.groups[0], b"run", 1, b"host", is_last=True)))
         pool.tick(2.0)
         assert (pool.take_reports().outcomes, pool._recalled) == ([], {})
+
+
+@pytest.mark.parametrize(
+    "parcel",
+    [
+        [b"\x93\x01"],
+        [],
+        None,
+        {"a": 1},
+        pack(HostReport(9, b"run", 0, b"host", is_last=True)),
+        pack(HostReport(1, b"run", 0, b"host")),
+    ],
+)
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_group_whose_last_report_cannot_be_read_ends(parcel: Any, has_begun: bool) -> None:
+    """Its first task counts a death, at once or after some times, so that the tasks end, too."""
+    with pool_with(slots=1, tasks=2) as (engine, pool):
+        outcomes: list[OutcomeFrame] = []
+        for turn in range(LOST_MAX):
+            assert len(engine.groups) == turn + 1
+            if has_begun:
+                started = [StartedTask(JOB, 0, 1, 7)]
+                pool.reported(pack(HostReport(engine.groups[-1], b"run", 0, b"host", started=started)))
+            pool.ended(engine.groups[-1], parcel)
+            pool.tick(1.0)
+            outcomes += [frame for _, frames, _ in pool.take_reports().outcomes for frame in frames]
+            if outcomes:
+                break
+        assert turn == (0 if has_begun else LOST_MAX - 1)
+        assert [(frame.index, frame.status) for frame in outcomes] == [(0, Status.DIED)]
+        assert b"the engine 'kept' has brought a result that cannot be read" in outcomes[0].body
+        assert len(engine.groups) == turn + 2  # the other task runs again
+
+
+def test_a_report_that_cannot_be_read_ends_nothing() -> None:
+    with pool_with(slots=1, tasks=1) as (engine, pool):
+        for parcel in ([b"\x93"], None):
+            pool.reported(parcel)  # type: ignore[arg-type]
+        outcome = Outcomes(JOB, "", [OutcomeFrame(0, 1, Status.OK, 0.1, 7, b"result")])
+        pool.ended(engine.groups[0], pack(HostReport(engine.groups[0], b"run", 0, b"host", True, [outcome])))
+        pool.tick(1.0)
+        assert [frame.body for _, frames, _ in pool.take_reports().outcomes for frame in frames] == [b"result"]

@@ -59,3 +59,9 @@ def test_a_group_with_other_buffers_than_announced_is_refused(buffers: list[byte
 def test_what_is_no_group_is_refused(parcel: list[bytes]) -> None:
     with pytest.raises(ProtocolError, match="cannot be read"):
         read_group(parcel)
+
+
+@pytest.mark.parametrize("parcel", [None, 7, "text", b"bytes", {0: b""}, [None], ["text"], [b"\x93", 7]])
+def test_what_is_no_parcel_is_refused(parcel: object) -> None:
+    with pytest.raises(ProtocolError, match="something else than a parcel"):
+        read_report(parcel)  # type: ignore[arg-type]

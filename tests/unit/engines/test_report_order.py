@@ -30,6 +30,15 @@ def test_a_lost_one_is_waited_for_and_then_left_out() -> None:
     assert order.due_at is None
 
 
+def test_one_that_comes_after_it_was_left_out_holds_up_no_other() -> None:
+    order = ReportOrder()
+    order.add(report(1), [])
+    assert serials(order.overdue(LATE_S)) == [1]
+    assert serials(order.add(report(0), [])) == [0]
+    assert serials(order.add(report(2), [])) == [2]
+    assert order.due_at is None
+
+
 def test_each_run_of_a_group_counts_for_itself() -> None:
     order = ReportOrder()
     assert serials(order.add(report(0), [])) == [0]
