@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: the slave must have joined its master after this time, in seconds
 JOIN_S: Final = 30.0
+#: it is left behind if it has not ended after this time, in seconds: something of the engine waits for ever
+CLOSE_S: Final = 60.0
 
 
 class EngineSlave(Slave):
@@ -63,13 +65,17 @@ class EngineSlave(Slave):
             raise EngineUnavailable(str(self._failure))
 
     def close(self) -> None:
-        """End the thread, with all that runs on the engine, and wait for it."""
+        """End the thread, with all that runs on the engine, and wait for it, for `CLOSE_S` at most."""
         self._is_closing = True
         self.stop()
         self._stop_wakeup.set()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        self._stop_wakeup.close()
+        is_own = self._thread is threading.current_thread()
+        if self._thread.ident is not None and not is_own:
+            self._thread.join(CLOSE_S)
+        if self._thread.is_alive() and not is_own:
+            log.error("engine %r has not ended within %g s, and its thread is left behind", self._engine, CLOSE_S)
+        else:
+            self._stop_wakeup.close()
 
     def _serve_engine(self) -> None:
         try:

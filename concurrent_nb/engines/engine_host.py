@@ -14,7 +14,7 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from math import inf
 from typing import Final
 
@@ -43,7 +43,10 @@ IsWanted = Callable[[], bool]
 
 
 class EngineHost:
-    """One worker process of ours, with what it has been sent. One thread uses it at a time, but for `order`."""
+    """One worker process of ours, with what it has been sent. One thread uses it at a time, but for `order`.
+
+    Raises OSError or RuntimeError if this machine lacks what it needs; nothing of it is left then.
+    """
 
     def __init__(self, session: EngineSession) -> None:
         self.name = os.urandom(8)
@@ -51,17 +54,23 @@ class EngineHost:
         self.idle_since = time.monotonic()
         self._objects: OrderedDict[bytes, tuple[SharedObject, int]] = OrderedDict()  # with their sizes
         self._orders: deque[Orders] = deque()
-        self._wake = Wakeup()
-        self._store = ObjectStore() if is_available() else None
         self._segments = SegmentReader()  # of the worker, with results
         env = environment(1, 1, os.environ)
         if session.host_name == socket.gethostname():
             env[SYS_PATH_VARIABLE] = _json_list([*session.sys_path, *sys.path])
             if session.authkey:
                 env[AUTHKEY_VARIABLE] = session.authkey
-        with _interrupts_unblocked():
+        with ExitStack() as undo:
+            self._wake = Wakeup()
+            undo.callback(self._wake.close)
+            self._store = ObjectStore() if is_available() else None
+            if self._store is not None:
+                undo.callback(self._store.close)
             self._pool = Pool(1, ForkServerLauncher(env), grace_s=session.grace_s)
-            self._pool.start(time.monotonic())
+            undo.callback(self._pool.close)
+            with _interrupts_unblocked():
+                self._pool.start(time.monotonic())
+            undo.pop_all()
         self._contents = PoolContents(self._store, self._pool)
 
     def order(self, orders: Orders) -> None:

@@ -30,6 +30,8 @@ from concurrent_nb.wire.codec import Buffer
 
 #: a host that has had nothing to do for so long ends, in seconds
 IDLE_S: Final = 60.0
+#: sessions whose end is remembered, for groups that end or begin after it
+ENDED_MAX: Final = 1000
 
 
 class HostTable:
@@ -39,7 +41,7 @@ class HostTable:
         self._lock = threading.Lock()
         self._idle: dict[bytes, list[EngineHost]] = {}
         self._running: dict[tuple[bytes, int], EngineHost] = {}  # by session and group
-        self._ended: set[bytes] = set()  # sessions
+        self._ended: dict[bytes, None] = {}  # the last sessions that have ended, in this order
         self._reaper: threading.Thread | None = None
         self._pid = os.getpid()
 
@@ -84,7 +86,9 @@ class HostTable:
     def end_session(self, token: bytes) -> None:
         """Close the hosts of a session, idle ones now and others when their group has ended, which is stopped."""
         with self._lock:
-            self._ended.add(token)
+            self._ended[token] = None
+            if len(self._ended) > ENDED_MAX:
+                del self._ended[next(iter(self._ended))]
             idle = self._idle.pop(token, [])
             running = [(number, host) for (session, number), host in self._running.items() if session == token]
         for number, host in running:

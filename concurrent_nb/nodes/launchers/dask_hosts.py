@@ -179,6 +179,7 @@ class DaskHosts:
         """Find out on which workers slaves can run. One that does not answer, as it is frozen, holds up no other."""
         for address in set(self._asked).difference(workers):
             self._asked.pop(address).cancel()
+        self._fit = {address: is_fit for address, is_fit in self._fit.items() if address in workers}
         new = [address for address in workers if address not in self._fit and address not in self._asked]
         self._asked.update({address: self._ask(address, eval, FACTS) for address in new})
         bound_s = LATER_FACTS_S if self._has_looked else FACTS_S

@@ -82,6 +82,7 @@ class RayHosts:
     def hosts(self) -> Sequence[PilotHost]:
         """Return the nodes that are alive and have enough cores."""
         nodes = {each["NodeID"]: each for each in self._nodes() if each["Alive"]}
+        self._fit = {key: is_fit for key, is_fit in self._fit.items() if key in nodes}
         self._compare({key: str(node["NodeManagerAddress"]) for key, node in nodes.items() if key not in self._fit})
         hosts = []
         for key, node in nodes.items():

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from concurrent_nb.engines import host_table
 from concurrent_nb.engines.engine_host import EngineHost
 from concurrent_nb.engines.group_messages import EngineSession, Group, SharedObject
+from concurrent_nb.engines.host_table import HostTable
 from concurrent_nb.tasks.shared_objects import object_id
 from concurrent_nb.wire.messages import Function, Slice
+from concurrent_nb.workers.slave_side.pool import Pool
+from tests import leaks
 
 SLICE = Slice(b"s" * 16, 0, 100_000, 1)
 NAME = object_id(SLICE.segment, SLICE.offset, SLICE.serial)
@@ -42,3 +46,26 @@ def test_a_function_is_forgotten_when_the_place_of_what_it_refers_to_gets_anothe
     assert host.missing(again, [(SharedObject(name, slice=later), [bytes(later.size)])]) == [DIGEST]
     moved = SharedObject(DIGEST, Function(DIGEST, b"body", (later,)))
     assert host.missing(again, [(moved, [])]) == []
+
+
+def test_a_host_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again and again in a worker of the engine that lives for weeks."""
+
+    def start(pool: Pool, now: float) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Pool, "start", start)
+    before = leaks.descriptors()
+    for _ in range(3):
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            EngineHost(SESSION)
+        held = {name for name in leaks.descriptors() if name not in before}
+        assert held == set(), raised  # which has a traceback with the host: it was closed, and not only collected
+
+
+def test_sessions_that_have_ended_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_table, "ENDED_MAX", 10)
+    table = HostTable()
+    for number in range(100):
+        table.end_session(number.to_bytes(16, "big"))
+    assert list(table._ended) == [number.to_bytes(16, "big") for number in range(90, 100)]
