@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing import AuthenticationError
@@ -39,6 +40,8 @@ ANSWER_S: Final = 60.0
 END_S: Final = 5.0
 #: seconds in which a connection must be made
 CONNECT_S: Final = 3.0
+#: seconds for each message in which a peer shows that it has the key
+CHALLENGE_S: Final = 10.0
 #: seconds after a connection that could not be accepted
 REFUSED_S: Final = 0.5
 #: attributes of executors that hold their number of workers
@@ -78,14 +81,19 @@ class ExecutorEngine:
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Check a worker's versions, and listen for hosts."""
         self._events = events
+        asked: concurrent.futures.Future[dict[str, str]] | None = None
         try:
-            facts = self._executor.submit(eval, FACTS).result(ANSWER_S)
+            asked = self._executor.submit(eval, FACTS)
+            facts = asked.result(ANSWER_S)
         except TimeoutError:
             raise EngineUnavailable(
                 f"no worker of {self.describe()} has answered within {ANSWER_S:g} s: it may have none, or all are busy"
             ) from None
         except Exception as error:
             raise EngineUnavailable(f"{self.describe()} does not run tasks: {describe(error)}") from error
+        finally:
+            if asked is not None:
+                asked.cancel()  # if it has not begun, the executor need not run it
         check_facts(facts, f"a worker of {self.describe()}")
         # The workers of these are on this machine; those of others may be anywhere.
         is_local = isinstance(
@@ -191,8 +199,10 @@ class ReportListener:
 
     def _read(self, connection: Connection) -> None:
         try:
+            _set_receive_timeout(connection, CHALLENGE_S)  # a peer that says nothing keeps no thread for ever
             deliver_challenge(connection, self.secret.encode())
             answer_challenge(connection, self.secret.encode())
+            _set_receive_timeout(connection, 0.0)
             with self._lock:
                 self._admitted.add(connection)
             while True:
@@ -231,6 +241,13 @@ class ReportListener:
                 peer.shutdown(socket.SHUT_RDWR)  # wakes its thread
         for thread in waiting.values():
             thread.join(END_S)
+
+
+def _set_receive_timeout(connection: Connection, seconds: float) -> None:
+    """Have receiving raise OSError after that time; 0: never."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as peer:
+        timeout = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
 
 
 # ------------------------------------------------------------------------------------------ in the executor's workers
