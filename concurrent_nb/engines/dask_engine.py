@@ -25,7 +25,7 @@ import distributed
 from concurrent_nb.engines.engine_interface import FACTS, EngineEvents, check_facts, own_facts, with_authkey
 from concurrent_nb.engines.group_messages import EngineSession, Parcel, read_group
 from concurrent_nb.engines.host_table import HOSTS
-from concurrent_nb.errors import ConfigurationError, EngineUnavailable
+from concurrent_nb.errors import ConfigurationError, EngineUnavailable, VersionMismatch
 from concurrent_nb.foreign import describe
 from concurrent_nb.nodes.launchers.dask_pilot import DASK_PORT, dask_address, tls_remedy
 from concurrent_nb.transport.addresses import is_loopback
@@ -54,8 +54,20 @@ PUT_S: Final = 30.0
 PUT_BYTES: Final = 1_000_000
 #: hosts have this long to end, in seconds
 END_S: Final = 5.0
+#: the scheduler keeps the last thousand events of each topic; it is asked to drop them after so many bytes of reports
+EVENTS_BYTES: Final = 8 << 20
+#: an expression, which any Python evaluates in the scheduler's process
+IN_BROKER: Final = "[scheduler._broker.{call} for scheduler in __import__('distributed').Scheduler._instances] and None"
 #: the states of a task in its worker while it is wanted
 _WANTED_STATES: Final = ("executing", "long-running")
+
+
+class _DaskGroup:
+    """A group that Dask has."""
+
+    def __init__(self, future: Any) -> None:
+        self.future = future
+        self.worker: str | None = None  #: address of the one that runs it, as soon as it has reported something
 
 
 class DaskEngine:
@@ -75,8 +87,9 @@ class DaskEngine:
         self._is_open = False
         self._session: EngineSession | None = None
         self._topic = ""
-        self._futures: dict[int, Any] = {}  # by group
-        self._workers: dict[int, str] = {}  # addresses of those that run groups
+        self._groups: dict[int, _DaskGroup] = {}  # by number
+        self._event_bytes = 0  # of reports, since the scheduler has dropped them
+        self._connection: Any = None  # of the client to the scheduler, to which the topic was subscribed
         self._stores = True  # whether workers can get what another one stores
         self._reaching: set[str] = set()  # workers of which that is known
         self._closing = threading.Event()
@@ -87,6 +100,7 @@ class DaskEngine:
         self._events, self._session = events, session
         if self._client is None:
             self._client = _client_of(_address_of(str(self._where)))
+        self._check_client()
         threads = self._wait_for_workers()
         ours = own_facts()
         for worker, facts in self._facts_of_workers().items():
@@ -98,16 +112,33 @@ class DaskEngine:
         if all(map(_is_here, [self._address, *threads])):
             session = self._session = with_authkey(session)
         self._topic = f"concurrent_nb-{session.token.hex()}"
-        self._client.subscribe_topic(self._topic, self._on_event)
+        self._subscribe()
         self._is_open = True
         self._watcher = threading.Thread(target=self._watch, name="concurrent_nb dask", daemon=True)
         self._watcher.start()
         return session
 
+    def _check_client(self) -> None:
+        """Raise EngineUnavailable if the user's client cannot be used here."""
+        if self._client.asynchronous:
+            raise EngineUnavailable(
+                f"the client of {self.describe()} is asynchronous, and an engine waits for answers: give a client that"
+                " was made without asynchronous=True"
+            )
+        if self._client.status not in ("running", "connecting"):
+            raise EngineUnavailable(
+                f"the client of {self.describe()} is {self._client.status}: give one that is connected"
+            )
+
+    def _subscribe(self) -> None:
+        """Have reports brought here, over the connection that there is now."""
+        self._connection = getattr(self._client, "scheduler_comm", None)
+        self._client.subscribe_topic(self._topic, self._on_event)
+
     def _wait_for_workers(self) -> dict[str, int]:
         """Return the number of threads of each worker, as soon as there is one."""
         deadline = time.monotonic() + WORKERS_S
-        while not (threads := dict(self._client.nthreads())):
+        while not (threads := self._threads_of_workers()):
             if time.monotonic() > deadline:
                 raise EngineUnavailable(
                     f"{self.describe()} has no workers: start one (`dask worker {self._address}`), or give an adaptive"
@@ -115,6 +146,12 @@ class DaskEngine:
                 )
             time.sleep(0.1)
         return threads
+
+    def _threads_of_workers(self) -> dict[str, int]:
+        try:
+            return dict(self._client.nthreads(callback_timeout=CONNECT_S))
+        except (OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"{self.describe()} does not answer: {describe(error)}") from error
 
     def _facts_of_workers(self) -> dict[str, Any]:
         """Return the facts of each worker, or what it has raised."""
@@ -169,7 +206,7 @@ class DaskEngine:
         within_s = PUT_S + sum(map(len, parcel)) / PUT_BYTES
         try:
             (future,) = self._client.sync(self._client._scatter, [parcel], hash=False, callback_timeout=within_s)
-        except TimeoutError:  # the worker that was to have it hangs, or the scheduler
+        except OSError:  # the worker that was to have it hangs, or the scheduler, or the connection is lost for now
             return None
         return future
 
@@ -189,40 +226,43 @@ class DaskEngine:
             pure=False,
             fifo_timeout="0 ms",
         )
-        self._futures[number] = future
+        self._groups[number] = _DaskGroup(future)
         future.add_done_callback(lambda ended: self._ended(number, ended))
 
     def _ended(self, number: int, future: Any) -> None:
         """Take the last report of a group. Called in a thread of Dask's."""
-        if self._futures.get(number) is future:
-            del self._futures[number]
+        group = self._groups.get(number)
+        if group is not None and group.future is future:
+            del self._groups[number]
         try:
             self._events.ended(number, future.result())
         except distributed.KilledWorker as error:
             self._events.lost(number, f"its Dask worker died ({describe(error)})")
         except BaseException as error:  # any error of Dask
             if not self._closing.is_set():
-                if self._client.status == "running":
-                    self._events.lost(number, f"Dask has lost its task ({describe(error)})")
-                else:
+                if self._client.status == "closed":
                     self._events.gone(f"{self.describe()} is gone")
+                else:  # if it is "connecting", the connection may come back; the watcher gives it up otherwise
+                    self._events.lost(number, f"Dask has lost its task ({describe(error)})")
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._workers.pop(number, None)
             future.release()
 
     def _on_event(self, event: Any) -> None:
         """Take a report. Called in Dask's event loop."""
         _, message = event
-        self._workers[message["number"]] = message["worker"]
+        group = self._groups.get(message["number"])
+        if group is not None:  # else it has ended: its last report was faster
+            group.worker = message["worker"]
+        self._event_bytes += sum(map(len, message["parcel"]))
         self._events.reported(message["parcel"])
 
     def recall(self, number: int) -> None:
         """Cancel the task of a group. A host that runs it all the same notices that."""
-        future = self._futures.pop(number, None)
-        if future is not None:
-            self._client.loop.add_callback(self._cancel, future)
+        group = self._groups.pop(number, None)
+        if group is not None:
+            self._client.loop.add_callback(self._cancel, group.future)
 
     async def _cancel(self, future: Any) -> None:
         """Cancel a task. In Dask's event loop, because a scheduler that hangs does not answer."""
@@ -231,8 +271,9 @@ class DaskEngine:
 
     def order(self, number: int, parcel: Parcel) -> None:
         """Bring orders to the worker that runs a group, or to all if that is not known."""
-        worker = self._workers.get(number)
-        self._client.loop.add_callback(self._bring_orders, parcel, None if worker is None else [worker])
+        group = self._groups.get(number)
+        workers = None if group is None or group.worker is None else [group.worker]
+        self._client.loop.add_callback(self._bring_orders, parcel, workers)
 
     async def _bring_orders(self, parcel: Parcel, workers: list[str] | None) -> None:
         """Bring orders. In Dask's event loop, because a worker that hangs does not answer."""
@@ -254,6 +295,11 @@ class DaskEngine:
                 threads = dict(self._client.nthreads(callback_timeout=SILENT_S))
                 found = sum(threads.values())
                 self._check_reach(threads)
+                if self._client.scheduler_comm is not self._connection:
+                    self._subscribe()  # the client has connected again, perhaps to a scheduler that knows no topic
+                if self._event_bytes > EVENTS_BYTES:
+                    self._event_bytes = 0
+                    self._drop_events(f"truncate({self._topic!r})", SILENT_S)
             except Exception as error:  # noqa: BLE001  (Dask raises various errors when its scheduler is gone)
                 if self._closing.is_set():
                     return
@@ -278,6 +324,11 @@ class DaskEngine:
                 slots = found
                 self._events.resized(found)
 
+    def _drop_events(self, call: str, within_s: float) -> None:
+        """Have the scheduler drop reports that it has brought, by a call of its broker. Raises what Dask raises."""
+        text = IN_BROKER.format(call=call)
+        self._client.sync(self._client._run_on_scheduler, eval, text, callback_timeout=within_s)
+
     def describe(self) -> str:
         """Return the address of the scheduler."""
         return f"the Dask scheduler at {self._address}"
@@ -290,10 +341,13 @@ class DaskEngine:
         if self._is_open and self._client.status == "running":
             assert self._session is not None
             with contextlib.suppress(Exception):  # the scheduler may be gone meanwhile; hosts end by themselves then
+                self._client.subscribe_topic(self._topic, ignore_event)  # the client keeps what handles a topic
                 self._client.unsubscribe_topic(self._topic)
-                self._client.cancel(list(self._futures.values()), asynchronous=False)
+                futures = [group.future for group in self._groups.values()]
+                self._client.sync(self._client._cancel, futures, callback_timeout=END_S)
                 self._client.sync(self._client._run, end_hosts, self._session.token, callback_timeout=END_S)
-        self._futures.clear()
+                self._drop_events(f"_topics.pop({self._topic!r}, None)", END_S)
+        self._groups.clear()
         if isinstance(self._where, str) and self._client is not None:
             try:
                 self._client.close(timeout=END_S)
@@ -321,19 +375,37 @@ def _is_here(address: str) -> bool:
     return address.startswith("inproc:") or is_loopback(urlsplit(address).hostname or "")
 
 
+class BoundedClient(distributed.Client):  # type: ignore[misc]
+    """A client that does not wait for ever for a scheduler that accepts its connection and says nothing."""
+
+    async def _start(self, timeout: float, **options: Any) -> Any:
+        return await asyncio.wait_for(super()._start(timeout=timeout, **options), timeout)
+
+
 def _client_of(address: str) -> Any:
-    """Connect to a scheduler. Raises EngineUnavailable."""
+    """Connect to a scheduler. Raises EngineUnavailable or VersionMismatch."""
     place = urlsplit(address)
     try:
         socket.create_connection((place.hostname, place.port), CONNECT_S).close()  # a client takes longer to fail
-        return distributed.Client(address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb")
-    except (OSError, ValueError, TypeError, TimeoutError) as error:  # TypeError: there are no files for TLS
+        return BoundedClient(address, timeout=CONNECT_S, set_as_default=False, name="concurrent_nb")
+    except BaseException as error:
         _close_begun(error)
+        if isinstance(error, ImportError):  # the scheduler's words about other versions
+            raise VersionMismatch(
+                f"{describe(error)}: install the same version of distributed as the scheduler at {address} has"
+            ) from error
+        if not isinstance(error, OSError | ValueError | TypeError | TimeoutError):  # an interrupt
+            raise
+        # TypeError: there are no files for TLS.
         remedy = tls_remedy(address, "distributed.comm.tls in Dask's configuration, or give a distributed.Client")
         raise EngineUnavailable(
             f"no Dask scheduler answers at {address}: {describe(error)}. Start one (`dask scheduler`), or check the"
             f" address; {remedy}"
         ) from error
+
+
+def ignore_event(event: Any) -> None:
+    """Do nothing with an event of a session that has ended."""
 
 
 def _close_begun(error: BaseException) -> None:
