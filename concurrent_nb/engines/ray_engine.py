@@ -9,19 +9,26 @@ are made once and get groups.
 
 Ray answers in a thread of its own. Ray's client (`ray://`) waits for ever if an actor is called in that thread, so
 answers are handled in one of ours.
+
+Calls that ask Ray's head (the GCS) wait for ever if it hangs, and some if it has died. So each has a thread of its own
+(`asking`), and none is called with a lock held. Ray ends a process that is connected to a GCS that died a minute ago,
+the user's, too; so this process leaves such a Ray before.
 """
 
 import contextlib
 import importlib.util
+import logging
 import os
 import queue
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import ray
 import ray.exceptions
@@ -45,8 +52,13 @@ CONNECT_S: Final = 10.0
 START_S: Final = 60.0
 #: an actor answers a question for reports after this time at the latest, in seconds
 POLL_S: Final = 5.0
-#: seconds between two looks at whether Ray answers
+#: seconds between two looks at whether Ray answers, and within which it should
 LOOK_S: Final = 2.0
+ANSWER_S: Final = 1.0
+#: a Ray that has not answered for SILENT_S seconds is logged, or given up if its head does not accept connections,
+#: because Ray ends this process 60 s after the death of its GCS; one that hangs is given up after HANGS_S
+SILENT_S: Final = 10.0
+HANGS_S: Final = 30.0
 #: an actor that Ray was asked to kill and has not killed after this time, in seconds, ends by itself
 KILLED_S: Final = 0.5
 #: CPUs are waited for so long, in seconds: when some are free, and when none is
@@ -54,8 +66,100 @@ SETTLE_S: Final = 2.0
 FREE_S: Final = 10.0
 #: an engine of which Ray has placed no actor for so long, in seconds, runs nothing any more
 UNPLACED_S: Final = 30.0
-#: hosts have this long to end, in seconds
+#: hosts have this long to end, in seconds; likewise the connection
 END_S: Final = 3.0
+LEAVE_S: Final = 10.0
+
+Answer = TypeVar("Answer")
+
+
+def asking(question: Callable[[], Answer]) -> "Future[Answer]":
+    """Call a function of Ray that may wait for ever, in a thread that nobody waits for; return its future."""
+    future: Future[Answer] = Future()
+
+    def ask() -> None:
+        try:
+            answer = question()
+        except BaseException as error:  # noqa: BLE001  (it is the future's)
+            future.set_exception(error)
+        else:
+            future.set_result(answer)
+
+    threading.Thread(target=ask, name="concurrent_nb ray asks", daemon=True).start()
+    return future
+
+
+class RayConnection:
+    """The connection of this process to Ray, which Ray has once: engines share it, and the last one ends it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_ours = False
+
+    def join(self, connect: Callable[[], None]) -> None:
+        """Use the connection that there is, or the one that `connect` makes. Raises what `connect` raises."""
+        if not self._lock.acquire(timeout=START_S):
+            raise EngineUnavailable("this process does not get rid of its last connection to Ray, which hangs")
+        try:
+            if not ray.is_initialized():
+                connect()
+                self._users, self._is_ours = 0, True
+            elif not self._users:
+                self._is_ours = False
+            self._users += 1
+        finally:
+            self._lock.release()
+
+    def leave(self) -> None:
+        """End the connection if it was made here and no other engine uses it. Waits for ever if Ray hangs."""
+        with self._lock:
+            self._users = max(0, self._users - 1)
+            if self._is_ours and not self._users:
+                self._is_ours = False
+                if ray.is_initialized():
+                    ray.shutdown()
+
+
+class RayJoining:
+    """An attempt to connect to Ray. One that was given up ends the connection that it makes all the same."""
+
+    _one = threading.Lock()  # Ray makes one connection at a time
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lock = threading.Lock()
+        self._given_up = threading.Event()
+        self._has_joined = False
+
+    def run(self) -> None:
+        """Connect. Raises what Ray raises."""
+        with self._one:
+            if self._given_up.is_set():
+                return
+            logger = logging.getLogger("ray._private.worker")
+            logger.addFilter(_is_not_about_signals)
+            try:
+                ray.init(address=self._address, log_to_driver=False, configure_logging=False)
+            finally:
+                logger.removeFilter(_is_not_about_signals)
+            with self._lock:
+                self._has_joined = True
+                is_late = self._given_up.is_set()
+            if is_late:
+                ray.shutdown()
+
+    def give_up(self) -> None:
+        """End the connection, if it was made, or as soon as it is."""
+        with self._lock:
+            self._given_up.set()
+            is_made = self._has_joined
+        if is_made:
+            ray.shutdown()
+
+
+#: the connection of this process
+CONNECTION: Final = RayConnection()
 
 
 class RayHost:
@@ -101,8 +205,7 @@ class _RayActor:
         self.group: int | None = None  #: that it runs
         self.is_polled = False
         self.is_placed = False  #: Ray has found a CPU for it, which may take for ever
-        self.has_failed = False  #: before it was placed
-        self.is_dead = False
+        self.failure = ""  #: why it is dead
 
 
 class RayEngine:
@@ -117,14 +220,16 @@ class RayEngine:
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._owns_connection = False
+        self._has_joined = False
         self._session: EngineSession | None = None
         self._actors: list[_RayActor] = []
         self._actor_of: dict[int, _RayActor] = {}  # by group
         self._waiting: deque[tuple[int, Parcel, list[Parcel], list[Any]]] = deque()
         self._lock = threading.RLock()
         self._closing = threading.Event()
-        self._placed = threading.Event()  # set once the first actor is
+        self._look = threading.Event()  # set when the watcher has something to do
+        self._head: tuple[str, int] | None = None  # where Ray's GCS listens, if this process reaches it
+        self._placed = threading.Event()  # set once the first actor is, or has failed
         self._watcher: threading.Thread | None = None
         self._answers: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._handler = threading.Thread(target=self._handle_answers, name="concurrent_nb ray answers", daemon=True)
@@ -132,38 +237,48 @@ class RayEngine:
     def open(self, session: EngineSession, events: EngineEvents) -> EngineSession:
         """Connect, check the versions of a worker, and make the actors."""
         self._events, self._session = events, session
-        if not ray.is_initialized():
-            self._connect()
-        elif self._where != "ray":
+        if self._where != "ray" and ray.is_initialized():
             raise EngineUnavailable(
                 "this process is connected to a Ray already: connect to 'ray' to use that one, or call ray.shutdown()"
                 f" before you connect to {self._where}"
             )
+        CONNECTION.join(self._connect)
+        self._has_joined = True
         try:
             # By value, because a worker may have none of ours.
             facts = ray.remote(lambda text: eval(text)).options(num_cpus=0)
-            found = ray.get(facts.remote(FACTS), timeout=START_S)
+            found = self._ask(lambda: ray.get(facts.remote(FACTS), timeout=START_S))
+        except EngineUnavailable:
+            raise
         except Exception as error:
             raise EngineUnavailable(f"{self.describe()} does not run functions: {describe(error)}") from error
         check_facts(found, f"a worker of {self.describe()}")
-        if all(is_loopback(node["NodeManagerAddress"]) for node in ray.nodes()):  # else another may join it
+        if all(is_loopback(node["NodeManagerAddress"]) for node in self._ask(ray.nodes)):  # else another may join it
             session = self._session = with_authkey(session)
-        self.slots = self._free_cpus()
+        self._head = self._ask(_reachable_head)
+        self.slots = self._ask(self._free_cpus)
         if not self.slots:
             raise EngineUnavailable(
                 f"{self.describe()} has no free CPU: add a node, or end what runs there (`ray status` shows it)"
             )
         self._handler.start()
-        with self._lock:
-            self._actors = [self._make_actor() for _ in range(self.slots)]
-        if not self._placed.wait(START_S):
-            raise EngineUnavailable(
-                f"{self.describe()} has started no actor within {START_S:g} s: its free CPUs may have been taken"
-                " (`ray status` shows it)"
-            )
+        self._ask(self._make_actors)
+        self._await_first_actor()
         self._watcher = threading.Thread(target=self._watch, name="concurrent_nb ray", daemon=True)
         self._watcher.start()
         return session
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """Return Ray's answer. Raises what the question raises, and EngineUnavailable if Ray hangs."""
+        future = asking(question)
+        try:
+            return future.result(START_S)
+        except TimeoutError:
+            if future.done():  # it was raised by Ray
+                raise
+            raise EngineUnavailable(
+                f"{self.describe()} has not answered for {START_S:g} s: its head may hang, or have died (`ray status`)"
+            ) from None
 
     def _free_cpus(self) -> int:
         """Return how many CPUs are free. Ray keeps those of tasks that have ended for a moment, so wait for all."""
@@ -180,9 +295,21 @@ class RayEngine:
         if self._where != "ray":
             address = _client_address(self._where)
             _check_client(address)
+        joining = RayJoining(address)
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            self._await_connection(asking(joining.run))
+        except BaseException:  # an interrupt, too
+            joining.give_up()
+            raise
+
+    def _await_connection(self, connecting: "Future[None]") -> None:
+        try:
+            connecting.result(START_S)
         except Exception as error:
+            if not connecting.done():
+                raise EngineUnavailable(
+                    f"{self.describe()} has not answered for {START_S:g} s: its head may hang (`ray status`)"
+                ) from None
             text = str(error)
             if "ersion mismatch" in text:
                 raise VersionMismatch(f"{text.strip()} Use an environment with the same versions") from error
@@ -190,13 +317,35 @@ class RayEngine:
             raise EngineUnavailable(
                 f"{what}: {describe(error)}. Start one (`ray start --head`), or call ray.init() in this process"
             ) from error
-        self._owns_connection = True
+
+    def _make_actors(self) -> None:
+        made = [self._make_actor() for _ in range(self.slots)]
+        with self._lock:
+            self._actors = made
+            self._note_slots()  # some may be placed already
+        self._give()
 
     def _make_actor(self) -> _RayActor:
         kind = ray.remote(RayHost).options(num_cpus=1, max_concurrency=8, max_restarts=0)
         actor = _RayActor(kind.remote())
         self._when_answered(actor.handle.is_placed.remote(), partial(self._is_placed, actor))
         return actor
+
+    def _await_first_actor(self) -> None:
+        """Return when Ray has placed an actor. Raises EngineUnavailable."""
+        until = time.monotonic() + START_S
+        while self._placed.wait(until - time.monotonic()):
+            self._placed.clear()
+            with self._lock:
+                if any(actor.is_placed for actor in self._actors):
+                    return
+                failures = [actor.failure for actor in self._actors if actor.failure]
+            if len(failures) == self.slots:
+                raise EngineUnavailable(f"our actors do not start on {self.describe()}: {failures[0]}")
+        raise EngineUnavailable(
+            f"{self.describe()} has started no actor within {START_S:g} s: its free CPUs may have been taken"
+            " (`ray status` shows it)"
+        )
 
     def _when_answered(self, ref: Any, handle: Callable[[Any], object]) -> None:
         """Have `handle` called with the future of an answer when it has come, in the thread for that."""
@@ -209,17 +358,17 @@ class RayEngine:
 
     def _is_placed(self, actor: _RayActor, future: Any) -> None:
         """Let an actor have groups, now that it has a CPU."""
-        failed = future.exception() is not None
-        with self._lock:
-            if self._closing.is_set() or actor.is_dead:
-                return
-            if failed:
-                actor.has_failed = True  # the watcher makes another one, at its own pace
-                return
-            actor.is_placed = True
-            self._note_slots()
+        error = future.exception()
+        if self._closing.is_set():
+            return
+        if error is None:
+            with self._lock:
+                actor.is_placed = not actor.failure
+                self._note_slots()
+            self._give()
+        else:  # the watcher makes another one, at its own pace
+            actor.failure = _first_line(error)
         self._placed.set()
-        self._give()
 
     def _note_slots(self) -> None:
         """Report how many actors have a CPU. With the lock, so that the last report has the last number."""
@@ -248,45 +397,51 @@ class RayEngine:
                 number, parcel, objects, handles = self._waiting.popleft()
                 actor.group = number
                 self._actor_of[number] = actor
-            self._when_answered(actor.handle.run.remote(parcel, objects, *handles), partial(self._ended, number, actor))
+            try:
+                answer = actor.handle.run.remote(parcel, objects, *handles)
+            except Exception as error:  # noqa: BLE001  (Ray raises various errors when it is gone)
+                self._events.gone(f"{self.describe()} takes no group: {_first_line(error)}")
+                return
+            self._when_answered(answer, partial(self._ended, number, actor))
             self._poll(actor)
 
     def _ended(self, number: int, actor: _RayActor, future: Any) -> None:
         """Take the last report of a group."""
-        error = future.exception()
+        error: BaseException | None = None
+        try:
+            parcel = future.result()
+        except BaseException as raised:  # noqa: BLE001  (whatever it is, the group has ended)
+            error = raised
+        death = _first_line(error) if isinstance(error, ray.exceptions.RayActorError) else ""
         with self._lock:
             actor.group = None
-            if isinstance(error, ray.exceptions.RayActorError):
-                actor.is_placed = False
             if self._actor_of.get(number) is actor:
                 del self._actor_of[number]
-        if not self._closing.is_set() and not isinstance(error, ray.exceptions.RayActorError):
-            self._give()
-        if error is None:
-            self._events.ended(number, future.result())
-        elif not self._closing.is_set():
-            if isinstance(error, ray.exceptions.RayActorError):
-                self._replace(actor)
-                self._give()
-            self._events.lost(number, f"its Ray actor failed ({_first_line(error)})")
-
-    def _replace(self, actor: _RayActor) -> None:
-        """Make another actor in the place of a dead one."""
-        with self._lock:
-            if actor.is_dead or self._closing.is_set():
-                return
-            actor.is_dead = True
-            actor.is_placed = False
-            try:
-                self._actors[self._actors.index(actor)] = self._make_actor()
+            if death and not actor.failure:
+                actor.failure, actor.is_placed = death, False
                 self._note_slots()
-            except Exception as error:  # noqa: BLE001  (Ray raises various errors when it is gone)
-                self._events.gone(f"{self.describe()} is gone: {_first_line(error)}")
+        if error is None:
+            self._events.ended(number, parcel)
+        elif not self._closing.is_set():
+            self._events.lost(number, f"its Ray actor failed ({_first_line(error)})")
+        if not self._closing.is_set():
+            if death:
+                self._look.set()
+            self._give()
+
+    def _replace_dead(self) -> None:
+        """Make other actors in the place of dead ones. Only the watcher calls it, as it may wait for Ray."""
+        for dead in [actor for actor in self._actors if actor.failure]:
+            made = self._make_actor()
+            with self._lock:
+                self._actors[self._actors.index(dead)] = made
+                self._note_slots()
+        self._give()
 
     def _poll(self, actor: _RayActor) -> None:
         """Ask an actor for reports, while it has groups."""
         with self._lock:
-            if actor.is_polled or actor.group is None or actor.is_dead or self._closing.is_set():
+            if actor.is_polled or actor.group is None or actor.failure or self._closing.is_set():
                 return
             actor.is_polled = True
         self._when_answered(actor.handle.next_reports.remote(), partial(self._polled, actor))
@@ -316,48 +471,104 @@ class RayEngine:
             actor.handle.order.remote(self._session.token, parcel)
 
     def _watch(self) -> None:
-        """Watch whether Ray answers, and has a CPU for us; replace actors that have failed to start."""
-        placed_at = time.monotonic()
-        while not self._closing.wait(LOOK_S):
+        """Watch whether Ray answers, and has a CPU for us; replace dead actors."""
+        fine_at = placed_at = time.monotonic()
+        answer: Future[bool] | None = None
+        has_warned = False
+        while not self._closing.is_set():
+            self._look.wait(LOOK_S)
+            self._look.clear()
+            if answer is None and self._head is not None:
+                try:
+                    socket.create_connection(self._head, ANSWER_S).close()
+                except OSError as error:  # Ray is not asked then: a question that waits keeps it in this process
+                    if time.monotonic() - fine_at > SILENT_S and not self._closing.is_set():
+                        self._events.gone(f"{self.describe()} is gone: its head does not listen: {describe(error)}")
+                        return
+                    continue
+            answer = answer or asking(self._look_at_ray)
             try:
-                is_there = ray.is_initialized() and bool(ray.nodes())
-                why = "it was shut down"
+                is_there, why = answer.result(ANSWER_S), "it was shut down"
             except Exception as error:  # noqa: BLE001  (Ray raises various errors when it is gone)
+                if not answer.done():
+                    silent_s = time.monotonic() - fine_at
+                    if silent_s > HANGS_S:
+                        self._events.gone(f"{self.describe()} does not answer: it has hung for {silent_s:.0f} s")
+                        return
+                    if silent_s > SILENT_S and not has_warned and not self._closing.is_set():
+                        has_warned = True
+                        log.warning("%s has not answered for %.0f s", self.describe(), silent_s)
+                    continue
                 is_there, why = False, _first_line(error)
+            answer = None
             if not is_there and not self._closing.is_set():
                 self._events.gone(f"{self.describe()} is gone: {why}")
                 return
-            for actor in [each for each in self._actors if each.has_failed]:
-                self._replace(actor)
+            fine_at, has_warned = time.monotonic(), False
             if any(actor.is_placed for actor in self._actors):
-                placed_at = time.monotonic()
-            elif time.monotonic() - placed_at > UNPLACED_S:
+                placed_at = fine_at
+            elif fine_at - placed_at > UNPLACED_S:
                 self._events.gone(f"{self.describe()} has had no CPU for our actors for {UNPLACED_S:g} s")
                 return
+
+    def _look_at_ray(self) -> bool:
+        """Return whether Ray is there; replace dead actors if it is. Waits for ever if it hangs."""
+        is_there = bool(ray.is_initialized() and ray.nodes())
+        if is_there and not self._closing.is_set():
+            self._replace_dead()
+        return is_there
 
     def describe(self) -> str:
         """Return which Ray it is."""
         return "the Ray of this machine" if self._where == "ray" else f"the Ray at {self._where}"
 
     def close(self) -> None:
-        """End all hosts and actors; leave Ray if it was joined here."""
+        """End all hosts and actors; leave Ray if it was joined here, and no other engine uses it."""
         self._closing.set()
+        self._look.set()
         self._answers.put(None)
         for thread in (self._watcher, self._handler):
             if thread is not None and thread.is_alive():
                 thread.join(END_S)
-        if ray.is_initialized():
-            assert self._session is not None
-            with contextlib.suppress(Exception):  # an actor may be dead, or Ray; hosts end with their actors
-                until = time.monotonic() + END_S
-                ends = [actor.handle.end.remote(self._session.token) for actor in self._actors if actor.is_placed]
-                ray.wait(ends, num_returns=len(ends), timeout=max(0.0, until - time.monotonic()))
-            for actor in self._actors:
-                with contextlib.suppress(Exception):  # likewise
-                    ray.kill(actor.handle)
-        self._actors.clear()
-        if self._owns_connection and ray.is_initialized():
-            ray.shutdown()
+        if not self._has_joined:
+            return
+        self._has_joined = False
+        ending = asking(self._end_actors)
+        wait([ending], 2 * END_S)
+        leaving = asking(CONNECTION.leave)
+        wait([leaving], LEAVE_S)
+        if not leaving.done():
+            log.warning("%s does not let this process go, nor end before it answers: it hangs", self.describe())
+
+    def _end_actors(self) -> None:
+        """End all hosts, then their actors. Waits for ever if Ray hangs."""
+        actors, self._actors = self._actors, []
+        if not ray.is_initialized():
+            return
+        assert self._session is not None
+        with contextlib.suppress(Exception):  # an actor may be dead, or Ray; hosts end with their actors
+            until = time.monotonic() + END_S
+            ends = [actor.handle.end.remote(self._session.token) for actor in actors if actor.is_placed]
+            ray.wait(ends, num_returns=len(ends), timeout=max(0.0, until - time.monotonic()))
+        for actor in actors:
+            with contextlib.suppress(Exception):  # likewise
+                ray.kill(actor.handle)
+
+
+def _reachable_head() -> tuple[str, int] | None:
+    """Return where Ray's GCS listens; None if this process does not reach it, as Ray's client may not."""
+    try:
+        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        place = host.strip("[]"), int(port)
+        socket.create_connection(place, ANSWER_S).close()
+    except Exception:  # noqa: BLE001  (Ray's client raises various errors for what only its server knows)
+        return None
+    return place
+
+
+def _is_not_about_signals(record: logging.LogRecord) -> bool:
+    """Return False for the warning that only the main thread can handle SIGTERM: that is the user's."""
+    return "SIGTERM handler is not set" not in record.getMessage()
 
 
 def _first_line(error: BaseException) -> str:
