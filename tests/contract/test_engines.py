@@ -4,6 +4,7 @@ Each test is a feature, and runs on each engine. What an engine cannot do is in 
 refused or done instead, and the test holds it to them. The table in docs/engines.md is made of FEATURES and LIMITS.
 """
 
+import asyncio
 import concurrent.futures
 import importlib.util
 import itertools
@@ -12,12 +13,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +31,7 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs, task_functions
+from concurrent_nb.engines.engine_application import EngineApplication
 from concurrent_nb.engines.executor_engine import ExecutorEngine
 from concurrent_nb.engines.group_messages import EngineSession, Orders, pack
 from concurrent_nb.errors import (
@@ -94,6 +98,10 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
     ("dask", "cores"): "refused",
     ("ray", "cores"): "refused",
 }
+#: an address that no other machine reaches, and that Ray takes: 127.0.0.1 it replaces by one of the network
+LOOPBACK: Final = "127.0.0.2" if sys.platform == "linux" else None
+#: set where these tests are run by `mpiexec`: the executor is MPI's then
+BY_MPI: Final = "CONCURRENT_NB_TESTS_BY_MPI"
 #: packages without which an engine's tests are skipped
 PACKAGES: Final = {"dask": "distributed", "ray": "ray"}
 
@@ -115,6 +123,14 @@ def inline() -> Iterator[ApplicationNode]:
 
 @contextmanager
 def executor_engine() -> Iterator[ApplicationNode]:
+    if BY_MPI in os.environ:
+        from mpi4py.futures import MPIPoolExecutor
+
+        with MPIPoolExecutor() as mpi, concurrent_nb.connect(mpi) as app:
+            assert isinstance(app, EngineApplication)
+            assert app.engine_description == f"MPIPoolExecutor with {WORKERS} workers"
+            yield app
+        return
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool, concurrent_nb.connect(pool) as app:
         yield app
 
@@ -138,13 +154,13 @@ def dask_cluster() -> Iterator[str]:
 
 @contextmanager
 def ray() -> Iterator[ApplicationNode]:
-    with ray_cluster(), concurrent_nb.connect("ray") as app:
+    with ray_cluster(LOOPBACK), concurrent_nb.connect("ray") as app:
         yield app
 
 
 @contextmanager
-def ray_cluster() -> Iterator[None]:
-    """Run a real Ray on this machine."""
+def ray_cluster(address: str | None = None) -> Iterator[None]:
+    """Run a real Ray on this machine, at this address of it or the one that Ray finds."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
@@ -155,6 +171,7 @@ def ray_cluster() -> Iterator[None]:
         object_store_memory=200_000_000,
         log_to_driver=False,
         configure_logging=False,
+        _node_ip_address=address,
     )
     try:
         yield
@@ -217,11 +234,20 @@ def limit(request: pytest.FixtureRequest, engine: str) -> str:
 
 # CPython's documented behaviour: the tests of executors that need nothing but one, here on each engine.
 _NEEDS_ONE_EXECUTOR: Final = frozenset({"executor", "tmp_path", "request"})
+#: those of applications that are of interest here, too
+_OF_APPLICATIONS: Final = frozenset(
+    {
+        "test_a_result_whose_pickle_cannot_be_opened_ends_its_future",
+        "test_an_argument_whose_pickle_cannot_be_opened_ends_its_future",
+        "test_an_application_cannot_be_used_after_a_fork",
+        "test_futures_can_be_awaited",
+    }
+)
 _SLOW: Final = frozenset({"test_bytes_of_any_size_go_and_come", "test_arrays_go_and_come"})
 for _name, _test in vars(executor_tests).items():
     if _name.startswith("test_") and _name not in _SLOW:
         _arguments = _test.__code__.co_varnames[: _test.__code__.co_argcount]
-        if "executor" in _arguments and _NEEDS_ONE_EXECUTOR.issuperset(_arguments):
+        if _name in _OF_APPLICATIONS or ("executor" in _arguments and _NEEDS_ONE_EXECUTOR.issuperset(_arguments)):
             globals()[_name] = _test
 
 
@@ -281,7 +307,11 @@ def say_and_wait(go: Path) -> str:
 
 
 def test_prints(app: ApplicationNode, tmp_path: Path) -> None:
-    job = app.start_job(say_and_wait, [(tmp_path / "go",)], watched=True)
+    check_prints(app, tmp_path / "go")
+
+
+def check_prints(app: ApplicationNode, go: Path) -> None:
+    job = app.start_job(say_and_wait, [(go,)], watched=True)
     output: list[str] = []
     notes: list[Any] = []
 
@@ -292,7 +322,7 @@ def test_prints(app: ApplicationNode, tmp_path: Path) -> None:
 
     eventually(have_come, "what the task prints and reports has come while it runs")
     assert not job.done()
-    (tmp_path / "go").touch()
+    go.touch()
     assert job.results() == ["over"]
 
 
@@ -476,41 +506,48 @@ def test_the_documents_tell_what_these_tests_show() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- MPI
 
-MPI_SCRIPT: Final = """
-import time
-import concurrent_nb
-from mpi4py.futures import MPIPoolExecutor
-
-def say(n):
-    print("task", n, flush=True)
-    return n * n
-
-if __name__ == "__main__":
-    with MPIPoolExecutor() as pool, concurrent_nb.connect(pool) as app:
-        print(app.engine_description, flush=True)
-        print(sum(app.map(abs, range(-1000, 0))), app.submit(say, 7).result(60), flush=True)
-        job = app.start_job(time.sleep, [(60,)] * 2)
-        while not job.counts().running:
-            time.sleep(0.01)
-        job.cancel()
-        print(job.wait(30), job.counts().cancelled, flush=True)
-"""
-
 
 @pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
 def test_the_executor_of_mpi_is_one_too(tmp_path: Path) -> None:
+    """The first tests above on a real MPI of three processes, of which two are workers. The others pass, too."""
     mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if mpiexec is None:
         pytest.skip("there is no mpiexec")
-    script = tmp_path / "script.py"
-    script.write_text(MPI_SCRIPT)
-    command = [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
-    lines = [line for line in ended.stdout.splitlines() if not line.startswith("task")]
-    assert lines == ["MPIPoolExecutor with 2 workers", "500500 49", "True 2"], ended.stderr
-    assert "task 7" in ended.stdout
+    shown = ("executor", "chunks", "cells", "cython", "prints", "errors", "cancel", "put", "systems")
+    tests = [f"{__file__}::test_{feature}[executor]" for feature in shown]
+    options = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner"), "--rootdir"]
+    ended = subprocess.run(
+        [
+            mpiexec,
+            "-n",
+            str(WORKERS + 1),
+            sys.executable,
+            "-m",
+            "mpi4py.futures",
+            "-m",
+            "pytest",
+            *options,
+            ROOT,
+            *tests,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        env={**os.environ, "PYTHONPATH": str(ROOT), BY_MPI: "1"},
+    )
+    assert f"{len(shown)} passed" in ended.stdout, ended.stdout + ended.stderr
     assert ended.returncode == 0
+    eventually(lambda: not processes_by_mpi(), "no process of it is left")
+
+
+def processes_by_mpi() -> list[str]:
+    found = []
+    for (_, pid, *_), words in leaks.processes().items():
+        assert isinstance(pid, int)
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if BY_MPI in psutil.Process(pid).environ():
+                found.append(words)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -530,8 +567,8 @@ def append_square(to: Any, n: int) -> None:
 
 
 def test_tasks_on_this_machine_may_use_managers(app: ApplicationNode, engine: str) -> None:
-    if engine == "ray":
-        pytest.skip("it listens on an address of the network, so its nodes may be elsewhere")
+    if engine == "ray" and LOOPBACK is None:
+        pytest.skip("this system's only loopback address is one that Ray replaces, so its nodes may be elsewhere")
     with multiprocessing.get_context("spawn").Manager() as manager:
         shared = manager.list()
         app.submit(append_square, shared, 3).result(PATIENCE_S)
@@ -570,9 +607,9 @@ def kill_the_worker_of_the_engine(once: Path) -> str:
     return "this worker was to die"
 
 
-def test_a_worker_of_the_engine_that_dies_loses_nothing(app: ApplicationNode, engine: str, tmp_path: Path) -> None:
-    if engine not in ("dask", "ray"):
-        pytest.skip("its workers are ours, this process, or an executor that breaks")
+# Workers of "native" are ours, that of "inline" is this process, and an executor that loses one breaks: see below.
+@pytest.mark.parametrize("engine", ["dask", "ray"], indirect=True, scope="module")
+def test_a_worker_of_the_engine_that_dies_loses_nothing(app: ApplicationNode, tmp_path: Path) -> None:
     beside = [app.submit(work.slow_square, n) for n in range(300)]
     killer = app.submit(kill_the_worker_of_the_engine, tmp_path / "once")
     assert killer.result(PATIENCE_S) == "survived"
@@ -627,6 +664,10 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         concurrent_nb.connect("dask://127.0.0.1:1")
     with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tls://127\.0\.0\.1:1:"):
         concurrent_nb.connect("dask://tls://127.0.0.1:1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts connections and says nothing, as if frozen
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EngineUnavailable, match=rf"no Dask scheduler answers at tcp://{place}: TimeoutError"):
+            concurrent_nb.connect(f"dask://{place}")
     for wrong in ("dask://", "dask://host:port", "dask://http://host:1"):
         with pytest.raises(ConfigurationError, match=r"is no address of a Dask scheduler: give dask://HOST:8786"):
             concurrent_nb.connect(wrong)
@@ -690,6 +731,8 @@ if __name__ == "__main__":
 def test_a_scheduler_that_hangs_is_told_and_ends_the_futures(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    import distributed
+
     for name, value in (("SILENT_S", 0.3), ("HANGS_S", 1.5), ("END_S", 0.5)):
         monkeypatch.setattr(f"concurrent_nb.engines.dask_engine.{name}", value)
     script = tmp_path / "scheduler.py"
@@ -698,17 +741,28 @@ def test_a_scheduler_that_hangs_is_told_and_ends_the_futures(
     process = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
     with process:
         assert process.stdin is not None and process.stdout is not None
-        app = concurrent_nb.connect("dask://" + process.stdout.readline().strip())
+        address = "dask://" + process.stdout.readline().strip()
+        app = concurrent_nb.connect(address)
+        monkeypatch.setattr("concurrent_nb.engines.dask_engine.CONNECT_S", 1.0)
         try:
             future = app.submit(time.sleep, PATIENCE_S)
             eventually(future.running, "the task runs")
+            client = distributed.Client(address.replace("dask", "tcp", 1), set_as_default=False)
+            in_hand = concurrent_nb.connect(client)
             os.kill(process.pid, signal.SIGSTOP)
+            begun = time.monotonic()
+            in_hand.close()  # before it is known that the scheduler hangs
+            assert time.monotonic() - begun < PATIENCE_S / 2
             with pytest.raises(EngineLost, match=r"the Dask scheduler at .* does not answer: it has hung for"):
                 future.result(PATIENCE_S)
             assert "has not answered for" in caplog.text
+            for where, words in ((client, "does not answer: TimeoutError"), (address, "no Dask scheduler answers at")):
+                with pytest.raises(EngineUnavailable, match=words):
+                    concurrent_nb.connect(where)
         finally:
             app.close()
             os.kill(process.pid, signal.SIGCONT)
+            client.close()
             process.stdin.close()
             process.wait(PATIENCE_S)
 
@@ -773,6 +827,87 @@ def test_large_arguments_reach_dask_workers_that_cannot_reach_each_other(
             lengths = app.map(added, range(20), timeout=PATIENCE_S)
             assert list(lengths) == [len(data) + n for n in range(20)]
     assert re.search(r"Dask workers cannot reach each other \(tcp://\S+ does not reach tcp://", caplog.text)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_dask_client_in_hand_serves_two_and_keeps_nothing_of_them(tmp_path: Path) -> None:
+    """Its connection may be lost and come back, also to a scheduler that knows nothing of who listens."""
+    import distributed
+
+    from concurrent_nb.engines.dask_engine import ignore_event
+
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=True, protocol="tcp", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+
+        def topics() -> list[str]:
+            return [name for name in cluster.scheduler._broker._topics if name.startswith("concurrent_nb")]
+
+        handlers = set(client._event_handlers)
+        with concurrent_nb.connect(client) as app, concurrent_nb.connect(client) as other:
+            assert list(app.map(work.square, range(100))) == list(other.map(work.square, range(100)))
+            assert len(client._event_handlers) == 2 + len(handlers)
+            assert len(topics()) == 2
+            future = app.submit(work.start_and_wait, tmp_path / "started", tmp_path / "end")
+            work.wait_for(tmp_path / "started")
+            for topic in topics():
+                del cluster.scheduler._broker._topics[topic]
+            client.loop.add_callback(client.scheduler_comm.comm.abort)
+            (tmp_path / "end").touch()
+            assert future.result(PATIENCE_S)
+            eventually(lambda: len(topics()) == 2, "both listen again")
+            check_prints(app, tmp_path / "again")
+        eventually(lambda: not topics(), "the scheduler keeps no reports")
+        ours = [handler for topic, handler in client._event_handlers.items() if topic not in handlers]
+        assert ours == [ignore_event] * 2
+        assert client.submit(pow, 2, 3).result(PATIENCE_S) == 8
+    with pytest.raises(EngineUnavailable, match=r"the client of .* is closed: give one that is connected"):
+        concurrent_nb.connect(client)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_an_asynchronous_client_of_dask_is_refused() -> None:
+    import distributed
+
+    async def main() -> None:
+        async with (
+            distributed.LocalCluster(
+                n_workers=0, processes=False, dashboard_address=None, asynchronous=True
+            ) as cluster,
+            distributed.Client(cluster, asynchronous=True, set_as_default=False) as client,
+        ):
+            with pytest.raises(EngineUnavailable, match="is asynchronous, and an engine waits for answers"):
+                concurrent_nb.connect(client)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_the_stop_button_ends_the_attempt_to_connect() -> None:
+    """A scheduler that accepts connections and says nothing; the stop button is pressed while the client waits."""
+    before = leaks.held()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        def press_at_the_second() -> None:
+            with silent.accept()[0]:  # the first looks whether anything listens
+                connection, _ = silent.accept()
+            with connection:
+                os.kill(os.getpid(), signal.SIGINT)
+                ended.wait(PATIENCE_S)
+
+        ended = threading.Event()
+        button = threading.Thread(target=press_at_the_second)
+        button.start()
+        try:
+            with pytest.raises(KeyboardInterrupt) as raised:
+                concurrent_nb.connect(f"dask://127.0.0.1:{silent.getsockname()[1]}")
+        finally:
+            ended.set()
+            button.join(PATIENCE_S)
+    assert leaks.left_since(before) == [], raised  # with its traceback, as a shell keeps it
 
 
 KILLED_SCRIPT: Final = """
