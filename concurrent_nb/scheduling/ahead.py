@@ -57,7 +57,7 @@ class Ahead:
         slave = state.slaves[task.slave]
         slave.promote(task, state.task_log.now_s)
         state.touch(slave)
-        state.blocked -= 1
+        state.unblock(task)
         task.links.leader, task.links.missing, task.links.was_ahead = None, 0, True
         task.objects = objects_with_inputs(task)
         line.length -= 1

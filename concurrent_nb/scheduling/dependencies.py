@@ -18,8 +18,9 @@ from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.scheduling.ahead import Ahead, objects_with_inputs
 from concurrent_nb.scheduling.scheduler_state import SchedulerState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, ends_job, report_of
+from concurrent_nb.tasks.function_graph import FunctionGraph, FunctionNode, count_edges
 from concurrent_nb.tasks.states import UNBLOCK, move
-from concurrent_nb.tasks.task_record import FunctionEdge, JobRecord, TaskLinks, TaskRecord, TaskState
+from concurrent_nb.tasks.task_record import JobRecord, TaskLinks, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame
 
 #: ends after which no process refers to the results that a task needed
@@ -27,8 +28,10 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: longest pickled exception of an input that its dependents get, in bytes
 _EXCEPTION_BYTES_MAX: Final = 16 * 1024
 _TEXT_MAX: Final = 1000
-#: most pairs of functions whose edges are counted for one job
-EDGES_MAX: Final = 1000
+#: what a function's name begins with that was defined in another one, up to its own name
+_LOCALS: Final = "<locals>."
+#: how the name of a cell's function begins; people know the cell by the name of its job
+_CELL: Final = "<cell "
 
 
 class Dependencies:
@@ -54,21 +57,22 @@ class Dependencies:
                 self._end_without_input(task)
                 return
             found[needed] = None
+        links = task.links = task.links or TaskLinks()
+        node = links.node = self._count_edges(found, task)
         for needed in found:
             if needed.outcome is not None and needed.outcome.status not in SUCCESSES:
                 self._fail(task, needed)
                 return
-        links = task.links = task.links or TaskLinks()
         links.inputs = tuple(found)
         for needed in found:
-            if needed.links is None:
-                needed.links = TaskLinks()
-            needed.links.users += 1
-            self._count_edge(needed, task)
+            of_input = needed.links
+            assert of_input is not None
+            of_input.users += 1
             if needed.outcome is None:
                 links.missing += 1
-                needed.links.dependents.append(task)
+                of_input.dependents.append(task)
         task.state = TaskState.BLOCKED  # a new task: no transition
+        node.blocked += 1
         self._state.blocked += 1
         if not links.missing:
             task.objects = objects_with_inputs(task)
@@ -103,8 +107,8 @@ class Dependencies:
             ready, self._ready = self._ready, []
             waiting = [task for task in ready if task.state == TaskState.BLOCKED]  # the others have ended meanwhile
             for task in waiting:
+                state.unblock(task)
                 move(task, UNBLOCK)
-            state.blocked -= len(waiting)
             for _, alike in groupby(waiting, lambda task: (task.job.id, task.function, task.timeout_s, task.objects)):
                 tasks = list(alike)
                 for needs, same in groupby(tasks, lambda task: task.needs):
@@ -119,15 +123,42 @@ class Dependencies:
         if leader is not None and leader.slave is not None:  # else it has just ended
             self._state.leaders.append(leader)
 
-    def _count_edge(self, needed: TaskRecord, task: TaskRecord) -> None:
-        edges, pair = task.job.edges, (needed.function, task.function)
-        edge = edges.get(pair)
-        if edge is None:
-            if len(edges) >= EDGES_MAX:
-                return
-            name_of = self._state.task_log.name_of
-            edge = edges[pair] = FunctionEdge(name_of(needed.function), name_of(task.function))
-        edge.count += 1
+    def _count_edges(self, inputs: Iterable[TaskRecord], task: TaskRecord) -> FunctionNode:
+        """Add a new task and its edges to the graph of its owner; return the node of its function."""
+        state, edges = self._state, task.job.edges
+        graph = state.graphs.of(task.job.owner, state.task_log.now_s)
+        node = self._node_of(graph, task)
+        node.add(None)
+        source, count = node, 0
+        for needed in inputs:
+            links = needed.links
+            if links is None:
+                links = needed.links = TaskLinks()
+            of_input = links.node
+            if of_input is None or of_input.graph is not graph:
+                of_input = links.node = self._node_of(graph, needed)
+                of_input.add(None if needed.outcome is None else needed.outcome.status)
+            if of_input is not source:  # nearly always the inputs of one function come together
+                if count:
+                    graph.connect(source, node, count)
+                    count_edges(edges, source.name, node.name, count)
+                source, count = of_input, 0
+            count += 1
+        if count:
+            graph.connect(source, node, count)
+            count_edges(edges, source.name, node.name, count)
+        return node
+
+    def _node_of(self, graph: FunctionGraph, task: TaskRecord) -> FunctionNode:
+        node = graph.by_digest.get(task.function)
+        if node is not None:
+            return node
+        name = self._state.task_log.name_of(task.function)
+        if name.startswith(_CELL):
+            return graph.node(task.job.name or name)
+        node = graph.node(name.rpartition(_LOCALS)[2])
+        graph.remember(task.function, node)
+        return node
 
     def _find(self, job: JobRecord, job_id: JobId, index: int) -> TaskRecord | None:
         """Return a task of the same owner whose result is here, or will be."""

@@ -9,7 +9,7 @@ calls it from one thread. It never sends, reads a clock, draws a random number, 
 the same times give the same instructions.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.event_log import EventLog
+from concurrent_nb.tasks.function_graph import FunctionGraph
 from concurrent_nb.tasks.job_sums import SlotTime
 from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
@@ -196,6 +197,11 @@ class Scheduler:
         """Return whether the owner of a task has its result kept."""
         of_job = self._state.jobs.get(job)
         return of_job is not None and index in of_job.kept
+
+    @property
+    def graphs(self) -> Iterable[FunctionGraph]:
+        """The graphs of linked tasks, folded by function: of each owner the present one, or the last one; read-only."""
+        return self._state.graphs
 
     @property
     def retained(self) -> Collection[TaskRecord]:

@@ -17,6 +17,7 @@ from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
 from concurrent_nb.tasks.event_log import EventLog
+from concurrent_nb.tasks.function_graph import FunctionGraphs
 from concurrent_nb.tasks.job_sums import SlotTime
 from concurrent_nb.tasks.task_log import TaskLog
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
@@ -86,6 +87,7 @@ class SchedulerState:
         #: linked tasks that have ended, or were dropped: `Dependencies.settle` has to be called
         self.settled: deque[TaskRecord] = deque()
         self.blocked = 0  #: number of blocked tasks, those that were sent ahead included
+        self.graphs = FunctionGraphs()  #: the linked tasks of each owner, folded by function
         self.leaders: list[TaskRecord] = []  #: assigned tasks behind which others may be sent ahead
         self.retained: dict[tuple[JobId, int], TaskRecord] = {}  #: forgotten tasks whose results others need
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
@@ -122,6 +124,12 @@ class SchedulerState:
         elif before == most:
             self._most_slots = None  # computed when it is needed
         self.placement_due = True
+
+    def unblock(self, task: TaskRecord) -> None:
+        """Note that a task is not blocked any more: it waits, runs, or ends."""
+        self.blocked -= 1
+        if task.links is not None and task.links.node is not None:
+            task.links.node.blocked -= 1
 
     def retain(self, task: TaskRecord) -> None:
         """Keep the result of a linked task that is forgotten, if tasks that have not ended need it."""

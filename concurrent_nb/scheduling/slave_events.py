@@ -183,7 +183,7 @@ class SlaveEventHandler:
         if job is None:
             for item in event.items:
                 slave.confirm_ended((event.job, item.index, item.attempt))
-        elif self._end_attempts(slave, job, event):
+        elif self._end_attempts(slave, job, event, now):
             self._end([job])
         slave.last_activity_s = now
         self._state.touch(slave)
@@ -208,7 +208,7 @@ class SlaveEventHandler:
                 state.outbox.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
                 state.stop_unconfirmed.set(task, now + self._grace_s)
 
-    def _end_attempts(self, slave: SlaveState, job: JobRecord, event: e.OutcomesReceived) -> bool:
+    def _end_attempts(self, slave: SlaveState, job: JobRecord, event: e.OutcomesReceived, now: float) -> bool:
         """End each attempt that is assigned to the slave. Returns whether that ends the job."""
         state, over = self._state, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
@@ -250,6 +250,8 @@ class SlaveEventHandler:
                 if task.deaths:
                     state.blamed.pop(task, None)
                 if task.links is not None:
+                    if task.links.node is not None:
+                        task.links.node.end(status, now)
                     if task.links.follower is not None:
                         self._ahead.promote(task)
                     state.settled.append(task)

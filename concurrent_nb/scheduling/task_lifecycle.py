@@ -53,7 +53,11 @@ class TaskLifecycle:
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
         self._state.task_log.add(task, outcome, slave)
-        self._state.blocked -= task.state == TaskState.BLOCKED
+        if task.links is not None:
+            if task.state is TaskState.BLOCKED:
+                self._state.unblock(task)
+            if task.links.node is not None:
+                task.links.node.end(outcome.status, self._state.task_log.now_s)
         self._count(task, outcome, buffers, slave)
         keep(task, outcome, buffers, slave)
         if task.links is not None and task.links.is_kept:  # only plain values are kept; those come by another way
@@ -246,7 +250,7 @@ class TaskLifecycle:
             status: TAKEN_BACK: its application runs it; INPUT_GONE: it sends it again, with results that it has.
         """
         outcome = _stopped(task, status)
-        self._state.blocked -= task.state == TaskState.BLOCKED
+        self._leave_graph(task)
         keep(task, outcome, (), "")
         self._state.free(task, settle=False)
         task.job.accepted -= 1
@@ -276,7 +280,8 @@ class TaskLifecycle:
                 kept_bytes += cost_of(task.outcome, job)
             if task.deaths:
                 state.blamed.pop(task, None)
-            state.blocked -= task.state == TaskState.BLOCKED
+            if task.outcome is None:
+                self._leave_graph(task)
             move(task, ABANDON)
             if task.links is not None:
                 state.retain(task)
@@ -290,6 +295,15 @@ class TaskLifecycle:
         job.tasks.clear()
         state.waiting_ended(waited)
         state.forget(job)
+
+    def _leave_graph(self, task: TaskRecord) -> None:
+        """Note that a task which has not ended counts no more."""
+        if task.links is None:
+            return
+        if task.state is TaskState.BLOCKED:
+            self._state.unblock(task)
+        if task.links.node is not None:
+            task.links.node.remove(self._state.task_log.now_s)
 
     def forget(self, task: TaskRecord) -> None:
         """Drop a task whose outcome its owner has."""

@@ -6,6 +6,7 @@ from math import isclose
 from concurrent_nb.scheduling.scheduler_state import SchedulerState, cost_of
 from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
+from concurrent_nb.tasks.function_graph import FunctionNode
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import HOSTS_MAX
 
@@ -27,6 +28,7 @@ def validate(state: SchedulerState) -> None:
     _check_kept(state)
     _check_deadlines(state)
     _check_links(state)
+    _check_graphs(state)
 
 
 def _require(holds: bool, what: object) -> None:
@@ -241,3 +243,21 @@ def _check_links(state: SchedulerState) -> None:
         _require(len(waiting) == waiters[task], f"{waiters[task]} tasks wait for {task}, not {waiting}")
     for task in state.retained.values():
         _require(task.state == TaskState.FORGOTTEN and users[task] > 0, f"{task} is retained, but no task needs it")
+
+
+def _check_graphs(state: SchedulerState) -> None:
+    """Check that the nodes of functions have the unfinished tasks."""
+    blocked: Counter[FunctionNode] = Counter()
+    unfinished: Counter[FunctionNode] = Counter()
+    for job in state.jobs.values():
+        for task in job.tasks.values():
+            if task.links is not None and (node := task.links.node) is not None and task.outcome is None:
+                unfinished[node] += 1
+                blocked[node] += task.state in (TaskState.BLOCKED, TaskState.AHEAD)
+                _require(node.graph in state.graphs and node.graph.owner == job.owner, f"{task} is in another graph")
+    for graph in state.graphs:
+        for node in graph.nodes.values():
+            _require(node.unfinished == unfinished[node], f"{unfinished[node]} tasks of {node.name} are unfinished")
+            _require(node.blocked == blocked[node], f"{blocked[node]} tasks of {node.name} are blocked")
+        sums = sum(node.unfinished for node in graph.nodes.values())
+        _require(graph.unfinished == sums, f"{sums} tasks of the graph are unfinished, not {graph.unfinished}")

@@ -11,6 +11,7 @@ import msgspec
 
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
 from concurrent_nb.tasks.error_kinds import ErrorKinds
+from concurrent_nb.tasks.function_graph import FunctionNode
 from concurrent_nb.tasks.job_sums import JobSums
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes
 
@@ -18,15 +19,6 @@ from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes
 Buffer = bytes | bytearray | memoryview
 #: id of an object that many tasks may share, and its size in bytes
 ObjectSize = tuple[bytes, int]
-
-
-@dataclass(slots=True, eq=False)
-class FunctionEdge:
-    """All edges of a job from tasks of one function to tasks of another: the graph, folded by function."""
-
-    source: str  #: name of the function whose results are needed
-    target: str  #: ... and of the one that needs them
-    count: int = 0
 
 
 class TaskState(IntEnum):
@@ -63,7 +55,8 @@ class JobRecord:
     errors: ErrorKinds | None = field(default=None, repr=False)  #: of its tasks; None: there was none
     forgotten_s: float | None = None  #: when it was forgotten: closed, and all outcomes acknowledged
     tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index, without forgotten ones
-    edges: dict[tuple[Digest, Digest], FunctionEdge] = field(default_factory=dict, repr=False)  #: to tasks of it
+    #: how many edges lead from tasks of one function to its tasks of another, by the names of both
+    edges: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
     kept: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: tasks whose results its owner keeps
     ahead_max: int = 8  #: most tasks that are sent ahead in one line: more after each that ran so, fewer after others
     ahead_skipped: int = 0  #: how often none was sent because that is 0, since the last one that was
@@ -91,6 +84,7 @@ class TaskLinks:
     follower: "TaskRecord | None" = None  #: the task that was sent ahead behind it, while that one is AHEAD
     line: Line | None = None  #: in which it is, while it has a leader, or had one in this attempt, or has a follower
     was_ahead: bool = False  #: this attempt was sent ahead, and its leader has succeeded
+    node: FunctionNode | None = None  #: the node of its function in the graph of its owner, if it has, or had, an edge
 
 
 class TaskRecord(msgspec.Struct, eq=False):

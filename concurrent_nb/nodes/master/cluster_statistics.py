@@ -99,6 +99,6 @@ def _describe(scheduler: Scheduler, job: JobRecord, now: float) -> dict[str, Any
         "notebook": job.notebook,
         "cell": job.cell,
         "unfinished": len(job.tasks) - (sums.ended - sums.acknowledged),
-        "graph": [[edge.source, edge.target, edge.count] for edge in job.edges.values()],
+        "graph": [[*pair, count] for pair, count in job.edges.items()],
         **sums.describe(scheduler.slot_time(now), now),
     }

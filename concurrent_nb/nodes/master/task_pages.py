@@ -72,7 +72,7 @@ def page_of(
     known = {each: label for each, label in labels.items() if label is not None}
     records = {each: jobs.get(each) or ended.get(each) for each in known}
     graphs = {
-        each: [[edge.source, edge.target, edge.count] for edge in record.edges.values()]
+        each: [[*pair, count] for pair, count in record.edges.items()]
         for each, record in records.items()
         if record is not None and record.edges
     }

@@ -7,7 +7,7 @@ from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.instructions import Instruction, ReleaseResult
 from concurrent_nb.tasks.task_record import TaskState
 from concurrent_nb.wire.messages import ErrorReport
-from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, JOB, ME, OK, OTHER_JOB, YOU, Bench, G
+from tests.unit.scheduling.bench import CANCELLED, DIED, ERROR, JOB, ME, OK, OTHER_JOB, YOU, Bench, F, G
 from tests.unit.scheduling.client_events import (
     acknowledged,
     cancelled,
@@ -280,5 +280,74 @@ def test_a_job_counts_its_edges_by_function() -> None:
     bench.scheduler.task_log.name_of = lambda digest: digest[:1].decode()
     bench(submitted([0, 1], function=G), opened(job=OTHER_JOB))
     bench(needing({2: [0, 1], 3: [0]}), needing({0: [2]}, job=OTHER_JOB))
-    edges = [(edge.source, edge.target, edge.count) for edge in bench.scheduler.jobs[JOB].edges.values()]
-    assert edges == [("g", "f", 3)]
+    assert bench.scheduler.jobs[JOB].edges == {("g", "f"): 3}
+
+
+#: digests by the names of their functions
+NAMES = {F: "clean", G: "load"}
+
+
+def graph_of(bench: Bench) -> dict[str, list[int]]:
+    """Return for each function of the only graph: tasks, blocked, waiting or running, done, failed, cancelled."""
+    (graph,) = bench.scheduler.graphs
+    return {
+        name: [*counts[:2], counts[2] + counts[3], *counts[4:]] for name, *counts in graph.describe({})["functions"]
+    }
+
+
+def edges_of(bench: Bench) -> dict[tuple[str, str], int]:
+    (graph,) = bench.scheduler.graphs
+    return {(source.name, target.name): count for (source, target), count in graph.edges.items()}
+
+
+def a_named_bench(slots: int = 2) -> Bench:
+    bench = a_bench(slots)
+    bench.scheduler.task_log.name_of = NAMES.__getitem__
+    return bench
+
+
+def test_the_graph_is_folded_by_function() -> None:
+    bench = a_named_bench()
+    bench(submitted([0, 1, 2], function=G), opened(job=OTHER_JOB))
+    assert not list(bench.scheduler.graphs)  # tasks without edges cost nothing
+    bench(needing({3: [0], 4: [0, 1], 5: [3, 4]}), needing({0: [5]}, job=OTHER_JOB))
+    assert graph_of(bench) == {"clean": [4, 4, 0, 0, 0, 0], "load": [2, 0, 2, 0, 0, 0]}
+    assert edges_of(bench) == {("load", "clean"): 3, ("clean", "clean"): 3}  # one that needs itself
+    bench(ended("a", 0), ended("a", 1))
+    assert graph_of(bench) == {"clean": [4, 2, 2, 0, 0, 0], "load": [2, 0, 0, 2, 0, 0]}
+    bench(ended("a", 2), ended("a", 3))
+    bench(ended("a", 4, status=ERROR))
+    assert graph_of(bench) == {"clean": [4, 0, 0, 1, 3, 0], "load": [2, 0, 0, 2, 0, 0]}
+    (graph,) = bench.scheduler.graphs
+    assert graph.unfinished == 0
+    bench(acknowledged([0, 1, 2, 3, 4, 5]), closed())
+    assert graph_of(bench)["load"] == [2, 0, 0, 2, 0, 0]  # it is still to be seen
+
+
+def test_a_dependent_of_a_failed_task_is_in_the_graph_and_one_that_is_sent_back_is_not() -> None:
+    bench = a_named_bench()
+    bench(submitted([0, 1], function=G))
+    bench(ended("a", 0, status=ERROR), ended("a", 1))
+    bench(acknowledged([1]))
+    assert delivered(bench(needing({2: [0], 3: [1]}))) == {2: FAILED, 3: GONE}
+    assert graph_of(bench) == {"clean": [1, 0, 0, 0, 1, 0], "load": [1, 0, 0, 0, 1, 0]}
+
+
+def test_the_graph_counts_tasks_that_are_cancelled_abandoned_or_run_again() -> None:
+    bench = a_named_bench(1)
+    bench(submitted([0, 1], function=G), needing({2: [0], 3: [1], 4: [3]}))
+    bench(cancelled([1]))
+    assert graph_of(bench) == {"clean": [3, 1, 0, 0, 2, 0], "load": [2, 0, 1, 0, 0, 1]}
+    bench(ended("a", 0, status=DIED))
+    assert graph_of(bench)["load"] == [2, 0, 1, 0, 0, 1]
+    bench(gone(linger_s=1.0))
+    bench.after(2.0)
+    assert graph_of(bench) == {"clean": [2, 0, 0, 0, 2, 0], "load": [1, 0, 0, 0, 0, 1]}
+
+
+def test_functions_of_the_graph_are_named_as_people_know_them() -> None:
+    bench = a_bench()
+    bench.scheduler.task_log.name_of = {F: "make.<locals>.clean", G: "<cell In[3]>"}.__getitem__
+    bench(submitted([0], function=G), needing({1: [0]}))
+    (graph,) = bench.scheduler.graphs
+    assert list(graph.nodes) == ["clean", bench.scheduler.jobs[JOB].name]
