@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from concurrent_nb.cli.table import shown
 from concurrent_nb.shipping.serialization.sizes import format_bytes
+from concurrent_nb.telemetry.graph_text import graph_line
 
 #: units of a time span, the largest first, with their lengths in seconds
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -30,6 +31,7 @@ def describe(status: dict[str, Any]) -> list[str]:
     if status.get("more_clients"):
         lines.append(f"  and {_count(status['more_clients'], 'application')} more")
     lines += [_job(job) for job in status["jobs"] if job["state"] != "idle"]
+    lines += [f"  graph{_of(graph['client'])}: {graph_line(graph)}" for graph in status.get("graphs", ())]
     for suspect in status["suspects"]:
         lines += _suspect(suspect)
     if status.get("more_jobs"):
@@ -97,6 +99,10 @@ def _suspect(suspect: dict[str, Any]) -> list[str]:
     times = _count(len(deaths), "time")
     lines = [f"  task {suspect['task']} {suspect['state']}; its worker or its slave died {times}:"]
     return lines + [f"    {number}. {shown(how)}" for number, how in enumerate(deaths, 1)]
+
+
+def _of(client: str | None) -> str:
+    return f" of {client}" if client else ""
 
 
 def _on(node: dict[str, Any]) -> str:

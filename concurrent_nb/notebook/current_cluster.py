@@ -26,6 +26,7 @@ from concurrent_nb.notebook.results import plural
 from concurrent_nb.notebook.tables import ProgressCell, Table
 from concurrent_nb.shipping.cells.captured_names import Captured
 from concurrent_nb.shipping.serialization.sizes import format_bytes
+from concurrent_nb.telemetry.graph_text import graph_line
 from concurrent_nb.telemetry.job_stats import aligned
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.control_client import ControlClient
@@ -205,7 +206,9 @@ class CurrentCluster:
         if self._app is None:
             lines.append(NO_CLUSTER)
         else:
-            lines += [self._description, *_describe(self._status_of(self._app))]
+            status = self._status_of(self._app)
+            graphs = [f"  graph: {graph_line(graph)}" for graph in status.get("graphs", ())]
+            lines += [self._description, *_describe(status), *graphs]
         if self.captured:
             names = (f"{c.name} ({c.kind}, {format_bytes(c.size_bytes)})" for c in self.captured)
             lines.append(f"sent with the last cell: {', '.join(names)}")

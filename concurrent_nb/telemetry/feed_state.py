@@ -10,6 +10,7 @@ remembered for a minute. Called by the master, while the feed has readers. The f
 import base64
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -64,6 +65,9 @@ class ClusterView(NamedTuple):
     owners: Mapping[str, str]  #: of these jobs
     running: Collection[RunningTask]
     other_jobs: int = 0  #: jobs that are not listed
+    #: graphs of tasks that need results of others, folded by function, by id; and the owner of each
+    graphs: Mapping[str, Entity] = MappingProxyType({})
+    graph_owners: Mapping[str, str] = MappingProxyType({})
 
 
 class _EntityTable:
@@ -121,7 +125,7 @@ class FeedState:
         self._began_s = began_s
         self._now = began_s
         self._resumable = seq  # states before this tick cannot be resumed
-        self._slaves, self._jobs = _EntityTable(), _EntityTable()
+        self._slaves, self._jobs, self._graphs = _EntityTable(), _EntityTable(), _EntityTable()
         self._totals: Entity = {}
         self._totals_seq = 0
         self._unlisted = 0  # jobs
@@ -154,6 +158,7 @@ class FeedState:
         has_changed = self._read_tasks(view, log, seq, now, {None if v.sees_all else v.owner for v in watched})
         has_changed |= self._update_jobs(view, seq, now)
         has_changed |= self._slaves.update(view.slaves, {}, seq, now)
+        has_changed |= self._graphs.update(view.graphs, view.graph_owners, seq, now)
         totals = {**view.totals, "in_bytes": self._in_bytes, "out_bytes": self._out_bytes}
         if (totals, view.other_jobs, self._live) != (self._totals, self._unlisted, live_before):
             self._totals, self._totals_seq, has_changed = totals, seq, True
@@ -256,7 +261,8 @@ class FeedState:
 
     def _forget(self, now: float) -> None:
         before_s = now - RESUME_S
-        self._resumable = max(self._resumable, self._jobs.forget(before_s), self._slaves.forget(before_s))
+        tables = (self._jobs, self._slaves, self._graphs)
+        self._resumable = max(self._resumable, *(table.forget(before_s) for table in tables))
         for stream in self._streams.values():
             stream.forget(self._resumable)
         for owner in [owner for owner, (seq, tasks) in self._running.items() if not tasks and seq <= self._resumable]:
@@ -293,7 +299,8 @@ class FeedState:
             "uptime_s": self._now - self._began_s,
             "totals": self._totals_for(visibility),
             "slaves": self._slaves.entities,
-            "jobs": dict(self._jobs_for(visibility, self._jobs.entities)),
+            "jobs": dict(_visible(self._jobs, visibility, self._jobs.entities)),
+            "graphs": dict(_visible(self._graphs, visibility, self._graphs.entities)),
             "stream": self._stream_of(visibility).snapshot(),
             "running": self._running_for(visibility),
             "events": [_as_json(event) for _, event in self._events if visibility.sees(event.owner) or not event.owner],
@@ -315,12 +322,17 @@ class FeedState:
             changes["totals"] = self._totals_for(visibility)
         if slaves := {name: self._slaves.entities[name] for name in self._slaves.since(since)}:
             changes["slaves"] = slaves
-        if jobs := dict(self._jobs_for(visibility, self._jobs.since(since))):
+        if jobs := dict(_visible(self._jobs, visibility, self._jobs.since(since))):
             changes["jobs"] = jobs
-        gone_slaves = [name for name, (seq, _, _) in self._slaves.gone.items() if seq > since]
-        gone_jobs = [key for key, (seq, _, owner) in self._jobs.gone.items() if seq > since and visibility.sees(owner)]
-        if gone_slaves or gone_jobs:
-            changes["gone"] = {"slaves": gone_slaves, "jobs": gone_jobs}
+        if graphs := dict(_visible(self._graphs, visibility, self._graphs.since(since))):
+            changes["graphs"] = graphs
+        gone = {
+            "slaves": [name for name, (seq, _, _) in self._slaves.gone.items() if seq > since],
+            "jobs": _gone(self._jobs, visibility, since),
+            "graphs": _gone(self._graphs, visibility, since),
+        }
+        if any(gone.values()):
+            changes["gone"] = gone
         if stream := self._stream_of(visibility).since(since):
             changes["stream"] = stream
         if any(seq > since for owner, (seq, _) in self._running.items() if visibility.sees(owner)):
@@ -343,16 +355,21 @@ class FeedState:
         others = 0 if visibility.sees_all else self._live.total() - self._live[visibility.owner]
         return {**self._totals, "other_jobs": self._unlisted + others}
 
-    def _jobs_for(self, visibility: Visibility, keys: Iterable[str]) -> Iterator[tuple[str, Entity]]:
-        owners, jobs = self._jobs.owners, self._jobs.entities
-        for key in keys:
-            owner = owners[key]
-            if visibility.sees(owner):
-                yield key, {**jobs[key], "mine": owner == visibility.owner}
-
     def _running_for(self, visibility: Visibility) -> list[tuple[str, int, str, float, int]]:
         visible = [task[1:] for owner, (_, tasks) in self._running.items() if visibility.sees(owner) for task in tasks]
         return visible[:RUNNING_MAX]
+
+
+def _visible(table: _EntityTable, visibility: Visibility, keys: Iterable[str]) -> Iterator[tuple[str, Entity]]:
+    """Yield the entities of owners that a reader sees."""
+    for key in keys:
+        owner = table.owners[key]
+        if visibility.sees(owner):
+            yield key, {**table.entities[key], "mine": owner == visibility.owner}
+
+
+def _gone(table: _EntityTable, visibility: Visibility, since: int) -> list[str]:
+    return [key for key, (seq, _, owner) in table.gone.items() if seq > since and visibility.sees(owner)]
 
 
 def _runs(blocks: Iterable[TaskColumns], owner: str | None, owners: Mapping[str, str]) -> list[Run]:

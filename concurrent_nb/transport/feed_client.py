@@ -63,8 +63,8 @@ def apply(state: dict[str, Any], kind: str, params: dict[str, Any]) -> dict[str,
     for name in ("epoch", "seq", "time_s", "totals", "running"):
         if name in params:
             state[name] = params[name]
-    for table in ("slaves", "jobs"):
-        entities: dict[str, Any] = state[table]
+    for table in ("slaves", "jobs", "graphs"):
+        entities: dict[str, Any] = state.setdefault(table, {})
         for key in params.get("gone", {}).get(table, ()):
             entities.pop(key, None)
         entities.update(params.get(table, {}))

@@ -1,4 +1,4 @@
-"""The cluster as its live feed shows it: slaves, jobs, counts and running tasks. Called for each tick of the feed."""
+"""The cluster as its live feed shows it: slaves, jobs, graphs, running tasks. Called for each tick of the feed."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.graph_view import describe_graphs, shown_graphs
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.nodes.master.status import load_of
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -87,7 +88,11 @@ def view_of(
     for name, launch in islice(launched.items(), LAUNCHED_MAX):
         if name not in slaves and launch["state"] != _ENDED:
             slaves[name] = _describe_launched(name, launch)
-    return ClusterView(totals, slaves, jobs, owners, running, len(scheduler.jobs) - len(listed))
+    present = shown_graphs(scheduler, now)
+    graphs = {graph["id"]: graph for graph in describe_graphs(peers, scheduler, present)}
+    graph_owners = {str(graph.number): graph.owner for graph in present}
+    others = len(scheduler.jobs) - len(listed)
+    return ClusterView(totals, slaves, jobs, owners, running, others, graphs, graph_owners)
 
 
 def listed_ended(scheduler: Scheduler, now: float) -> list[JobRecord]:

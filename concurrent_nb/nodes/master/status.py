@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, Final
 
 from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.graph_view import describe_graphs, shown_graphs
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
@@ -20,19 +21,20 @@ SUSPECTS_MAX: Final = 100
 def describe(
     peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, asker: Peer | None, *, sees_all: bool
 ) -> dict[str, Any]:
-    """Return slaves, clients, jobs and task counts. Nodes that have not joined are left out, as they may be fake.
+    """Return slaves, clients, jobs, graphs and task counts, without nodes that have not joined: they may be fake.
 
     Args:
         peers: the registered nodes.
         scheduler: the scheduler.
         now: the time, in seconds.
-        asker: the application that asks: the jobs of its owner are listed.
-        sees_all: list the jobs of all owners.
+        asker: the application that asks: the jobs and the graph of its owner are listed.
+        sees_all: list those of all owners.
     """
     joined = [peer for peer in peers.values() if peer.joined]
     clients = [peer for peer in joined if peer.role == "client"]
     owner = asker.key.decode() if asker is not None and asker.role == "client" else None
     jobs = [job for job in scheduler.jobs.values() if sees_all or job.owner == owner]
+    graphs = [graph for graph in shown_graphs(scheduler, now) if sees_all or graph.owner == owner]
     paused = scheduler.paused
     assigned = Counter(task.job.id for slave in scheduler.slaves.values() for task in slave.tasks)
     return {
@@ -58,6 +60,7 @@ def describe(
         ],
         "more_jobs": max(0, len(jobs) - LISTED_MAX),
         "other_jobs": len(scheduler.jobs) - len(jobs),
+        "graphs": describe_graphs(peers, scheduler, graphs),
         "suspects": _describe_suspects(scheduler, {job.id for job in jobs}),
         "tasks": _count_tasks(scheduler, scheduler.jobs.values()),
     }

@@ -32,6 +32,21 @@ def slave(**more: Any) -> dict[str, Any]:
     return answer | more
 
 
+GRAPH = {
+    "client": "fit.ipynb",
+    "functions": [["load", 10, 0, 0, 0, 10, 0, 0], ["clean", 10, 3, 1, 2, 4, 0, 0]],
+    "edges": [[0, 1, 10]],
+}
+
+
+def test_a_graph_is_a_line() -> None:
+    lines = describe(status(graphs=[GRAPH, {**GRAPH, "client": None}]))[3:]
+    assert lines == [
+        "  graph of fit.ipynb: load 10/10 -> clean 4/10 (2 running)",
+        "  graph: load 10/10 -> clean 4/10 (2 running)",
+    ]
+
+
 def status(**more: Any) -> dict[str, Any]:
     answer = {"name": "lab", "host": "host-1", "pid": 42, "uptime_s": 4300.0, "slaves": [slave()], "clients": []}
     return answer | {"jobs": [], "other_jobs": 0, "suspects": [], "tasks": {"waiting": 1}} | more

@@ -56,6 +56,7 @@ class MadeUpCluster:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.owners: dict[str, str] = {}
         self.running: list[RunningTask] = []
+        self.graphs: dict[str, dict[str, Any]] = {}
 
     def job(self, number: int, owner: str, **changes: Any) -> str:
         """Add or change a job, and return its id."""
@@ -87,7 +88,13 @@ class MadeUpCluster:
     def tick(self, watched: Iterable[Visibility] = (ADMIN,), after_s: float = 0.25) -> None:
         self.now += after_s
         view = ClusterView(
-            {"waiting": 0, "done": len(self.log)}, dict(self.slaves), dict(self.jobs), dict(self.owners), self.running
+            {"waiting": 0, "done": len(self.log)},
+            dict(self.slaves),
+            dict(self.jobs),
+            dict(self.owners),
+            self.running,
+            graphs=dict(self.graphs),
+            graph_owners={key: graph["client"] for key, graph in self.graphs.items()},
         )
         self.feed.update(view, self.log, self.events, self.now, watched)
 

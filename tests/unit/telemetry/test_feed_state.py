@@ -25,6 +25,8 @@ ACTS = st.one_of(
     st.tuples(st.just("task"), JOBS, SLAVES, st.integers(1, 2), st.sampled_from(["square", "cube"])),
     st.tuples(st.just("running"), JOBS, st.integers(0, 2)),
     st.tuples(st.just("event"), st.sampled_from(["", "alice", "bob"])),
+    st.tuples(st.just("graph"), st.integers(0, 3), st.integers(0, 2)),
+    st.tuples(st.just("graph goes"), st.integers(0, 3)),
     st.tuples(st.just("tick"), st.sampled_from([0.25, 0.25, 0.25, 20.0, RESUME_S + 1, ENDED_S])),
     st.tuples(st.just("read"), st.integers(0, 7)),
 )
@@ -53,6 +55,11 @@ def act(cluster: MadeUpCluster, readers: list[Reader], what: str, *details: Any)
         cluster.running = [RunningTask(OWNERS[job], key, number, "east", 1.5, 42) for number in range(count)]
     elif what == "event":
         cluster.events.add(cluster.now, "worker died", "boom", owner=details[0])
+    elif what == "graph":
+        number, done = details
+        cluster.graphs[str(number)] = {"id": str(number), "client": OWNERS[number], "done": done}
+    elif what == "graph goes":
+        cluster.graphs.pop(str(details[0]), None)
     elif what == "tick":
         cluster.tick(EVERYBODY, details[0])
     elif what == "read":
@@ -62,7 +69,12 @@ def act(cluster: MadeUpCluster, readers: list[Reader], what: str, *details: Any)
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is of the last message, and not of the state; a reader of old marks has more of them."""
     rest = {name: value for name, value in state.items() if name not in ("seq", "time_s", "uptime_s")}
-    return {**rest, "jobs": dict(sorted(state["jobs"].items())), "slaves": dict(sorted(state["slaves"].items()))}
+    return {
+        **rest,
+        "jobs": dict(sorted(state["jobs"].items())),
+        "slaves": dict(sorted(state["slaves"].items())),
+        "graphs": dict(sorted(state["graphs"].items())),
+    }
 
 
 def played(acts: list[tuple[Any, ...]]) -> tuple[MadeUpCluster, list[Reader]]:
@@ -95,6 +107,7 @@ def test_readers_see_only_what_is_theirs(acts: list[tuple[Any, ...]]) -> None:
         assert set(state["jobs"]) <= own
         assert {task[0] for task in state["running"]} <= own
         assert all(job["mine"] for job in state["jobs"].values())
+        assert all(graph["client"] == visibility.owner and graph["mine"] for graph in state["graphs"].values())
 
 
 def test_the_first_message_is_a_snapshot_and_the_next_ones_are_deltas() -> None:
@@ -155,7 +168,7 @@ def test_jobs_that_have_ended_go_after_ten_minutes() -> None:
     cluster.read(reader)
     assert set(reader.state["jobs"]) == {key}
     cluster.tick(after_s=ENDED_S)
-    assert cluster.read(reader)["gone"] == {"slaves": [], "jobs": [key]}
+    assert cluster.read(reader)["gone"] == {"slaves": [], "jobs": [key], "graphs": []}
     assert reader.state["jobs"] == {}
 
 

@@ -18,6 +18,7 @@ SNAPSHOT: dict[str, Any] = {
     "slaves": {"a": {"busy": 1}, "b": {"busy": 2}},
     "jobs": {},
     "stream": {"lanes": [], "functions": [], "first": 0, "skipped": 0, "marks": ""},
+    "graphs": {},
     "running": [],
     "events": [],
 }

@@ -43,6 +43,12 @@ def test_a_snapshot_is_as_the_protocol_describes_it() -> None:
     )
     bench.sent_to(EAST)
     bench.send(
+        ALICE,
+        m.TaskInputs(JOB, 5, [m.JobTasks(JOB, [4])]),
+        function(b"another"),
+        m.Submit(JOB, function(b"another").digest, None, 0, [m.TaskFrame(5, 0, b"")]),
+    )
+    bench.send(
         EAST, m.Started("", [m.StartedTask(JOB, 1, 1)]), m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"")])
     )
     scheduler, admin = bench.core.scheduler, Visibility(sees_all=True, owner="")
@@ -51,7 +57,7 @@ def test_a_snapshot_is_as_the_protocol_describes_it() -> None:
     message = state.message(None, admin)
     assert message is not None
     snapshot, example = msgspec.json.decode(message)["params"], EXAMPLES["snapshot"]
-    for table in ("slaves", "jobs"):
+    for table in ("slaves", "jobs", "graphs"):
         (entity,), (described,) = snapshot.pop(table).values(), example.pop(table).values()
         assert shape(entity) == shape(described)
     assert len(snapshot["stream"]["marks"]) == 40
