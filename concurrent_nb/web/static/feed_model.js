@@ -1,6 +1,7 @@
 // @ts-check
 // The state of a cluster, from the messages of a master's feed. Pure: time is an argument, nothing is drawn or fetched.
 
+import { graphOf } from "./graph_layout.js";
 import { finite } from "./text.js";
 
 /**
@@ -355,6 +356,8 @@ export class FeedModel {
     this.slaves = new Map();
     /** @type {Map<string, Job>} */
     this.jobs = new Map();
+    /** @type {Map<string, import('./graph_layout.js').TaskGraph>} */
+    this.graphs = new Map();
     /** @type {RunningTask[]} */
     this.running = [];
     /** @type {ClusterEvent[]} */
@@ -371,7 +374,7 @@ export class FeedModel {
     /** add to a time of the master to get seconds since 1970 in this browser's clock */
     this.offset_s = 0;
     /** how often each part has changed, for views that redraw only what is new */
-    this.versions = { totals: 0, slaves: 0, jobs: 0, running: 0, events: 0, marks: 0 };
+    this.versions = { totals: 0, slaves: 0, jobs: 0, graphs: 0, running: 0, events: 0, marks: 0 };
   }
 
   /** how many slaves have joined */
@@ -424,6 +427,7 @@ export class FeedModel {
     if (state.totals) this.#setTotals(record(state.totals));
     this.#setSlaves(record(state.slaves), list(record(state.gone).slaves));
     this.#setJobs(record(state.jobs), list(record(state.gone).jobs));
+    this.#setGraphs(record(state.graphs), list(record(state.gone).graphs));
     if (Array.isArray(state.running)) this.#setRunning(state.running);
     if (state.stream) this.#addMarks(record(state.stream));
     if (state.events) this.#addEvents(list(state.events));
@@ -446,6 +450,7 @@ export class FeedModel {
     this.totals = noTotals();
     this.slaves.clear();
     this.jobs.clear();
+    this.graphs.clear();
     this.running = [];
     this.marks.clear();
     this.nextMark = 0;
@@ -500,6 +505,14 @@ export class FeedModel {
       this.jobs.set(id, job);
     }
     if (entries.length || gone.length) this.versions.jobs += 1;
+  }
+
+  /** @param {Record<string, any>} graphs @param {any[]} gone */
+  #setGraphs(graphs, gone) {
+    const entries = Object.entries(graphs);
+    for (const id of gone) this.graphs.delete(id);
+    for (const [id, raw] of entries) this.graphs.set(id, graphOf(record(raw), id));
+    if (entries.length || gone.length) this.versions.graphs += 1;
   }
 
   /** @param {any[]} running */

@@ -5,6 +5,7 @@ import { Charts } from "./charts.js";
 import { MasterConnection } from "./client.js";
 import { button, element, plain, setText, throttled } from "./dom.js";
 import { FeedModel } from "./feed_model.js";
+import { GraphPanel } from "./graph_panel.js";
 import { ClusterValues } from "./measured_values.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
 import { ScaleForm } from "./scale_form.js";
@@ -108,6 +109,9 @@ function main() {
   const jobs = new JobsPanel(model, { actions, most_px: 576 });
   const slaves = new SlavesPanel(model, { actions, most_px: 360 });
   const events = new EventsPanel(model, { most_px: 168 });
+  const graph = new GraphPanel(model);
+  const graphSection = section(t("Task graph"), [graph.element], "wide", [graph.select]);
+  graphSection.hidden = true;
   const detail = new JobDetail(model, {
     actions: { cancelJob: actions.cancelJob },
     statistics: (job) => connection.call("stats", { job: job.id }),
@@ -131,6 +135,7 @@ function main() {
       section(t("Slaves"), [scale.element, slaves.element], "", [slaveCount]),
       section(t("Events"), [events.element]),
     ]),
+    graphSection,
     section(t("Task stream"), [stream.element], "wide"),
     section(t("Charts"), [charts.element], "wide", [charts.spanSelect]),
     section(t("Settings"), [settings.element], "wide"),
@@ -156,6 +161,8 @@ function main() {
     slaves.update();
     scale.update();
     events.update();
+    graphSection.hidden = !model.graphs.size;
+    graph.update();
     if (!detailSection.hidden) {
       detail.update();
       trace.update();

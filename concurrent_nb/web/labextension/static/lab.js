@@ -6,6 +6,7 @@ import { Charts } from "./charts.js";
 import { JupyterClusters } from "./client.js";
 import { ClusterSession, connectCell, pathBelow } from "./cluster_session.js";
 import { button, element, setForeign, setText, throttled } from "./dom.js";
+import { GraphPanel } from "./graph_panel.js";
 import { ClusterValues } from "./measured_values.js";
 import { EventsPanel, JobDetail, JobsPanel, Overview, SlavesPanel } from "./panels.js";
 import { ScaleForm } from "./scale_form.js";
@@ -20,7 +21,7 @@ const [LIST_EVERY_MS, LIST_SELDOM] = [2500, 4];
 const ICON =
   '<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"' +
   ' d="M2 3h9v5H2zM13 3h9v5h-9zM2 10h5v5H2zM9 10h13v5H9zM2 17h13v5H2zM17 17h5v5h-5z"/></svg>';
-const PANELS = { charts: "Charts", stream: "Task stream", job: "Job" };
+const PANELS = { charts: "Charts", stream: "Task stream", graph: "Task graph", job: "Job" };
 
 /** @typedef {keyof typeof PANELS} PanelKind */
 /** @typedef {import("./dom.js").Translate} Translate */
@@ -169,16 +170,20 @@ class Sidebar extends ClusterView {
     const section = (/** @type {string} */ title, /** @type {Node} */ content, /** @type {Node[]} */ aside = []) =>
       element("section", "", [element("header", "", [element("h2", "", title), ...aside]), content]);
     const title = element("h2", "cnb-visually-hidden", t("Overview"));
+    const graph = open("graph"); // there only while tasks need results of others
+    const update = () => {
+      graph.hidden = !session.model.graphs.size;
+    };
     this.body.append(
       element("section", "", [
-        element("header", "", [title, this.link, element("span", "cnb-actions", [open("charts"), open("stream")])]),
+        element("header", "", [title, this.link, element("span", "cnb-actions", [open("charts"), open("stream"), graph])]),
         overview.element,
       ]),
       section(t("Jobs"), jobs.element),
       section(t("Slaves"), element("div", "", [scale.element, slaves.element])),
       section(t("Events"), events.element),
     );
-    this.parts = [overview, jobs, slaves, scale, events];
+    this.parts = [overview, jobs, slaves, scale, events, { update }];
   }
 
   showLink() {
@@ -249,6 +254,11 @@ class MainPanel extends ClusterView {
       const stream = new TaskStream(session.model, { translate: t, height: 480 });
       this.body.append(stream.element);
       this.parts = [stream];
+    } else if (this.kind === "graph") {
+      const graph = new GraphPanel(session.model, { translate: t });
+      aside.push(graph.select);
+      this.body.append(graph.element);
+      this.parts = [graph];
     } else {
       const detail = new JobDetail(session.model, {
         translate: t,
