@@ -18,7 +18,7 @@ from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.scheduling.ahead import Ahead, objects_with_inputs
 from concurrent_nb.scheduling.scheduler_state import SchedulerState
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, ends_job, report_of
-from concurrent_nb.tasks.function_graph import FunctionGraph, FunctionNode, count_edges
+from concurrent_nb.tasks.function_graph import FunctionGraph, FunctionNode, count_edges, is_cell, node_name
 from concurrent_nb.tasks.states import UNBLOCK, move
 from concurrent_nb.tasks.task_record import JobRecord, TaskLinks, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame
@@ -28,10 +28,6 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: longest pickled exception of an input that its dependents get, in bytes
 _EXCEPTION_BYTES_MAX: Final = 16 * 1024
 _TEXT_MAX: Final = 1000
-#: what a function's name begins with that was defined in another one, up to its own name
-_LOCALS: Final = "<locals>."
-#: how the name of a cell's function begins; people know the cell by the name of its job
-_CELL: Final = "<cell "
 
 
 class Dependencies:
@@ -153,11 +149,10 @@ class Dependencies:
         node = graph.by_digest.get(task.function)
         if node is not None:
             return node
-        name = self._state.task_log.name_of(task.function)
-        if name.startswith(_CELL):
-            return graph.node(task.job.name or name)
-        node = graph.node(name.rpartition(_LOCALS)[2])
-        graph.remember(task.function, node)
+        function = self._state.task_log.name_of(task.function)
+        node = graph.node(node_name(function, task.job.name))
+        if not is_cell(function):  # its name depends on the job
+            graph.remember(task.function, node)
         return node
 
     def _find(self, job: JobRecord, job_id: JobId, index: int) -> TaskRecord | None:

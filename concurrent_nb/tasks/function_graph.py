@@ -22,6 +22,10 @@ OTHER: Final = "other functions"
 REST_S: Final = 5.0
 #: graphs that are over, and kept to be shown; each owner has one graph
 OVER_MAX: Final = 100
+#: what a function's name begins with that was defined in another one, up to its own name
+_LOCALS: Final = "<locals>."
+#: how the name of a cell's function begins
+_CELL: Final = "<cell "
 #: digests of functions whose nodes are remembered
 _REMEMBERED_MAX: Final = 1000
 # Numbers, which are found in sets faster than members of an enumeration.
@@ -178,6 +182,20 @@ class FunctionGraphs:
         over = next((owner for owner, graph in self._graphs.items() if graph.is_over(now)), None)
         if over is not None:
             del self._graphs[over]
+
+
+def is_cell(function: str) -> bool:
+    """Return whether this is the name of a cell's function."""
+    return function.startswith(_CELL)
+
+
+def node_name(function: str, job: str) -> str:
+    """Return the name of a function's node: without the functions around it; of a cell the name of its job.
+
+    >>> node_name("make.<locals>.clean", "a job"), node_name("<cell In[3]>", "In[3]")
+    ('clean', 'In[3]')
+    """
+    return (job or function) if is_cell(function) else function.rpartition(_LOCALS)[2]
 
 
 def count_edges(edges: dict[tuple[str, str], int], source: str, target: str, count: int) -> None:

@@ -4,11 +4,12 @@
 
 Each node is a process of the trace: applications with a row for each job, the master with two rows for each slave, each
 slave with two rows of its own and one for each worker. A task is a slice of its worker's row. An arrow (a flow) goes
-from its job through master and slave to that slice, and back. Times are microseconds of the master's clock. Pure, and
-needs little memory however many tasks there are. The format: "Trace Event Format" of the Chromium project.
+from its job through master and slave to that slice, and back. A task of a function whose tasks need results of others
+names the functions of these. Times are microseconds of the master's clock. Pure, and needs little memory however many
+tasks there are. The format: "Trace Event Format" of the Chromium project.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from math import floor
 from typing import Any, Final
 
@@ -45,10 +46,17 @@ class TraceEvents:
         self._rows: dict[tuple[int, str], int] = {}
         self._lanes: dict[tuple[int, int], list[_Lane]] = {}  # of workers, by process and pid
         self._jobs: dict[str, _JobRow] = {}
+        self._graphs: dict[str, list[Any]] = {}  # by job, edges by function: source, target, how many
         self._marks: set[tuple[int, int, int]] = set()  # process, row, time
+
+    @property
+    def graph(self) -> dict[str, int]:
+        """How many results tasks of one function need of another, over all jobs: `{"load -> clean": 10}`."""
+        return _edges([edge for edges in self._graphs.values() for edge in edges])
 
     def add(self, page: Mapping[str, Any]) -> Iterator[TraceEvent]:
         """Yield the events of a page of tasks."""
+        self._graphs |= {job: label["graph"] for job, label in page["jobs"].items() if label.get("graph")}
         for task in page["tasks"]:
             self.tasks += 1
             yield from self._task(task, page["jobs"].get(task["job"], {}))
@@ -58,8 +66,8 @@ class TraceEvents:
         for job, row in self._jobs.items():
             start = floor(row.first_us) - 1
             args: dict[str, Any] = {"job": job, "tasks": row.tasks}
-            if row.graph:  # folded by function
-                args["graph"] = {f"{source} -> {target}": count for source, target, count in row.graph}
+            if job in self._graphs:
+                args["graph"] = _edges(self._graphs[job])
             yield _slice(row.name or job[:8], "job", row.process, row.tid, start, row.last_us + 1 - start, args)
 
     def _task(self, task: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[TraceEvent]:
@@ -67,7 +75,7 @@ class TraceEvents:
             round(task[f"{at}_s"] * 1e6, 3) for at in ("accepted", "assigned", "started", "finished", "ended")
         )
         row = yield from self._job(task["job"], job, accepted, ended)
-        args = _arguments(task)
+        args = _arguments(task, job.get("needs", {}).get(task["function"], ()))
         master = yield from self._process(self._master, _MASTER)
         if not task["slave"]:
             tid = yield from self._row(master, "ended without a slave")
@@ -115,7 +123,6 @@ class TraceEvents:
             tid = yield from self._row(process, f"{name} ({job[:8]})".strip())
             row = self._jobs[job] = _JobRow(name, process, tid, accepted, ended)
         row.tasks += 1
-        row.graph = label.get("graph") or row.graph
         row.first_us, row.last_us = min(row.first_us, accepted), max(row.last_us, ended)
         return row
 
@@ -185,17 +192,26 @@ class _Lane:
 class _JobRow:
     """The row of a job."""
 
-    __slots__ = ("first_us", "graph", "last_us", "name", "process", "tasks", "tid")
+    __slots__ = ("first_us", "last_us", "name", "process", "tasks", "tid")
 
     def __init__(self, name: str, process: int, tid: int, first_us: float, last_us: float) -> None:
         self.name, self.process, self.tid = name, process, tid
         self.first_us, self.last_us = first_us, last_us
         self.tasks = 0
-        self.graph: list[Any] = []  # edges by function: source, target, how many
 
 
-def _arguments(task: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _edges(edges: Iterable[Sequence[Any]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for source, target, count in edges:
+        pair = f"{source} -> {target}"
+        counts[pair] = counts.get(pair, 0) + count
+    return counts
+
+
+def _arguments(task: Mapping[str, Any], needs: Sequence[str]) -> dict[str, Any]:
+    """Return what is known of a task; `needs` are the functions of whose tasks its function needs results."""
+    needed = {"function_needs": ", ".join(needs)} if needs else {}
+    return needed | {
         "task": f"{task['job'][:8]}/{task['index']}",
         "attempt": task["attempt"],
         "status": Status(task["status"]).name.lower(),

@@ -22,6 +22,7 @@ import tornado.web
 import tornado.websocket
 
 from concurrent_nb.transport.web_files import WebFile, read_files
+from tests.browser.made_up_graphs import graphs_at
 from tests.browser.made_up_views import EVIL, errors_of, view_of
 
 STATIC: Final = Path(__file__).parents[2] / "concurrent_nb/web/static"
@@ -310,7 +311,8 @@ class MadeUpCluster:
             "waiting": waiting, "assigned": assigned, "kept": 0, **self.ended, "slots": slots,
             "busy": sum(busy.values()), "clients": 1, "measured": 7, "other_jobs": 2,
         }  # fmt: skip
-        return {"totals": totals, "slaves": slaves, "jobs": jobs, "running": running}
+        graphs = graphs_at(self.now_s, is_evil=any(job.name == EVIL for job in self.jobs))
+        return {"totals": totals, "slaves": slaves, "jobs": jobs, "graphs": graphs, "running": running}
 
 
 class Reader:
@@ -342,7 +344,7 @@ class Reader:
             if state[name] != self._sent[name]:
                 message[name] = state[name]
         gone = {}
-        for name in ("slaves", "jobs"):
+        for name in ("slaves", "jobs", "graphs"):
             before = self._sent[name]
             if changed := {key: value for key, value in state[name].items() if before.get(key) != value}:
                 message[name] = changed

@@ -102,6 +102,56 @@ def test_failed_and_cancelled_tasks_count_and_a_failed_job_is_an_event(
     assert "ValueError: <b>no</b>" in event["text"]
 
 
+def load_number(gate: Path, number: int) -> int:
+    """Return a number once a file exists."""
+    while not gate.exists():
+        time.sleep(0.01)
+    return number
+
+
+def clean_number(number: int) -> int:
+    return -number
+
+
+def add_numbers(one: int, two: int) -> int:
+    return one + two
+
+
+def test_the_graph_is_seen_folded_by_function(
+    follower: Follower, cluster: Cluster, app: concurrent_nb.ApplicationNode, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+
+    def counts(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return for each function: tasks, blocked, waiting or running, done."""
+        graphs = state["graphs"].values() if isinstance(state["graphs"], dict) else state["graphs"]
+        rows = [row for graph in graphs for row in graph["functions"]]
+        return {
+            name: (tasks, blocked, waiting + running, done) for name, tasks, blocked, waiting, running, done, *_ in rows
+        }
+
+    numbers = [app.submit(load_number, gate, number) for number in range(4)]
+    total = app.reduce(add_numbers, [app.submit(clean_number, number) for number in numbers], fan_in=2)
+    before = {"load_number": (4, 0, 4, 0), "clean_number": (4, 4, 0, 0), "add_numbers": (3, 3, 0, 0)}
+    follower.eventually(lambda state: counts(state) == before, "those that need others are blocked")
+    with following(str(cluster.connection_file), "client") as nobody:
+        nobody.eventually(lambda state: state["graphs"] == {}, "one who has none sees none")
+    assert counts(cluster.status()) == before
+    gate.touch()
+    assert total.result(work.PATIENCE_S) == -6
+    after = {"load_number": (4, 0, 0, 4), "clean_number": (4, 0, 0, 4), "add_numbers": (3, 0, 0, 3)}
+    follower.eventually(lambda state: counts(state) == after, "all have ended")
+    (graph,) = follower.state["graphs"].values()
+    names = [row[0] for row in graph["functions"]]
+    edges = {(names[source], names[target]): count for source, target, count in graph["edges"]}
+    assert edges == {
+        ("load_number", "clean_number"): 4,
+        ("clean_number", "add_numbers"): 4,
+        ("add_numbers", "add_numbers"): 2,
+    }
+    assert graph["ended_s"] is not None
+
+
 def test_a_client_sees_only_its_own_jobs_and_the_totals(cluster: Cluster, app: concurrent_nb.ApplicationNode) -> None:
     path = str(cluster.connection_file)
     secret = app.start_job(len, [("x",)], name="secret plans")

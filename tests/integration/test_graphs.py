@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import json
 import operator
 import os
 import signal
@@ -350,7 +351,10 @@ def test_statistics_and_traces_show_the_graph_by_function(app: ApplicationNode, 
     assert sums.stats.graph == [("after", "total", 6)]
     assert "after  to  total  6 edges" in str(sums.stats)
     sums.trace(tmp_path / "trace.json")
-    assert '"graph":{"after -> total":6}' in (tmp_path / "trace.json").read_text()
+    written = (tmp_path / "trace.json").read_text()
+    assert '"graph":{"after -> total":6}' in written
+    assert '"function_needs":"after"' in written
+    assert json.loads(written)["otherData"]["graph"] == {"after -> total": 6}
 
 
 def printed(value: int, limit: int) -> int:

@@ -76,6 +76,8 @@ def _write(file: TextIO, path: Path, read_page: ReadPage) -> TraceSummary:
             separator = ",\n"
     summary = TraceSummary(path, events.tasks, events.slaves, dropped, events.arrows)
     other = {"cluster": first["name"], "tasks": summary.tasks, "dropped": dropped, "arrows": summary.arrows}
+    if events.graph:
+        other["graph"] = events.graph
     file.write(f'\n], "otherData": {json.dumps(other)}}}\n')
     return summary
 

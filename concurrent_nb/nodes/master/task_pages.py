@@ -9,6 +9,7 @@ from msgspec import structs
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId
+from concurrent_nb.tasks.function_graph import node_name
 from concurrent_nb.tasks.task_log import JobLabel, TaskLog, TaskTimes
 from concurrent_nb.tasks.task_record import JobRecord
 
@@ -25,6 +26,7 @@ class TaskPage:
     dropped: int  #: tasks that were asked for and are not kept any more
     jobs: dict[JobId, JobLabel]  #: of these tasks
     graphs: dict[JobId, list[list[Any]]]  #: edges of these jobs by function: source, target, how many
+    needs: dict[JobId, dict[str, list[str]]]  #: by function of these tasks, those whose results it needs, if any
     applications: Mapping[str, str]  #: names of the registered applications by owner
 
     def as_json(self) -> dict[str, Any]:
@@ -37,7 +39,7 @@ class TaskPage:
                 job.hex(): {
                     "name": label.name,
                     "application": self.applications.get(label.owner, ""),
-                    **({"graph": self.graphs[job]} if job in self.graphs else {}),
+                    **({"graph": self.graphs[job], "needs": self.needs[job]} if job in self.graphs else {}),
                 }
                 for job, label in self.jobs.items()
             },
@@ -76,4 +78,10 @@ def page_of(
         for each, record in records.items()
         if record is not None and record.edges
     }
-    return TaskPage(tasks, following, log.count_dropped(job, owner), known, graphs, applications)
+    needs: dict[JobId, dict[str, list[str]]] = {each: {} for each in graphs}
+    for job_id, function in dict.fromkeys((task.job, task.function) for task in tasks if task.job in graphs):
+        name = node_name(function, known[job_id].name)
+        if sources := [source for source, target, _ in graphs[job_id] if target == name]:
+            needs[job_id][function] = sources
+    dropped = log.count_dropped(job, owner)
+    return TaskPage(tasks, following, dropped, known, graphs, needs, applications)

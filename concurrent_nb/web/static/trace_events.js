@@ -23,6 +23,10 @@ const STATUSES = [
   "not_picklable",
   "not_loadable",
   "refused",
+  "taken_back",
+  "dependency_failed",
+  "input_gone",
+  "kept",
 ];
 const SUCCESSES = 2;
 
@@ -50,12 +54,15 @@ export class TraceEvents {
     this.lanes = new Map();
     /** @type {Map<string, JobRow>} */
     this.jobs = new Map();
+    /** @type {Map<string, [string, string, number][]>} edges of jobs by function: source, target, how many */
+    this.graphs = new Map();
     /** @type {Set<string>} */
     this.marks = new Set();
   }
 
   /** @param {any} page of tasks */
   add(page) {
+    for (const [job, label] of Object.entries(page.jobs)) if (label.graph?.length) this.graphs.set(job, label.graph);
     for (const task of page.tasks) {
       this.tasks += 1;
       this.#task(task, page.jobs[task.job] ?? {});
@@ -66,7 +73,8 @@ export class TraceEvents {
   close() {
     for (const [job, row] of this.jobs) {
       const start = Math.floor(row.first_us) - 1;
-      const args = { job, tasks: row.tasks };
+      const edges = this.graphs.get(job);
+      const args = { job, tasks: row.tasks, ...(edges ? { graph: edgesOf(edges) } : {}) };
       this.#slice(row.name || job.slice(0, 8), "job", row.process, row.tid, start, row.last_us + 1 - start, args);
     }
   }
@@ -77,7 +85,7 @@ export class TraceEvents {
       (at) => micros(task[`${at}_s`]),
     );
     const row = this.#job(task.job, job, accepted, ended);
-    const args = argumentsOf(task);
+    const args = argumentsOf(task, job.needs?.[task.function] ?? []);
     const master = this.#process(this.master, MASTER);
     if (!task.slave) {
       const tid = this.#row(master, "ended without a slave");
@@ -201,9 +209,21 @@ export class TraceEvents {
   }
 }
 
-/** @param {any} task */
-function argumentsOf(task) {
+/** @param {[string, string, number][]} edges @returns {Record<string, number>} */
+function edgesOf(edges) {
+  /** @type {Record<string, number>} */
+  const counts = {};
+  for (const [source, target, count] of edges) {
+    const pair = `${source} -> ${target}`;
+    counts[pair] = (counts[pair] ?? 0) + count;
+  }
+  return counts;
+}
+
+/** @param {any} task @param {string[]} needs functions of whose tasks its function needs results */
+function argumentsOf(task, needs) {
   return {
+    ...(needs.length ? { function_needs: needs.join(", ") } : {}),
     task: `${task.job.slice(0, 8)}/${task.index}`,
     attempt: task.attempt,
     status: STATUSES[task.status] ?? `status ${task.status}`,
@@ -238,7 +258,8 @@ export async function readTrace(call, job) {
   }
   const { tasks, arrows } = trace;
   const dropped = Number(page.dropped) || 0;
-  const other = JSON.stringify({ cluster: page.name, tasks, dropped, arrows });
+  const graph = trace.graphs.size ? { graph: edgesOf([...trace.graphs.values()].flat()) } : {};
+  const other = JSON.stringify({ cluster: page.name, tasks, dropped, arrows, ...graph });
   const text = `{"displayTimeUnit": "ms", "traceEvents": [\n${parts.join(",\n")}\n], "otherData": ${other}}\n`;
   return { text, tasks, dropped, cluster: String(page.name) };
 }

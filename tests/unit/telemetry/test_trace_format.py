@@ -71,6 +71,21 @@ def test_an_arrow_goes_from_the_job_to_the_worker_and_back() -> None:
     ]
 
 
+def test_what_a_function_needs_is_in_its_tasks_and_the_graph_in_its_job() -> None:
+    label = {"name": "fits", "application": "notebook"}
+    linked = {**label, "graph": [["load", "clean", 10], ["clean", "clean", 3]], "needs": {"clean": ["load", "clean"]}}
+    tasks = [task(0, function="load"), task(1, function="clean"), task(2, function="clean", job="cd" * 16)]
+    jobs = {JOB: linked, "cd" * 16: {**label, "graph": [["load", "clean", 5]], "needs": {"clean": ["load"]}}}
+    events = TraceEvents("lab")
+    found = [*events.add({"tasks": tasks, "jobs": jobs}), *events.close()]
+    check_trace(found)
+    needs = [each["args"].get("function_needs") for each in slices_of_tasks(found)]
+    assert needs == [None, "load, clean", "load"]
+    graphs = [event["args"]["graph"] for event in found if event.get("cat") == "job"]
+    assert graphs == [{"load -> clean": 10, "clean -> clean": 3}, {"load -> clean": 5}]
+    assert events.graph == {"load -> clean": 15, "clean -> clean": 3}
+
+
 def test_every_node_is_a_process() -> None:
     events = traced(task(0), task(1, slave="west", worker=42), task(2, worker=43))
     names = {event["args"]["name"] for event in events if event["name"] == "process_name"}

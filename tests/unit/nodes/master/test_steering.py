@@ -178,3 +178,16 @@ def test_slaves_get_the_level_of_logs_also_those_that_come_later(bench: Bench) -
     finally:
         del KEYS[WEST]
     assert m.SetLogLevel("DEBUG") in bench.sent_to(WEST)
+
+
+def test_a_page_has_the_edges_of_its_jobs_and_what_its_functions_need(bench: Bench) -> None:
+    clean = m.Function(function(b"clean").digest, b"clean", (), "make.<locals>.clean")
+    inputs = [m.TaskInputs(JOB, index, [m.JobTasks(JOB, [index - 10])]) for index in (10, 11)]
+    frames = [m.TaskFrame(index, 0, b"") for index in (10, 11)]
+    bench.send(ALICE, clean, *inputs, m.Submit(JOB, clean.digest, None, 0, frames))
+    bench.send(EAST, outcomes(0, 1))
+    bench.send(EAST, outcomes(10))
+    answer = page(bench, ALICES).as_json()["jobs"][JOB.hex()]
+    (name,) = {task.function for task in page(bench, None).tasks} - {"make.<locals>.clean"}
+    assert answer["graph"] == [[name, "clean", 2]]
+    assert answer["needs"] == {"make.<locals>.clean": [name]}
