@@ -108,7 +108,7 @@ def job_text(job: Job, elapsed_s: float) -> str:
     """Return the progress of a job, `elapsed_s` seconds after its start."""
     if isinstance(job, SystemRun) and job.is_system:
         return system_text(job.last_counts, elapsed_s)
-    return progress_text(job.counts(), elapsed_s)
+    return progress_text(job.counts(), elapsed_s, job.input_counts())
 
 
 def system_text(counts: SystemCounts, elapsed_s: float) -> str:
@@ -128,24 +128,38 @@ def system_text(counts: SystemCounts, elapsed_s: float) -> str:
     return ", ".join(parts)
 
 
-def progress_text(counts: Any, elapsed_s: float) -> str:
+def progress_text(counts: Any, elapsed_s: float, inputs: tuple[int, int] = (0, 0)) -> str:
     """Return the progress of a job.
 
     Args:
         counts: the job's `Counts`.
         elapsed_s: seconds since it was started.
+        inputs: how many results of other tasks it needs, and how many of these are not there yet.
     """
     total = counts.total
     ended = total - counts.waiting - counts.running
     if total == 1:
-        return f"{'running' if counts.running else 'waiting'}, {seconds_text(elapsed_s)}"
+        state = inputs_text(inputs) or ("running" if counts.running else "waiting")
+        return f"{state}, {seconds_text(elapsed_s)}"
     bar = "#" * (_BAR * ended // total)
     parts = [f"[{bar:-<{_BAR}}] {ended:,}/{total:,} tasks"]
     if counts.running:
         parts.append(f"{counts.running:,} running")
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
+    if missing := inputs_text(inputs):
+        parts.append(missing)
     if ended and elapsed_s > 0:
         rate = ended / elapsed_s
         parts += [f"{rate:,.1f}/s", f"{seconds_text((total - ended) / rate)} left"]
     return ", ".join(parts)
+
+
+def inputs_text(inputs: tuple[int, int]) -> str:
+    """Return what a job waits for, of the results of other tasks that it needs; "" if all are there.
+
+    >>> inputs_text((10, 4)), inputs_text((10, 0))
+    ('waits for 4 of 10 results of others', '')
+    """
+    needed, missing = inputs
+    return f"waits for {missing:,} of {needed:,} result{'s' * (needed != 1)} of others" if missing else ""

@@ -10,6 +10,7 @@ import itertools
 import operator
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -162,6 +163,8 @@ class Job(Generic[T]):
         self._done = self._failed = self._cancelled = 0
         self._statistics = StatisticRegistry()  # what its tasks have measured
         self._new_kept: Callable[[int], TaskFuture[T]] | None = None  # makes futures whose results stay in the cluster
+        self._inputs = 0  # results of other tasks that its tasks need
+        self._missing_inputs: list[weakref.ref[TaskFuture]] = []  # of those, the ones that were not there before
         self._is_batched = False
         self._index_at_master: Callable[[int], int] = _same  # of the task that a task travels in
         #: returns the master's statistics of a job; None: no master has it
@@ -336,6 +339,15 @@ class Job(Generic[T]):
             running = len(self._running)
             waiting = len(self.futures) - len(self.ended) - running
             return Counts(waiting, running, self._done, self._failed, self._cancelled)
+
+    def input_counts(self) -> tuple[int, int]:
+        """Return how many results of other tasks its tasks have needed in the cluster, and how many are not there yet.
+
+        A result that was here when the job was started travels with its tasks, and does not count.
+        """
+        missing = [it for it in self._missing_inputs if (future := it()) is not None and not future.done()]
+        self._missing_inputs = missing
+        return self._inputs, len(missing)
 
     @property
     def stats(self) -> JobStats:
@@ -600,6 +612,12 @@ class Job(Generic[T]):
     def _new_handle(self, index: int) -> TaskHandle:
         """Make the handle of the next task, which is about to be sent."""
         return self._new_future(index)
+
+    def _note_inputs(self, futures: Iterable[TaskFuture]) -> None:
+        """Note the results of other tasks that its tasks need. It does not keep them: a kept result may be dropped."""
+        needed = dict.fromkeys(futures)
+        self._inputs = len(needed)
+        self._missing_inputs = [weakref.ref(future) for future in needed]
 
     def _add(self, future: TaskFuture[T]) -> None:
         """Add a task."""

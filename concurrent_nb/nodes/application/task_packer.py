@@ -191,6 +191,9 @@ class TaskPacker:
         for index, call in enumerate(calls):
             payload = with_inputs_of(packed, self.call_payload(function, call, {}), record)
             entries.append(TaskEntry(record, index, packed, payload, job._new_handle(index), options.limits, needs))
+        if record.is_linked:
+            inputs = (it for entry in entries for it in entry.payload.inputs)
+            job._note_inputs(it for it in inputs if isinstance(it, TaskFuture))
         return entries
 
     def setup_entries(

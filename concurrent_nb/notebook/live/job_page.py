@@ -81,6 +81,8 @@ def head(data: dict[str, Any], notes: Sequence[str] = ()) -> str:
     name = f'<b style="max-width:24em;{_CUT}"><bdi>{escape(data["name"])}</bdi></b>' if data["name"] else ""
     open_ones = data["waiting"] + data["running"]
     pace = [*notes]
+    if data["waits_for"] and data["waiting"]:
+        pace.append(data["waits_for"])
     if open_ones and total > 1 and data["rate"] is not None:
         pace.append(f"{_rate(data['rate'])}/s")
     if open_ones and data["left"] is not None:

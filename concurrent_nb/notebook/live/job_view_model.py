@@ -19,6 +19,7 @@ from concurrent_nb.notebook.live.pace import Pace
 from concurrent_nb.notebook.live.text import REPORT_CHARACTERS, line_of
 from concurrent_nb.notebook.live.timeline import Timeline
 from concurrent_nb.notebook.live.views import View
+from concurrent_nb.notebook.progress_display import inputs_text
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication, SystemCounts
 
@@ -140,6 +141,7 @@ class JobViewModel:
             "rate": rate,
             "left": left,
             "unread": self._unread,
+            "waits_for": inputs_text(job.input_counts()),
         }
 
     def bars(self) -> dict[str, Any]:

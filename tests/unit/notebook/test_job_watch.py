@@ -61,6 +61,9 @@ class ScriptedJob:
     def counts(self) -> Counts:
         return self.now
 
+    def input_counts(self) -> tuple[int, int]:
+        return 0, 0
+
     def take_output(self) -> list[OutputPiece]:
         pieces, self.pieces = self.pieces, []
         return pieces

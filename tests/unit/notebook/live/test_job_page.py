@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
+from concurrent_nb import TaskFuture
 from concurrent_nb.api import Counts, TaskNote
+from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.live import job_page
 from concurrent_nb.notebook.live.colours import RUNNING
 from concurrent_nb.notebook.live.picture import Picture
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
+from concurrent_nb.notebook.progress_display import job_text
 from concurrent_nb.shipping.runtime.notes import ProgressReport
 from tests.made_up_jobs import MadeUpJob
 
@@ -92,6 +95,21 @@ def test_the_page_of_a_job_that_runs_looks_the_same() -> None:
     page = job_page.page({"head": head, "bars": bars}, "cnb-job-1")
     assert page.startswith('<div class="concurrent-nb cnb-job-1" style="')
     assert page.partition("style=")[2].partition(">")[0] in taken(finished(None, [1, 2]))
+
+
+def test_a_job_that_waits_for_results_of_others_says_so() -> None:
+    it = MadeUpJob(4)
+    needed = [TaskFuture(JobId(b"another".ljust(16)), index, lambda job, indexes: None) for index in range(3)]
+    it.job._note_inputs([*needed, needed[0]])
+    assert (
+        "waits for 3 of 3 results of others · " in Seen(job_page.head(it.model.head(Counts(4, 0, 0, 0, 0), 2.0))).words
+    )
+    for future in needed[:2]:
+        future.end(1, None)
+    assert "waits for 1 of 3 results of others" in job_text(it.job, 2.0)
+    del needed, future  # nobody keeps the last one
+    assert it.job.input_counts() == (3, 0)
+    assert "waits for" not in Seen(job_page.head(it.model.head(Counts(4, 0, 0, 0, 0), 2.0))).words
 
 
 def test_the_way_to_the_first_task_is_named_where_it_is_long() -> None:
