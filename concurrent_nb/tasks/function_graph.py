@@ -19,7 +19,7 @@ PAIRS_MAX: Final = 500
 #: name of the node, and of both ends of the pair, in which the others are summed
 OTHER: Final = "other functions"
 #: seconds without an unfinished task after which a graph is over
-REST_S: Final = 5.0
+REST_S: Final = 2.0
 #: graphs that are over, and kept to be shown; each owner has one graph
 OVER_MAX: Final = 100
 #: what a function's name begins with that was defined in another one, up to its own name
