@@ -1,6 +1,7 @@
 """The web page in a real browser, fed by a made-up cluster: what it shows, obeys and survives."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -201,6 +202,34 @@ def test_the_stream_obeys_the_keyboard_and_has_a_text_twin(page: Page) -> None:
     assert "column" in page.locator(".cnb-functions").inner_text()
 
 
+def test_the_graph_of_tasks_is_drawn_and_has_a_text_twin(views: Page) -> None:
+    graph = views.get_by_role("region", name="Task graph", exact=True)
+    names = graph.locator(".cnb-graph-name")
+    names.first.wait_for()
+    assert {"load", "clean", "train_fold", "score", "add"} < set(names.all_inner_texts())
+    assert any("<img src=x" in name for name in names.all_inner_texts()) and views.evaluate("window.caught") is None
+    left = {
+        name: names.filter(has_text=name).bounding_box() for name in ("load", "clean", "train_fold", "score", "add")
+    }
+    places = [box["x"] for box in left.values() if box is not None]
+    assert len(places) == 5 and places == sorted(set(places))
+    assert graph.locator("svg path.cnb-graph-line").count() == 8
+    assert re.match(
+        r"Task graph: load \d+/240 → clean \d+/240 → ", graph.get_by_role("img").get_attribute("aria-label") or ""
+    )
+    graph.get_by_text("Graph as a table").click()
+    row = graph.get_by_role("row").filter(has=views.get_by_role("rowheader", name="add"))
+    assert row.locator("td").last.inner_text() == "score (60), itself (34)"
+    # Its counts follow the feed, and the elements stay.
+    body = graph.locator("tbody")
+    before = body.inner_text()
+    names.first.evaluate("name => { name.isSame = true; }")
+    views.wait_for_function("([before, body]) => body.innerText !== before", arg=[before, body.element_handle()])
+    assert names.first.evaluate("name => name.isSame")
+    graph.get_by_label("Graph", exact=True).select_option("6")
+    assert names.all_inner_texts() == ["read_page", "count_words", "merge"]
+
+
 def test_ten_thousand_tasks_are_scrolled_fluently(page: Page) -> None:
     page.locator(".cnb-stream-canvas").scroll_into_view_if_needed()
     marks, frames_per_s, script_ms = page.evaluate(
@@ -236,6 +265,7 @@ def test_it_is_accessible(views: Page, theme: str, width: int) -> None:
     open_job(page, "fit_model").locator("details.cnb-error summary").first.click()
     page.locator("img.cnb-display").wait_for()
     page.get_by_text("Rows as a table").click()
+    page.get_by_text("Graph as a table").click()
     page.get_by_text("Settings that may change while it runs").click()
     page.locator(".cnb-setting").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

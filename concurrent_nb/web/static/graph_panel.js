@@ -72,7 +72,7 @@ export class GraphPanel {
     const table = element("table", "cnb-table", [element("thead", "", [element("tr", "", header)]), this.body]);
     const region = (/** @type {string} */ label, /** @type {Node} */ content) =>
       element("div", "cnb-scroll", [content], { tabindex: "0", role: "region", "aria-label": label });
-    this.area = region(t("Task graph"), this.picture);
+    this.area = region(t("Drawing of the graph"), this.picture);
     this.area.classList.add("cnb-graph-area");
     this.twin = element("details", "cnb-details", [
       element("summary", "", t("Graph as a table")),
@@ -141,7 +141,7 @@ export class GraphPanel {
     this.boxes = nodes.map(({ x, y }) => {
       const box = element("div", "cnb-graph-node", [
         element("div", "cnb-clip cnb-graph-name"),
-        progressBar(""),
+        progressBar(this.t("Progress")),
         element("div", "cnb-clip cnb-muted cnb-graph-text"),
       ]);
       box.style.transform = `translate(${x}px, ${y}px)`;

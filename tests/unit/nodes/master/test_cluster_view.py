@@ -175,3 +175,30 @@ def test_slaves_are_shown_where_a_launcher_has_started_them() -> None:
     assert states == {"slurm-2": ("queued", 0), "slurm-3": ("starting", 0)}, "one that has ended is not shown"
     assert {frozenset(slave) for slave in shown.slaves.values()} == {frozenset(shown.slaves[east])}
     assert shown.totals == view(bench).totals
+
+
+def test_a_graph_has_its_client_and_the_tasks_that_run() -> None:
+    bench = with_job(4)
+    names = {function().digest: "load", function(b"clean").digest: "clean"}
+    bench.core.scheduler.task_log.name_of = names.__getitem__
+    assert view(bench).graphs == {}
+    inputs = [m.TaskInputs(JOB, index, [m.JobTasks(JOB, [index - 10])]) for index in (10, 11, 12)]
+    frames = [m.TaskFrame(index, 0, b"") for index in (10, 11, 12)]
+    bench.send(ALICE, function(b"clean"), *inputs, m.Submit(JOB, function(b"clean").digest, None, 0, frames))
+    bench.send(EAST, m.Started("", [m.StartedTask(JOB, 0, 1), m.StartedTask(JOB, 1, 1)]))
+    end(bench, Status.OK)
+    shown = view(bench)
+    (graph,) = shown.graphs.values()
+    assert (graph["client"], graph["ended_s"]) == ("somebody", None)
+    assert {row[0]: row[1:] for row in graph["functions"]} == {
+        "load": [3, 0, 1, 1, 1, 0, 0],
+        "clean": [3, 2, 1, 0, 0, 0, 0],
+    }
+    assert list(shown.graph_owners) == [graph["id"]]
+    own, others = (bench.core.status(bench.now, session)["graphs"] for session in (ALICE, EAST))
+    assert (own, others) == ([graph], [])
+    end(bench, Status.OK, Status.OK, first=1)
+    end(bench, Status.OK, Status.OK, Status.OK, first=10)
+    (graph,) = view(bench).graphs.values()
+    assert graph["ended_s"] == bench.now
+    assert view(bench, after_s=ENDED_S + 1).graphs == {}
