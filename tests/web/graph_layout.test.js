@@ -39,6 +39,7 @@ test("a graph of the feed", () => {
   assert.equal(graph.edges.length, 3);
   assert.deepEqual([graph.id, graph.client, graph.mine, graph.ended_s], ["3", "fit.ipynb", true, null]);
   assert.equal(graphLine(graph), "load 10/10 → clean 4/10 → add 0/9");
+  assert.equal(graphLine(graph, false), "load → clean → add");
   assert.deepEqual([sumOf(graph, "tasks"), sumOf(graph, "done")], [29, 14]);
 });
 

@@ -105,15 +105,18 @@ export function ranksOf(size, edges) {
   return ranks;
 }
 
-/** @param {TaskGraph} graph @returns {string} `load 10/10 → clean 4/10 → add 0/9` */
-export function graphLine({ functions, edges }) {
+/**
+ * @param {TaskGraph} graph @param {boolean} [hasCounts]
+ * @returns {string} `load 10/10 → clean 4/10 → add 0/9`, or `load → clean → add`
+ */
+export function graphLine({ functions, edges }, hasCounts = true) {
   const ranks = ranksOf(functions.length, edges);
   /** @type {string[][]} */
   const columns = [];
   const order = [...ranks.keys()].sort((a, b) => ranks[a] - ranks[b] || a - b);
   for (const at of order.slice(0, NAMED_MAX)) {
     const { name, done, tasks } = functions[at];
-    (columns[ranks[at]] ??= []).push(`${visible(name, 40)} ${count(done)}/${count(tasks)}`);
+    (columns[ranks[at]] ??= []).push(visible(name, 40) + (hasCounts ? ` ${count(done)}/${count(tasks)}` : ""));
   }
   const line = columns.map((column) => column.join(", ")).join(" → ");
   return functions.length > NAMED_MAX ? `${line}, …` : line;

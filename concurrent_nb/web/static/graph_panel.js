@@ -88,15 +88,18 @@ export class GraphPanel {
     this.version = model.versions.graphs;
     const graphs = sortGraphs(model.graphs.values());
     this.select.hidden = graphs.length < 2;
-    this.select.replaceChildren(
-      ...graphs.map((graph) => {
-        const client = visible(graph.client, 40);
-        const text = [client, graphLine(graph)].filter(Boolean).join(": ");
-        return element("option", "", text.length > 80 ? `${text.slice(0, 79)}…` : text, { value: graph.id });
-      }),
-    );
-    if (model.graphs.has(this.chosen)) this.select.value = this.chosen;
-    else this.chosen = "";
+    const options = graphs.map((graph) => {
+      const text = [visible(graph.client, 40), graphLine(graph, false)].filter(Boolean).join(": ");
+      return element("option", "", visible(text, 80), { value: graph.id });
+    });
+    // Only what is new is replaced: the list may be open.
+    const state = options.map((option) => `${option.value} ${option.textContent}`).join("\n");
+    if (this.select.dataset.state !== state) {
+      this.select.dataset.state = state;
+      this.select.replaceChildren(...options);
+      if (model.graphs.has(this.chosen)) this.select.value = this.chosen;
+      else this.chosen = "";
+    }
     this.#show();
   }
 
