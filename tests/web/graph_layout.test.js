@@ -2,7 +2,15 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { FeedModel } from "../../concurrent_nb/web/static/feed_model.js";
-import { NODE, graphLine, graphOf, layOut, ranksOf, sortGraphs, sumOf } from "../../concurrent_nb/web/static/graph_layout.js";
+import {
+  NODE_HEIGHT,
+  graphLine,
+  graphOf,
+  layOut,
+  ranksOf,
+  sortGraphs,
+  sumOf,
+} from "../../concurrent_nb/web/static/graph_layout.js";
 import { plain } from "../../concurrent_nb/web/static/dom.js";
 import { functionLine, neededBy } from "../../concurrent_nb/web/static/graph_panel.js";
 
@@ -44,7 +52,10 @@ test("a graph of the feed", () => {
 });
 
 test("what is malformed is left out", () => {
-  const odd = { functions: [["f", "x", -1, NaN], 7, null], edges: [[0, 9, 1], [0, -1, 1], [0, 1], 5, [1, 0, 2], [0.5, 1, 1]] };
+  const odd = {
+    functions: [["f", "x", -1, NaN], 7, null],
+    edges: [[0, 9, 1], [0, -1, 1], [0, 1], 5, [1, 0, 2], [0.5, 1, 1]],
+  };
   const made = graphOf(odd, "1");
   assert.deepEqual(
     made.functions.map(({ name, tasks }) => [name, tasks]),
@@ -60,22 +71,39 @@ test("what is malformed is left out", () => {
 });
 
 test("columns are as in telemetry/graph_text.py", () => {
-  assert.deepEqual(ranksOf(3, [[0, 1, 1], [1, 0, 1], [1, 2, 1], [2, 2, 1]]), [0, 1, 2]);
+  assert.deepEqual(
+    ranksOf(3, [
+      [0, 1, 1],
+      [1, 0, 1],
+      [1, 2, 1],
+      [2, 2, 1],
+    ]),
+    [0, 1, 2],
+  );
   assert.deepEqual(ranksOf(0, []), []);
   const chain = Array.from({ length: 100 }, (_, at) => [at, at + 1, 1]);
   assert.deepEqual(
     ranksOf(101, /** @type {any} */ ([...chain, [100, 0, 1]])),
     Array.from({ length: 101 }, (_, at) => at),
   );
-  assert.deepEqual(ranksOf(4, [[0, 1, 1], [0, 2, 1], [1, 3, 1], [2, 3, 1], [0, 3, 1]]), [0, 1, 1, 2]);
+  assert.deepEqual(
+    ranksOf(4, [
+      [0, 1, 1],
+      [0, 2, 1],
+      [1, 3, 1],
+      [2, 3, 1],
+      [0, 3, 1],
+    ]),
+    [0, 1, 1, 2],
+  );
 });
 
 /** @param {import('../../concurrent_nb/web/static/graph_layout.js').Drawing} drawing */
-function check({ width, height, nodes }) {
+function check({ width, height, nodeWidth, nodes }) {
   for (const [at, { x, y }] of nodes.entries()) {
-    assert.ok(x >= 0 && x + NODE.width <= width && y >= 0 && y + NODE.height <= height, `${at} is outside`);
+    assert.ok(x >= 0 && x + nodeWidth <= width && y >= 0 && y + NODE_HEIGHT <= height, `${at} is outside`);
     for (const other of nodes.slice(at + 1)) {
-      const apart = Math.abs(x - other.x) >= NODE.width || Math.abs(y - other.y) >= NODE.height;
+      const apart = Math.abs(x - other.x) >= nodeWidth || Math.abs(y - other.y) >= NODE_HEIGHT;
       assert.ok(apart, "boxes overlap");
     }
   }
@@ -85,25 +113,45 @@ test("results travel from left to right, and boxes do not overlap", () => {
   const drawing = layOut(3, graph.edges);
   check(drawing);
   const [load, clean, add] = drawing.nodes;
-  assert.ok(load.x + NODE.width < clean.x && clean.x + NODE.width < add.x);
+  assert.ok(load.x + drawing.nodeWidth < clean.x && clean.x + drawing.nodeWidth < add.x);
   const [first, , loop] = drawing.edges;
-  assert.ok(first.path.startsWith(`M${load.x + NODE.width} ${load.y + NODE.height / 2}`));
-  assert.ok(first.path.endsWith(`${clean.x} ${clean.y + NODE.height / 2}`));
-  assert.ok(load.x + NODE.width < first.x && first.x < clean.x);
-  assert.ok(add.x < loop.x && loop.x < add.x + NODE.width && loop.y < add.y && loop.y >= 0);
+  assert.ok(first.path.startsWith(`M${load.x + drawing.nodeWidth} ${load.y + NODE_HEIGHT / 2}`));
+  assert.ok(first.path.endsWith(`${clean.x} ${clean.y + NODE_HEIGHT / 2}`));
+  assert.ok(load.x + drawing.nodeWidth < first.x && first.x < clean.x);
+  assert.ok(add.x < loop.x && loop.x < add.x + drawing.nodeWidth && loop.y < add.y && loop.y >= 0);
+});
+
+test("boxes and gaps have the room that there is, and at least what they need", () => {
+  const widths = [0, 1000, Infinity].map((room) => {
+    const drawing = layOut(3, graph.edges, room);
+    check(drawing);
+    assert.ok(room < 600 || drawing.width <= Math.max(room, 600));
+    return drawing.nodeWidth;
+  });
+  assert.deepEqual(widths, [150, 200, 200]);
+  const chain = /** @type {any} */ ([0, 1, 2, 3, 4].map((at) => [at, at + 1, 1]));
+  const { width, nodeWidth } = layOut(6, chain, 1300);
+  assert.ok(width <= 1300 && width > 1280 && nodeWidth > 150);
 });
 
 test("an edge over several columns passes beside the boxes between", () => {
-  const drawing = layOut(3, [[0, 1, 1], [1, 2, 1], [0, 2, 1]]);
+  const drawing = layOut(3, [
+    [0, 1, 1],
+    [1, 2, 1],
+    [0, 2, 1],
+  ]);
   check(drawing);
   const [, between] = drawing.nodes;
   const passed = drawing.edges[2].path.match(/L(\d+) (\d+)/);
   const y = Number(passed?.[2]);
-  assert.ok(y < between.y || y > between.y + NODE.height);
+  assert.ok(y < between.y || y > between.y + NODE_HEIGHT);
 });
 
 test("functions that need each other have two edges, apart", () => {
-  const drawing = layOut(2, [[0, 1, 4], [1, 0, 3]]);
+  const drawing = layOut(2, [
+    [0, 1, 4],
+    [1, 0, 3],
+  ]);
   check(drawing);
   const [there, back] = drawing.edges;
   assert.notEqual(there.path, back.path);
@@ -111,7 +159,10 @@ test("functions that need each other have two edges, apart", () => {
 });
 
 test("edges do not cross if columns can be ordered", () => {
-  const drawing = layOut(4, [[0, 3, 1], [1, 2, 1]]);
+  const drawing = layOut(4, [
+    [0, 3, 1],
+    [1, 2, 1],
+  ]);
   const [a, b, c, d] = drawing.nodes;
   assert.equal(a.y < b.y, d.y < c.y);
 });
@@ -125,10 +176,10 @@ test("the largest graph has a place for everything", () => {
 });
 
 test("a function in words", () => {
-  assert.equal(functionLine(graph.functions[0], plain), "10 of 10");
-  assert.equal(functionLine(graph.functions[1], plain), "4 of 10 · 2 running · 3 blocked · 1 waiting");
+  assert.equal(functionLine(graph.functions[0], plain), "done");
+  assert.equal(functionLine(graph.functions[1], plain), "2 running · 3 blocked · 1 waiting");
   const bad = graphOf({ functions: [["f", 4, 0, 0, 0, 1, 2, 1]] }, "1");
-  assert.equal(functionLine(bad.functions[0], plain), "1 of 4 · 2 failed · 1 cancelled");
+  assert.equal(functionLine(bad.functions[0], plain), "2 failed · 1 cancelled");
   assert.equal(neededBy(graph, 2, plain), "clean (10), itself (8)");
   assert.equal(neededBy(graph, 0, plain), "");
 });

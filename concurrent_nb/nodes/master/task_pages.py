@@ -81,7 +81,7 @@ def page_of(
     needs: dict[JobId, dict[str, list[str]]] = {each: {} for each in graphs}
     for job_id, function in dict.fromkeys((task.job, task.function) for task in tasks if task.job in graphs):
         name = node_name(function, known[job_id].name)
-        if sources := [source for source, target, _ in graphs[job_id] if target == name]:
+        if sources := [str(source) for source, target, _ in graphs[job_id] if target == name]:
             needs[job_id][function] = sources
     dropped = log.count_dropped(job, owner)
     return TaskPage(tasks, following, dropped, known, graphs, needs, applications)

@@ -1,6 +1,6 @@
 // @ts-check
-// Graphs of tasks that need results of others, folded by function: what the feed says of one, and where its drawing has
-// each function and edge. Pure.
+// Graphs of tasks that need results of others, folded by function: what the feed says of one, and where its drawing
+// has each function and edge. Pure.
 
 import { count, finite, visible } from "./text.js";
 
@@ -12,15 +12,21 @@ import { count, finite, visible } from "./text.js";
  *   other_edges: number, began_s: number, ended_s: number | null}} TaskGraph
  * @typedef {{path: string, head: string, x: number, y: number}} DrawnEdge the line, its arrow's head, and where its
  *   number is
- * @typedef {{width: number, height: number, nodes: {x: number, y: number}[], edges: DrawnEdge[]}} Drawing
+ * @typedef {{width: number, height: number, nodeWidth: number, nodes: {x: number, y: number}[],
+ *   edges: DrawnEdge[]}} Drawing
  */
 
 /** as the master counts at most, and what it sums */
 const [FUNCTIONS_MAX, EDGES_MAX] = [101, 500];
 const NAMED_MAX = 12;
-export const NODE = { width: 190, height: 62 };
-/** between columns, between functions of a column, and height of an edge that passes a column */
-const [GAP_X, GAP_Y, PASSING] = [76, 18, 16];
+export const NODE_HEIGHT = 62;
+/** least and most width of a box, and between columns: as much as there is room for */
+const [LEAST, MOST] = [
+  { box: 150, gap: 56 },
+  { box: 200, gap: 84 },
+];
+/** between functions of a column, and height of an edge that passes a column */
+const [GAP_Y, PASSING] = [18, 16];
 /** height of an edge that leads from a function to itself, above it */
 const LOOP = 24;
 const MARGIN = 8;
@@ -34,13 +40,12 @@ export function graphOf(raw, id) {
   const functions = list(raw.functions)
     .slice(0, FUNCTIONS_MAX)
     .map((one) => {
-      const [name, ...counts] = list(one);
-      const made = { name: String(name ?? "") };
-      return /** @type {GraphFunction} */ (
-        Object.assign(made, Object.fromEntries(COUNTS.map((key, at) => [key, Math.max(0, finite(counts[at]))])))
-      );
+      const [name, ...numbers] = list(one);
+      const counts = Object.fromEntries(COUNTS.map((key, at) => [key, Math.max(0, finite(numbers[at]))]));
+      return { .../** @type {GraphFunction} */ (/** @type {unknown} */ (counts)), name: String(name ?? "") };
     });
-  const isPlace = (/** @type {unknown} */ at) => Number.isInteger(at) && Number(at) >= 0 && Number(at) < functions.length;
+  const isPlace = (/** @type {unknown} */ at) =>
+    Number.isInteger(at) && Number(at) >= 0 && Number(at) < functions.length;
   return {
     id,
     client: typeof raw.client === "string" ? raw.client : "",
@@ -55,10 +60,14 @@ export function graphOf(raw, id) {
   };
 }
 
-/** Put graphs into the order of lists: those with unfinished tasks first, then the newest. @param {Iterable<TaskGraph>} graphs */
+/**
+ * Put graphs into the order of lists: those with unfinished tasks first, then the newest.
+ * @param {Iterable<TaskGraph>} graphs
+ */
 export function sortGraphs(graphs) {
   return [...graphs].sort(
-    (a, b) => Number(a.ended_s !== null) - Number(b.ended_s !== null) || b.began_s - a.began_s || (a.id < b.id ? 1 : -1),
+    (a, b) =>
+      Number(a.ended_s !== null) - Number(b.ended_s !== null) || b.began_s - a.began_s || (a.id < b.id ? 1 : -1),
   );
 }
 
@@ -123,10 +132,11 @@ export function graphLine({ functions, edges }, hasCounts = true) {
 }
 
 /**
- * Lay a graph out in columns from left to right. An edge over several columns passes those between in a place of its own.
- * @param {number} size number of functions @param {GraphEdge[]} edges @returns {Drawing}
+ * Lay a graph out in columns from left to right. An edge over several columns has a place of its own in those between.
+ * @param {number} size number of functions @param {GraphEdge[]} edges @param {number} [room] width that there is
+ * @returns {Drawing}
  */
-export function layOut(size, edges) {
+export function layOut(size, edges, room = Infinity) {
   const ranks = ranksOf(size, edges);
   const hasLoops = new Set(edges.filter(([source, target]) => source === target).map(([source]) => source));
   /** @typedef {{rank: number, y: number, height: number, above: number, beside: Item[]}} Item above: room for a loop */
@@ -137,7 +147,7 @@ export function layOut(size, edges) {
     columns[rank].push(item);
     return /** @type {Item} */ (item);
   };
-  const items = ranks.map((rank, at) => put(rank, NODE.height, hasLoops.has(at) ? LOOP : 0));
+  const items = ranks.map((rank, at) => put(rank, NODE_HEIGHT, hasLoops.has(at) ? LOOP : 0));
   const routes = edges.map(([source, target]) => {
     if (source === target) return [items[source]];
     const isBack = ranks[source] >= ranks[target];
@@ -152,13 +162,19 @@ export function layOut(size, edges) {
     return route;
   });
   const height = placeIn(columns);
-  const left = (/** @type {Item} */ { rank }) => MARGIN + rank * (NODE.width + GAP_X);
+  const widthOf = (/** @type {typeof LEAST} */ { box, gap }) => 2 * MARGIN + columns.length * (box + gap) - gap;
+  const share = (room - widthOf(LEAST)) / (widthOf(MOST) - widthOf(LEAST));
+  const between = (/** @type {"box" | "gap"} */ name) =>
+    Math.floor(LEAST[name] + Math.min(1, Math.max(0, share)) * (MOST[name] - LEAST[name]));
+  const [box, gap] = [between("box"), between("gap")];
+  const left = (/** @type {Item} */ { rank }) => MARGIN + rank * (box + gap);
   return {
-    width: 2 * MARGIN + columns.length * (NODE.width + GAP_X) - GAP_X,
+    width: widthOf({ box, gap }),
     height: height + 2 * MARGIN,
+    nodeWidth: box,
     nodes: items.map((item) => ({ x: left(item), y: item.y })),
     edges: routes.map((route, at) => {
-      if (route.length === 1) return loopOf(left(route[0]), route[0].y);
+      if (route.length === 1) return loopOf(left(route[0]) + box, route[0].y);
       const isBack = ranks[edges[at][0]] >= ranks[edges[at][1]];
       const shift = isBack ? 12 : 0; // beside the edge in the other direction
       const middle = (/** @type {Item} */ item) => item.y + item.height / 2 + shift;
@@ -166,7 +182,7 @@ export function layOut(size, edges) {
       const points = route.flatMap((item, number) => {
         const ends = /** @type {[number, number][]} */ ([
           [left(item), middle(item)],
-          [left(item) + NODE.width, middle(item)],
+          [left(item) + box, middle(item)],
         ]);
         return number === 0 ? [ends[1]] : number === route.length - 1 ? [ends[0]] : ends;
       });
@@ -228,9 +244,9 @@ function pathOf(points) {
   return path;
 }
 
-/** @param {number} x @param {number} y of a node @returns {DrawnEdge} from the function to itself */
-function loopOf(x, y) {
-  const [from, to] = [x + NODE.width - 64, x + NODE.width - 24];
+/** @param {number} right @param {number} y of a box @returns {DrawnEdge} from the function to itself */
+function loopOf(right, y) {
+  const [from, to] = [right - 64, right - 24];
   return {
     path: `M${from} ${y}C${from} ${y - LOOP} ${to} ${y - LOOP} ${to} ${y - 2}`,
     head: `M${to - 4} ${y - 7}L${to} ${y}L${to + 4} ${y - 7}Z`,

@@ -1,5 +1,5 @@
 // @ts-check
-// The graph of tasks that need results of others: a box for each function, an arrow for results that travel, and a table.
+// The graph of tasks that need results of others: a box for each function, an arrow for results that travel, a table.
 
 import { element, plain, setAttribute, setForeign, setText } from "./dom.js";
 import { graphLine, layOut, sortGraphs, sumOf } from "./graph_layout.js";
@@ -11,7 +11,17 @@ import { count, visible } from "./text.js";
 /** @typedef {import('./dom.js').Translate} Translate */
 
 const SVG = "http://www.w3.org/2000/svg";
-const COLUMNS = ["Function", "tasks", "done", "running", "waiting", "blocked", "failed", "cancelled", "needs results of"];
+const COLUMNS = [
+  "Function",
+  "tasks",
+  "done",
+  "running",
+  "waiting",
+  "blocked",
+  "failed",
+  "cancelled",
+  "needs results of",
+];
 
 /** @param {string} tag @param {Record<string, string | number>} attributes @param {string} [content] */
 function drawn(tag, attributes, content = "") {
@@ -21,15 +31,15 @@ function drawn(tag, attributes, content = "") {
   return made;
 }
 
-/** @param {GraphFunction} one @param {Translate} t @returns {string} `4 of 10 · 2 running · 4 blocked` */
+/** @param {GraphFunction} one @param {Translate} t @returns {string} `2 running · 4 blocked` */
 export function functionLine(one, t) {
-  const parts = [t("%1 of %2", count(one.done), count(one.tasks))];
+  const parts = [];
   if (one.failed) parts.push(t("%1 failed", count(one.failed)));
   if (one.running) parts.push(t("%1 running", count(one.running)));
   if (one.blocked) parts.push(t("%1 blocked", count(one.blocked)));
   if (one.waiting) parts.push(t("%1 waiting", count(one.waiting)));
   if (one.cancelled) parts.push(t("%1 cancelled", count(one.cancelled)));
-  return parts.join(" · ");
+  return parts.join(" · ") || t("done");
 }
 
 /** @param {GraphFunction} one @returns {string} */
@@ -43,7 +53,9 @@ function classOf({ tasks, blocked, done, failed, running }) {
 export function neededBy({ functions, edges }, at, t) {
   return edges
     .filter(([, target]) => target === at)
-    .map(([source, , number]) => `${source === at ? t("itself") : visible(functions[source].name, 60)} (${count(number)})`)
+    .map(
+      ([source, , number]) => `${source === at ? t("itself") : visible(functions[source].name, 60)} (${count(number)})`,
+    )
     .join(", ");
 }
 
@@ -59,7 +71,7 @@ export class GraphPanel {
     this.chosen = "";
     /** @type {HTMLElement[]} of the functions */
     this.boxes = [];
-    this.select = element("select", "cnb-select", "", { "aria-label": t("Graph") });
+    this.select = element("select", "cnb-select cnb-graph-select", "", { "aria-label": t("Graph") });
     this.select.addEventListener("change", () => {
       this.chosen = this.select.value;
       this.#show();
@@ -80,6 +92,12 @@ export class GraphPanel {
     ]);
     this.empty = element("p", "cnb-muted", t("No task needs the result of another one."));
     this.element = element("div", "cnb-graphs", [this.empty, this.area, this.line, this.twin]);
+    this.observer = new ResizeObserver(() => this.#show());
+    this.observer.observe(this.area);
+  }
+
+  dispose() {
+    this.observer.disconnect();
   }
 
   update() {
@@ -109,18 +127,20 @@ export class GraphPanel {
     this.empty.hidden = Boolean(graph);
     this.area.hidden = this.line.hidden = this.twin.hidden = !graph;
     if (!graph) return;
-    const shape = JSON.stringify([graph.id, graph.functions.map((one) => one.name), graph.edges.map((edge) => edge.slice(0, 2))]);
+    const room = this.area.clientWidth || Infinity;
+    const names = graph.functions.map((one) => one.name);
+    const shape = JSON.stringify([graph.id, room, names, graph.edges.map((edge) => edge.slice(0, 2))]);
     if (shape !== this.shape) {
       this.shape = shape;
-      this.#draw(graph);
+      this.#draw(graph, room);
     }
     graph.functions.forEach((one, at) => this.#fill(graph, one, at));
     graph.edges.forEach(([source, target, number], at) => {
       const [line, , label] = this.svg.children[at].children;
       setAttribute(line, "stroke-width", (1.25 + 0.5 * Math.log10(number)).toFixed(2));
       setText(label, count(number));
-      const names = [graph.functions[target].name, graph.functions[source].name].map((name) => visible(name, 60));
-      setText(this.svg.children[at].children[3], t("%1 needs %2 results of %3", names[0], count(number), names[1]));
+      const [needs, needed] = [names[target], names[source]].map((name) => visible(name, 60));
+      setText(this.svg.children[at].children[3], t("%1 needs %2 results of %3", needs, count(number), needed));
     });
     setAttribute(this.picture, "aria-label", t("Task graph: %1", graphLine(graph)));
     const more = graph.other_edges ? t("%1 more between other functions", count(graph.other_edges)) : "";
@@ -129,25 +149,34 @@ export class GraphPanel {
     setText(this.line, [visible(graph.client, 80), done, more, numbers].filter(Boolean).join(" · "));
   }
 
-  /** Make the boxes, arrows and rows of a graph. @param {TaskGraph} graph */
-  #draw(graph) {
-    const { width, height, nodes, edges } = layOut(graph.functions.length, graph.edges);
+  /** Make the boxes, arrows and rows of a graph. @param {TaskGraph} graph @param {number} room width that there is */
+  #draw(graph, room) {
+    const { width, height, nodeWidth, nodes, edges } = layOut(graph.functions.length, graph.edges, room);
     this.svg = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
     this.svg.append(
       ...edges.map(({ path, head, x, y }) => {
         const group = drawn("g", {});
         const label = drawn("text", { x, y });
-        group.append(drawn("path", { d: path, class: "cnb-graph-line" }), drawn("path", { d: head }), label, drawn("title", {}));
+        group.append(
+          drawn("path", { d: path, class: "cnb-graph-line" }),
+          drawn("path", { d: head }),
+          label,
+          drawn("title", {}),
+        );
         return group;
       }),
     );
     this.boxes = nodes.map(({ x, y }) => {
       const box = element("div", "cnb-graph-node", [
-        element("div", "cnb-clip cnb-graph-name"),
+        element("div", "cnb-graph-head", [
+          element("span", "cnb-clip cnb-graph-name"),
+          element("span", "cnb-muted cnb-graph-text"),
+        ]),
         progressBar(this.t("Progress")),
         element("div", "cnb-clip cnb-muted cnb-graph-text"),
       ]);
       box.style.transform = `translate(${x}px, ${y}px)`;
+      box.style.width = `${nodeWidth}px`;
       return box;
     });
     this.picture.style.width = `${width}px`;
@@ -155,7 +184,10 @@ export class GraphPanel {
     this.picture.replaceChildren(this.svg, ...this.boxes);
     this.body.replaceChildren(
       ...graph.functions.map(() =>
-        element("tr", "", [element("th", "cnb-clip", "", { scope: "row" }), ...COLUMNS.slice(1).map(() => element("td"))]),
+        element("tr", "", [
+          element("th", "cnb-clip", "", { scope: "row" }),
+          ...COLUMNS.slice(1).map(() => element("td")),
+        ]),
       ),
     );
   }
@@ -163,17 +195,19 @@ export class GraphPanel {
   /** @param {TaskGraph} graph @param {GraphFunction} one @param {number} at */
   #fill(graph, one, at) {
     const box = this.boxes[at];
-    const [name, bar, text] = /** @type {HTMLElement[]} */ ([...box.children]);
+    const [head, bar, text] = /** @type {HTMLElement[]} */ ([...box.children]);
+    const [name, ended] = /** @type {HTMLElement[]} */ ([...head.children]);
     const line = functionLine(one, this.t);
     setAttribute(box, "class", `cnb-graph-node ${classOf(one)}`.trim());
     setForeign(name, one.name);
+    setText(ended, `${count(one.done)}/${count(one.tasks)}`);
     setText(text, line);
     setAttribute(text, "title", line);
     const { tasks, done, failed, cancelled, running } = one;
     const job = { tasks, done: done + failed + cancelled, failed, cancelled, assigned: running, state: "" };
     fillBar(bar, /** @type {any} */ (job));
-    const [head, ...cells] = /** @type {HTMLElement[]} */ ([...this.body.children[at].children]);
-    setForeign(head, one.name);
+    const [title, ...cells] = /** @type {HTMLElement[]} */ ([...this.body.children[at].children]);
+    setForeign(title, one.name);
     const counts = [tasks, done, running, one.waiting, one.blocked, failed, cancelled].map(count);
     [...counts, neededBy(graph, at, this.t)].forEach((value, number) => setText(cells[number], value));
   }

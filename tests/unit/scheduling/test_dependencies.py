@@ -283,8 +283,8 @@ def test_a_job_counts_its_edges_by_function() -> None:
     assert bench.scheduler.jobs[JOB].edges == {("g", "f"): 3}
 
 
-#: digests by the names of their functions
-NAMES = {F: "clean", G: "load"}
+#: names of functions by their digests
+NAMES: dict[bytes, str] = {F: "clean", G: "load"}
 
 
 def graph_of(bench: Bench) -> dict[str, list[int]]:
@@ -347,7 +347,8 @@ def test_the_graph_counts_tasks_that_are_cancelled_abandoned_or_run_again() -> N
 
 def test_functions_of_the_graph_are_named_as_people_know_them() -> None:
     bench = a_bench()
-    bench.scheduler.task_log.name_of = {F: "make.<locals>.clean", G: "<cell In[3]>"}.__getitem__
+    names: dict[bytes, str] = {F: "make.<locals>.clean", G: "<cell In[3]>"}
+    bench.scheduler.task_log.name_of = names.__getitem__
     bench(submitted([0], function=G), needing({1: [0]}))
     (graph,) = bench.scheduler.graphs
     assert list(graph.nodes) == ["clean", bench.scheduler.jobs[JOB].name]

@@ -176,7 +176,11 @@ class Sidebar extends ClusterView {
     };
     this.body.append(
       element("section", "", [
-        element("header", "", [title, this.link, element("span", "cnb-actions", [open("charts"), open("stream"), graph])]),
+        element("header", "", [
+          title,
+          this.link,
+          element("span", "cnb-actions", [open("charts"), open("stream"), graph]),
+        ]),
         overview.element,
       ]),
       section(t("Jobs"), jobs.element),
