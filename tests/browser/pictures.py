@@ -34,7 +34,7 @@ def picture_page(folder: Path, browser: BrowserContext) -> None:
         try:
             page = browser.new_page()
             # All of it in view, because what is not seen is not drawn.
-            page.set_viewport_size({"width": 1280, "height": 2000})
+            page.set_viewport_size({"width": 1280, "height": 2300})
             for _ in range(int(4 * PATIENCE_S)):
                 with contextlib.suppress(Error):
                     page.goto(f"http://127.0.0.1:{port}/")

@@ -14,6 +14,10 @@ CELLS = {
         '%%concurrent_task --for "n in range(400)"\nimport time\ntime.sleep(0.05)\nwhile n > 40: time.sleep(0.02)\nn'
     ),
     "more": '%%concurrent_task --for "n in range(400)" --out more\nimport time\ntime.sleep(0.05)\nn',
+    "graph": (
+        "import time, concurrent_nb\napp = concurrent_nb.application()\n"
+        "longest = app.reduce(max, [app.submit(time.sleep, 0.5).then(str) for _ in range(4)])"
+    ),
     "last": '%%concurrent_task --for "n in range(2)"\nn',
 }
 
@@ -80,6 +84,18 @@ def test_panels_show_the_tasks(lab: Lab, sidebar: Locator) -> None:
     with lab.page.expect_download() as download:
         lab.page.locator(".cnb-lab-main").get_by_role("button", name="Save trace").click()
     assert '"traceEvents"' in download.value.path().read_text()
+
+
+def test_a_graph_has_a_panel_of_its_own(lab: Lab, sidebar: Locator) -> None:
+    choose = sidebar.get_by_role("button", name="Task graph")
+    assert choose.count() == 0  # no task has needed another one
+    execute(lab.page, "docmanager:open", path=lab.name)
+    lab.run("graph")
+    choose.click()
+    panel = lab.page.locator(".cnb-lab-main .cnb-graphs")
+    panel.get_by_text("of 9 tasks done").wait_for()
+    assert panel.locator(".cnb-graph-name").all_inner_texts() == ["str", "sleep", "max"]
+    assert sidebar.evaluate("place => place.scrollWidth <= place.clientWidth")
 
 
 def test_the_cell_of_a_job_is_shown(lab: Lab) -> None:

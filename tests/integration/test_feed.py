@@ -109,7 +109,7 @@ def load_number(gate: Path, number: int) -> int:
     return number
 
 
-def clean_number(number: Any) -> Any:
+def clean_number(number: int) -> int:
     return -number
 
 
@@ -131,7 +131,7 @@ def test_the_graph_is_seen_folded_by_function(
         }
 
     numbers = [app.submit(load_number, gate, number) for number in range(4)]
-    total = app.reduce(add_numbers, [app.submit(clean_number, number) for number in numbers], fan_in=2)
+    total = app.reduce(add_numbers, [number.then(clean_number) for number in numbers], fan_in=2)
     before = {"load_number": (4, 0, 4, 0), "clean_number": (4, 4, 0, 0), "add_numbers": (3, 3, 0, 0)}
     follower.eventually(lambda state: counts(state) == before, "those that need others are blocked")
     with following(str(cluster.connection_file), "client") as nobody:
