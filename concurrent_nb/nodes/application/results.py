@@ -173,7 +173,7 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
         if not isinstance(loaded, BaseException):
             return None
         if cause is not None:
-            loaded.__cause__ = cause
+            object.__setattr__(loaded, "__cause__", cause)  # its class may allow no changes
     except BaseException as error:  # (for example a class that is missing here; the report has the text)
         if foreign.is_interrupt(error):
             raise

@@ -26,11 +26,11 @@ import typing
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cloudpickle import cloudpickle
 
-from concurrent_nb.shipping.serialization import manager_proxies, random_streams, task_main
+from concurrent_nb.shipping.serialization import enum_classes, manager_proxies, random_streams, task_main
 from concurrent_nb.shipping.serialization.references import is_importable_module, location_of, registered_reduction
 from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
@@ -139,10 +139,13 @@ def _reduction_of(kind: type) -> Reduction | None:
     own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
     if issubclass(kind, BaseException):
         return _reduce_exception if _is_rebuilt(kind) else _reduce_with_notes
+    if kind in cloudpickle.Pickler._dispatch_table:
+        return None
     if own:
         is_ours = isinstance(kind.__reduce_ex__, types.FunctionType) or isinstance(kind.__reduce__, types.FunctionType)
         return _reduce_by_itself if is_ours else None
-    if isinstance(getattr(kind, "__getattr__", None), types.FunctionType) and not hasattr(kind, "__setstate__"):
+    own_access = (getattr(kind, "__getattr__", None), kind.__setattr__)
+    if any(isinstance(it, types.FunctionType) for it in own_access) and not hasattr(kind, "__setstate__"):
         return _reduce_delegating
     return None
 
@@ -181,12 +184,48 @@ def _reduce_class(pickler: Pickler, kind: type) -> Any:
     reduced = cloudpickle._class_reduce(kind)
     if reduced is NotImplemented or len(reduced) < 6:
         return reduced
+    if reduced[0] is cloudpickle._make_skeleton_enum:
+        reduced = enum_classes.reduce_enum(kind, reduced)
+        return reduced if task_main.lookup(kind.__qualname__) is not kind else (*reduced[:5], fill_main_enum)
     make = type(kind).__new__  # one in C, as that of msgspec, makes the slots itself and accepts none
     is_plain = make is type.__new__ or isinstance(make, types.FunctionType)
     is_made = is_plain and reduced[0] is cloudpickle._make_skeleton_class
     if is_made and "__slots__" in vars(kind) and typing.NamedTuple not in reduced[1][2]:  # whose metaclass sets them
         reduced = _with_slots(kind, reduced)
+    if is_made and any(map(_needs_arguments, kind.__mro__[1:])):
+        reduced = (make_subclass, *reduced[1:])
     return reduced if task_main.lookup(kind.__qualname__) is not kind else (*reduced[:5], fill_main_class)
+
+
+def _needs_arguments(base: type) -> bool:
+    """Return whether a class requires arguments of its subclasses, which are not known any more."""
+    hook = getattr(vars(base).get("__init_subclass__"), "__func__", None)
+    if not isinstance(hook, types.FunctionType):
+        return False
+    code = hook.__code__
+    by_position = code.co_argcount - 1 - len(hook.__defaults__ or ())
+    return by_position > 0 or code.co_kwonlyargcount > len(hook.__kwdefaults__ or ())
+
+
+_making_subclass = threading.RLock()
+
+
+def make_subclass(constructor: Any, name: str, bases: tuple[type, ...], *rest: Any) -> Any:
+    """Make a class without calling the `__init_subclass__` of its bases: its effects are in the state that follows."""
+    with _making_subclass:
+        hooks = [
+            (base, vars(base)["__init_subclass__"])
+            for parent in bases
+            for base in parent.__mro__
+            if _needs_arguments(base)
+        ]
+        try:
+            for base, _ in hooks:
+                type.__setattr__(base, "__init_subclass__", classmethod(lambda cls: None))
+            return cloudpickle._make_skeleton_class(constructor, name, bases, *rest)
+        finally:
+            for base, hook in hooks:
+                type.__setattr__(base, "__init_subclass__", hook)
 
 
 def _with_slots(kind: type, reduced: Any) -> Any:
@@ -208,6 +247,12 @@ def _with_slots(kind: type, reduced: Any) -> Any:
 def fill_main_class(kind: type, state: Any) -> None:
     """Fill a class that was unpickled, and register it in `__main__`."""
     cloudpickle._class_setstate(kind, state)
+    task_main.register(kind.__qualname__, kind)
+
+
+def fill_main_enum(kind: type, state: Any) -> None:
+    """Fill an enumeration that was unpickled, and register it in `__main__`."""
+    enum_classes.fill_enum(kind, state)
     task_main.register(kind.__qualname__, kind)
 
 
@@ -356,7 +401,11 @@ def _reduce_weak_mapping(pickler: Pickler, thing: Any) -> Any:
 
 
 def _reduce_delegating(pickler: Pickler, thing: Any) -> Any:
-    """Reduce an object with a `__getattr__`, which unpickling would call for `__setstate__` before it has its state."""
+    """Reduce an object whose state is set without its own `__getattr__` and `__setattr__`.
+
+    Unpickling would call the first for `__setstate__` before the object has its state, and the second for its slots,
+    which an immutable object refuses.
+    """
     reduced = thing.__reduce_ex__(5)
     if not isinstance(reduced, tuple) or len(reduced) != 5 or reduced[2] is None:
         return reduced
@@ -378,7 +427,7 @@ def set_state(thing: Any, state: Any) -> None:
 def _is_rebuilt(kind: type[BaseException]) -> bool:
     """Return whether unpickling would call the class's own `__init__` with arguments that it may not accept."""
     own = (kind.__init__, kind.__new__)
-    own_reduction = (kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getnewargs__", None))
+    own_reduction = (kind.__reduce_ex__, kind.__reduce__)
     is_own = any(isinstance(it, types.FunctionType) for it in own)
     return is_own and not any(isinstance(it, types.FunctionType) for it in own_reduction)
 
@@ -388,7 +437,38 @@ def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
     if not isinstance(reduced, tuple):
         return reduced
     _, args, *state = reduced
-    return make_exception, (type(error), args), _with_values_of_slots(error, state[0] if state else None)
+    made_of = _parts_of_group(error) if isinstance(error, BaseExceptionGroup) else None
+    return make_exception, (type(error), args, made_of), _full_state(error, *state), None, None, fill_exception
+
+
+def _parts_of_group(error: BaseExceptionGroup[Any]) -> tuple[Any, ...]:
+    return error.message, list(error.exceptions)
+
+
+def _full_state(error: BaseException, state: Any = None) -> Any:
+    """Return the state of an exception whose built-in base class calls no `__getstate__` of the user's."""
+    if not isinstance(getattr(type(error), "__getstate__", None), types.FunctionType):
+        return _with_values_of_slots(error, state)
+    own: Any = error.__getstate__()  # those of attrs and of frozen dataclasses
+    notes = getattr(error, "__notes__", None)
+    return own if notes is None else _WithNotes(own, notes)
+
+
+class _WithNotes(NamedTuple):
+    state: Any
+    notes: Any
+
+
+def fill_exception(error: BaseException, state: Any) -> None:
+    """Set the state of an exception that was unpickled, also if its class allows no changes of attributes."""
+    if type(state) is _WithNotes:
+        state, vars(error)["__notes__"] = state
+    if type(error).__setstate__ is not BaseException.__setstate__:
+        error.__setstate__(state)
+        return
+    attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    for name, value in {**(attributes or {}), **(slots or {})}.items():
+        object.__setattr__(error, name, value)
 
 
 def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
@@ -415,16 +495,26 @@ def _with_values_of_slots(error: BaseException, state: Any) -> Any:
     return {**(state or {}), **own[1]}  # exceptions set what is in their state as attributes
 
 
-def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception by its built-in base class, without calling its own `__init__`."""
+def make_exception(
+    kind: type[BaseException], args: tuple[Any, ...], made_of: tuple[Any, ...] | None = None
+) -> BaseException:
+    """Make an exception by its built-in base class, without calling its own `__init__`.
+
+    Args:
+        args: its `args`.
+        made_of: arguments of the built-in class, if they are not `args`.
+    """
     built_in: Any = kind
     while built_in.__module__ != "builtins":
         built_in = built_in.__base__
-    made: BaseException = built_in.__new__(kind, *args)
+    arguments = args if made_of is None else made_of
+    made: BaseException = built_in.__new__(kind, *arguments)
     try:
-        built_in.__init__(made, *args)
+        built_in.__init__(made, *arguments)
     except TypeError:
         made.args = args  # its own `__init__` does not call the built-in one
+    if made_of is not None:
+        made.args = args
     return made
 
 
@@ -468,7 +558,18 @@ class _Trimmed:
         if len(error.args) > ARGUMENTS_MAX:
             notes.append(f"this exception has {len(error.args):,} arguments, of which {ARGUMENTS_MAX} are here")
         args = tuple(arg if _travels(arg) else repr(arg)[:TEXT_MAX] for arg in args)
-        return make_exception, (type(error), args), {**state, "__notes__": notes}
+        made_of = None
+        if isinstance(error, BaseExceptionGroup):
+            message, errors = _parts_of_group(error)
+            made_of = message[:TEXT_MAX], [it if _travels(it) else _Trimmed(it) for it in errors]
+        return (
+            make_exception,
+            (type(error), args, made_of),
+            {**state, "__notes__": notes},
+            None,
+            None,
+            fill_exception,
+        )
 
 
 def _travels(thing: Any) -> bool:

@@ -103,7 +103,19 @@ _AS_REFERRED: Final = (
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield the parts that pickling visits, one level deep, as `references` does."""
+    """Yield the parts that pickling visits, one level deep, as `references` does; none behind one that raises."""
+    parts = _found_parts(thing)
+    while True:
+        try:
+            part = next(parts)
+        except StopIteration:
+            return
+        except Exception:  # noqa: BLE001  (an object's own code may raise anything, and it cannot be looked into then)
+            return
+        yield part
+
+
+def _found_parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
     if isinstance(thing, _AS_REFERRED):
         yield from references(thing)
         return

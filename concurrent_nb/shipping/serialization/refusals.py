@@ -5,6 +5,7 @@ wrongly. `pickling_failures` finds the part of a larger object that cannot trave
 """
 
 import concurrent.futures
+import contextvars
 import dataclasses
 import io
 import pickle
@@ -39,6 +40,7 @@ _TABLE: Final[tuple[tuple[tuple[type, ...], str, str], ...]] = (
     ((types.FrameType, types.TracebackType), "a frame of a running program", "send its text"),
     ((concurrent.futures.Future,), "a future", "call its result() first and use that"),
     ((concurrent.futures.Executor,), "an executor", _STAYS),
+    ((contextvars.ContextVar,), "a context variable", f"{_STAYS}: pass its value to the task"),
     ((memoryview,), "a memoryview", "use bytes() of it"),
     (
         (weakref.ReferenceType, weakref.ProxyType, weakref.CallableProxyType),
@@ -54,6 +56,12 @@ _LAZY: Final = (
     ("asyncio", "AbstractEventLoop", "an event loop", _STAYS),
     ("sqlite3", "Connection", "a database connection", "connect in the task"),
     ("multiprocessing.process", "BaseProcess", "a running process", _STAYS),
+    (
+        "multiprocessing.connection",
+        "_ConnectionBase",
+        "an end of a pipe",
+        f"{_STAYS}: use a queue of a multiprocessing.Manager, or return the values",
+    ),
 )
 
 _of_type: "weakref.WeakKeyDictionary[type, tuple[str, str] | None]" = weakref.WeakKeyDictionary()
@@ -115,6 +123,9 @@ def is_refused_type(kind: type) -> bool:
     """Return whether objects of a class are refused before they are pickled: they are parts of this process."""
     if kind is memoryview:
         return True
+    pipes = sys.modules.get("multiprocessing.connection")
+    if pipes is not None and issubclass(kind, pipes._ConnectionBase):
+        return True  # the number of its descriptor would be pickled, which is another file there
     if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
         return False
     if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of this package

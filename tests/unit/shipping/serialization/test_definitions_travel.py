@@ -9,7 +9,7 @@ from concurrent_nb.shipping.serialization import pickles
 from tests.unit.shipping.serialization.main_module import answers_of, main_module
 
 SOURCE = """
-import abc, collections, contextlib, dataclasses, enum, functools, operator, typing, weakref
+import abc, collections, contextlib, dataclasses, datetime, enum, functools, operator, typing, weakref
 from typing import *
 
 class Color(enum.Enum):
@@ -22,6 +22,52 @@ class Perm(enum.Flag):
 class Level(enum.StrEnum):
     LOW = enum.auto()
 def use_enums(): return Color.RED.pretty, Color(2).name, (Perm.R | Perm.W) is Perm.RW, Level.LOW + "!"
+
+class Planet(enum.Enum):
+    EARTH = 6.0, 2
+    MARS = 0.6, 1
+    HOME = EARTH
+    def __init__(self, mass, radius):
+        self.mass, self.radius = mass, radius
+        self.neighbours = {mass: self}
+class Coordinate(bytes, enum.Enum):
+    def __new__(cls, value, label):
+        made = bytes.__new__(cls, [value])
+        made._value_, made.label = value, label
+        return made
+    X = 1, "x axis"
+class Numbered(enum.Enum):
+    def __new__(cls):
+        made = object.__new__(cls)
+        made._value_ = len(cls.__members__) + 1
+        return made
+    ONE = ()
+    TWO = ()
+class Operator(enum.Enum):
+    ADD = functools.partial(lambda a, b: a + b)
+    def __call__(self, *args): return self.value(*args)
+class Rights(enum.IntFlag, boundary=enum.KEEP):
+    NONE = 0; X = 1; W = 2; R = 4; ALL = 7
+@dataclasses.dataclass
+class Body:
+    size: str
+    legs: int = 4
+class Animal(Body, enum.Enum):
+    DOG = "m",
+    ANT = "s", 6
+class Sizes(enum.Enum):
+    BOTH = [1, 2]
+    @classmethod
+    def _missing_(cls, value): return cls.BOTH
+class Day(datetime.date, enum.Enum):
+    FIRST = 2020, 1, 1
+def use_enums_with_code_of_their_own():
+    mars = Planet((0.6, 1))
+    return (
+        mars.radius, mars.neighbours[0.6] is Planet.MARS, Planet.HOME is Planet.EARTH, list(Planet.__members__),
+        Coordinate(1).label, bytes(Coordinate.X), Numbered.TWO.value, Operator.ADD(1, 2), Rights.ALL.name, list(Rights),
+        Rights(9).value, Rights.NONE.name, Animal.ANT.legs, Animal.DOG.size, Sizes(7).value, Day.FIRST.month,
+    )
 
 class Pair(NamedTuple):
     x: int
@@ -138,7 +184,8 @@ class Key: pass
 KEY = Key()
 TABLE = weakref.WeakKeyDictionary({KEY: 1})
 VALUES = weakref.WeakValueDictionary({"key": KEY})
-def use_weak_tables(): return TABLE[KEY], VALUES["key"] is KEY
+SET = weakref.WeakSet([KEY])
+def use_weak_tables(): return TABLE[KEY], VALUES["key"] is KEY, KEY in SET
 
 class Delegates:
     def __init__(self, inner): self.inner = inner
@@ -158,6 +205,15 @@ class Base:
 class Derived(Base, tag="t"):
     def name(self): return super().__getattribute__("tag")
 def use_subclass_hooks(): return Derived().name()
+class Strict:
+    def __init_subclass__(cls, /, tag, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.tag = tag
+class Obeys(Strict, tag="first"): pass
+class Follows(Obeys, tag="second"): pass
+def use_subclass_hooks_with_required_arguments():
+    class Later(Follows, tag="later"): pass
+    return Obeys.tag, Follows.tag, Later.tag
 
 double = functools.partial(operator.mul, 2)
 first = operator.itemgetter(0)

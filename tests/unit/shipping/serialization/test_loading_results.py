@@ -34,6 +34,18 @@ def test_a_class_that_comes_home_stays_the_users() -> None:
     assert type(back) is point
 
 
+def test_an_enumeration_that_comes_home_stays_the_users() -> None:
+    module = types.ModuleType("nowhere")
+    source = "import enum\nFACTOR = 7\nclass Size(enum.Enum):\n    ONE = 1\n    def scaled(self): return FACTOR\n"
+    exec(source, module.__dict__)
+    size = module.__dict__["Size"]
+    there_and_back = pickles.dumps(size.ONE)[0]
+    module.__dict__["FACTOR"] = 8
+    back: Any = pickles.loads_result(there_and_back)
+    assert back is size.ONE
+    assert back.scaled() == 8
+
+
 def test_a_class_that_was_never_here_is_made() -> None:
     make = f"import sys, types, cloudpickle; m = types.ModuleType('nowhere'); exec({SOURCE!r}, m.__dict__); "
     make += "sys.stdout.buffer.write(cloudpickle.dumps(m.Point()))"

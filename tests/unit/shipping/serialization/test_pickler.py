@@ -1,6 +1,7 @@
 """What our pickler adds to cloudpickle's."""
 
 import copyreg
+import dataclasses
 import functools
 import gc
 import io
@@ -16,9 +17,13 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import ContextVar
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from deap import base, creator
 
@@ -182,6 +187,8 @@ def test_a_class_that_a_library_makes_from_its_parts_is_made_once() -> None:
         (lambda: Future[int](), "a future"),
         (lambda: weakref.ref(Reader), "a weak reference"),
         (lambda: sqlite3.connect(":memory:"), "a database connection"),
+        (lambda: ContextVar("variable"), "a context variable"),
+        (lambda: Pipe()[0], "an end of a pipe"),
     ],
 )
 def test_it_is_named_wherever_it_is(make: Callable[[], Any], what: str) -> None:
@@ -189,8 +196,39 @@ def test_it_is_named_wherever_it_is(make: Callable[[], Any], what: str) -> None:
     assert refused(thing).startswith(f"it is {what}: ")
     assert refused({"a": [0, thing]}).startswith(f"it uses it['a'][1], {what}: ")
     assert refused(types.SimpleNamespace(of=thing)).startswith(f"it uses it.of, {what}: ")
-    if isinstance(thing, sqlite3.Connection):
+    if isinstance(thing, (sqlite3.Connection, Connection)):
         thing.close()
+
+
+class Pretends:
+    """A proxy: its class is said to be that of the object behind it, which it does not do everything of."""
+
+    @property
+    def __class__(self) -> Any:
+        return list
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None: ...
+
+
+def test_an_object_that_pretends_to_be_of_another_class_is_refused_by_name() -> None:
+    assert refused([Pretends()]).startswith("it uses it[0], ")
+
+
+class Fixture:
+    """Allows no changes."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        object.__setattr__(self, "code", code)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} cannot be changed")
+
+
+def test_an_object_that_allows_no_changes_travels() -> None:
+    assert returned([Fixture(7)])[0].code == 7
 
 
 def test_what_a_class_of_the_notebook_holds_may_go_into_a_module() -> None:
@@ -258,6 +296,69 @@ class Several(ExceptionGroup[Exception]):
         self.count = count
 
 
+class Grouped(ExceptionGroup[Exception]):
+    def __new__(cls, text: str, errors: list[Exception], count: int = 0) -> "Grouped":
+        made = super().__new__(cls, text, errors)
+        made.count = count
+        return made
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Exception):
+    code: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FixedSlots(Exception):
+    code: int
+
+
+@attrs.define
+class Defined(Exception):
+    code: int
+
+
+@attrs.frozen(kw_only=True)
+class DefinedFixed(Exception):
+    code: int
+
+
+class ReadOnly(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        vars(self)["code"] = code
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} cannot be changed")
+
+
+class Guarded(Exception):
+    """Leaves its lock out."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code, self.lock = code, threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"code": self.code}
+
+
+class Arguments(Exception):
+    def __new__(cls, code: int) -> "Arguments":
+        made = super().__new__(cls)
+        made.code = code
+        return made
+
+    def __init__(self, code: int) -> None: ...
+
+    def __getnewargs__(self) -> tuple[int]:
+        return (self.code,)
+
+    code: int
+
+
 class SaysHow(Exception):
     def __init__(self, a: int, b: int) -> None:
         super().__init__(a + b)
@@ -299,6 +400,30 @@ def test_exceptions_arrive_as_they_were(error: BaseException) -> None:
     assert (str(back), back.args, vars(back)) == (str(error), error.args, vars(error))
     for fact in ("errno", "strerror", "filename", "reason", "object", "name", "path", "value"):
         assert getattr(back, fact, None) == getattr(error, fact, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Fixed(7), FixedSlots(7), Defined(7), DefinedFixed(code=7), ReadOnly(7), Guarded(7), Arguments(7)],
+    ids=lambda error: type(error).__name__,
+)
+def test_exceptions_that_set_their_attributes_themselves_arrive(error: Any) -> None:
+    back = returned([error])[0]
+    assert (type(back), back.code, back.args) == (type(error), 7, error.args)
+    vars(error)["__notes__"] = ["a note"]
+    assert returned([error])[0].__notes__ == ["a note"]
+
+
+def test_a_group_with_arguments_of_its_own_arrives() -> None:
+    back = returned(Grouped("some", [Coded(1, where="x")], 5))
+    assert (str(back), back.count, back.exceptions[0].where) == ("some (1 sub-exception)", 5, "x")
+
+
+def test_of_a_group_all_travels_that_can() -> None:
+    bad = Coded(7, where="disk")
+    bad.args = (threading.Lock(),)
+    back = returned(reduced_to_what_travels(Grouped("some", [bad, ValueError(1)], 5)))
+    assert (back.message, back.count, [type(it) for it in back.exceptions]) == ("some", 5, [Coded, ValueError])
 
 
 def test_groups_of_exceptions_arrive_as_they_were() -> None:
