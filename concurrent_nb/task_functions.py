@@ -26,6 +26,7 @@ from concurrent_nb.nodes.application.task_options import options_of
 from concurrent_nb.nodes.cluster import Cluster
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.shipping.functions import functions_in_tasks
+from concurrent_nb.shipping.serialization.references import attribute_of, text_attribute_of
 from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")
@@ -62,7 +63,7 @@ class TaskFunction(Generic[P, R]):
         for name in functions_in_tasks.METHODS:  # of a function in a task
             self.__dict__.pop(name, None)
         self.function = function
-        self.task_needs: Needs | None = getattr(function, "task_needs", None) if needs is None else needs
+        self.task_needs: Needs | None = attribute_of(function, "task_needs") if needs is None else needs
         self._options = options_of(None, 0, self.task_needs, "", None)
 
     def options(
@@ -131,7 +132,7 @@ class TaskFunction(Generic[P, R]):
         job = _application_for_functions().start_job(
             self.function,
             calls,
-            name=options.name or getattr(self.function, "__name__", "map"),
+            name=options.name or (text_attribute_of(self.function, "__name__") or "map"),
             timeout_s=options.limits.timeout_s if timeout_s is None else timeout_s,
             retries=options.limits.retries if retries is None else retries,
             prints=True,

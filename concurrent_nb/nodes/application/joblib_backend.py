@@ -39,6 +39,7 @@ from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_options import TaskOptions, options_of
 from concurrent_nb.shipping.runtime.joblib_calls import BackendInTask, Item, arranged
+from concurrent_nb.shipping.serialization.references import text_attribute_of
 from concurrent_nb.tasks.chunk_size import CHUNKS_LEFT, AdaptiveSize
 from concurrent_nb.tasks.stream_batch_size import StreamBatchSize
 from concurrent_nb.wire.codec import size_of
@@ -433,7 +434,7 @@ def in_use(backend: ClusterBackend, n_jobs: int | None) -> Iterator[None]:
 
 
 def _name_of(function: Any) -> str:
-    return getattr(function, "__name__", None) or type(function).__name__
+    return text_attribute_of(function, "__name__") or type(function).__name__
 
 
 def _bytes_of(payload: Payload) -> int:

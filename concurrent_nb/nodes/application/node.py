@@ -60,6 +60,7 @@ from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup
 from concurrent_nb.shipping.runtime.folding import folding
 from concurrent_nb.shipping.runtime.notes import Display
+from concurrent_nb.shipping.serialization.references import text_attribute_of
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.telemetry.job_stats import ClusterStats
@@ -439,7 +440,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._client_thread.check_open()
         size = AdaptiveSize(self._slots.count()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
-        name = options.name or label_of(getattr(fn, "__name__", "map"))
+        name = options.name or label_of(text_attribute_of(fn, "__name__") or "map")
         mapped = MapCall(self._packer, self._client_thread, fn, iterables, name, size, ahead, options)
         try:
             mapped.fill()
@@ -474,7 +475,7 @@ class ApplicationNode(concurrent.futures.Executor):
             RuntimeError, MasterLost: as `submit`.
         """
         self._client_thread.check_open()
-        own = getattr(fn, "__qualname__", "")
+        own = text_attribute_of(fn, "__qualname__")
         call = self._packer.setup_call(fn, args)
         name = name or ("" if "<lambda>" in own else own)
         place = name.encode() or os.urandom(16)

@@ -25,11 +25,16 @@ from concurrent_nb.nodes.application.worker_setups import WorkerSetups
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.envelope import EnvironmentSource, ModulesOnly
 from concurrent_nb.shipping.environment.tracker import TRACKER
-from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
+from concurrent_nb.shipping.functions.pickled_functions import (
+    Functions,
+    PickledFunction,
+    name_of,
+    pickled_with_arguments,
+)
 from concurrent_nb.shipping.serialization import pickles, task_inputs
 from concurrent_nb.shipping.serialization.pickles import Shared
 from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
-from concurrent_nb.shipping.serialization.references import is_importable
+from concurrent_nb.shipping.serialization.references import attribute_of, is_importable
 from concurrent_nb.shipping.serialization.task_inputs import ForeignFuture
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.wire.bound_tasks import ResultParts, bind
@@ -101,7 +106,7 @@ class TaskPacker:
                 raise NotPicklable(f"{pickled.name} uses {error}") from error
         last, function = self._last_function
         if pickled is not last:  # most submits have the function of the one before
-            function = function_payload(pickled, checked_needs(getattr(fn, "task_needs", None)))
+            function = function_payload(pickled, checked_needs(attribute_of(fn, "task_needs")))
             self.function_bytes += len(function.payload.body) + sum(map(size_of, function.payload.sizes))
             # Large buffers are not kept for a call that may never come, nor are futures, which keep their results.
             if pickled.lease is None and not pickled.inputs:
@@ -168,7 +173,7 @@ class TaskPacker:
     def _not_picklable(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
     ) -> NotPicklable:
-        name = getattr(fn, "__qualname__", repr(fn))
+        name = name_of(fn)
         if isinstance(error, ForeignFuture):
             return NotPicklable(f"an argument of {name} is, or has in it, {error}")
         with task_inputs.collecting(FoundInputs(self._home)):  # futures are not to blame

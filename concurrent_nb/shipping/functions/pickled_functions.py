@@ -24,6 +24,7 @@ from concurrent_nb.shipping.serialization import pickles, restoring
 from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.references import (
     MISSING,
+    attribute_of,
     contents,
     global_names,
     is_by_value,
@@ -31,6 +32,7 @@ from concurrent_nb.shipping.serialization.references import (
     is_importable,
     location_of,
     never_changes,
+    text_attribute_of,
 )
 from concurrent_nb.shipping.serialization.source_lines import codes_in
 from concurrent_nb.shipping.serialization.task_inputs import Collector, ForeignFuture, collecting
@@ -183,7 +185,7 @@ class Functions:
         found = None if self._new_collector is None else self._new_collector()
         with contextlib.nullcontext() if found is None else collecting(found):
             pickled, environment = _pickled_by_value(fn, fn, self._store_buffers, self._environment_source, spawns)
-        inputs = (*getattr(fn, "inputs", ()), *(() if found is None else found.futures))
+        inputs = (*attribute_of(fn, "inputs", ()), *(() if found is None else found.futures))
         if inputs:
             pickled = replace(pickled, inputs=inputs)
         is_small = environment is not None or not pickled.buffers  # those of an environment are kept in any case
@@ -230,7 +232,7 @@ def _pickled_by_value(
 
 def _imported_by(fn: Any, of: Any) -> Iterable[str]:
     """Name the modules that the code of a function imports, and that of what it uses."""
-    imported = getattr(fn, "imported_modules", None)  # of a cell
+    imported = attribute_of(fn, "imported_modules")  # of a cell
     return imported if isinstance(imported, frozenset) else names_imported(codes_in([of]))
 
 
@@ -272,4 +274,4 @@ def _named(
 
 def name_of(fn: Callable[..., Any]) -> str:
     """Return a function's name for people."""
-    return getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or f"a {type(fn).__qualname__}"
+    return text_attribute_of(fn, "__qualname__") or text_attribute_of(fn, "__name__") or f"a {type(fn).__qualname__}"

@@ -21,6 +21,7 @@ import joblib
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend, ThreadingBackend
 
 from concurrent_nb.shipping.serialization.mapped_files import by_file, may_have_files
+from concurrent_nb.shipping.serialization.references import text_attribute_of
 
 #: (function, args, kwargs) as `joblib.delayed` makes it
 Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -68,8 +69,8 @@ def task_function(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*call: Any) -> list[Any]:
         return run_calls(function, *call)
 
-    run.__name__ = getattr(function, "__name__", "run")
-    run.__qualname__ = getattr(function, "__qualname__", run.__name__)
+    run.__name__ = text_attribute_of(function, "__name__") or "run"
+    run.__qualname__ = text_attribute_of(function, "__qualname__") or run.__name__
     return run
 
 

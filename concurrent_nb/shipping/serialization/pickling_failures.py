@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.references import ATOMS, is_importable, references
+from concurrent_nb.shipping.serialization.references import ATOMS, attribute_of, is_importable, references
 from concurrent_nb.shipping.serialization.refusals import a_or_an, refusal
 
 #: how many levels deep a culprit is searched for
@@ -119,7 +119,7 @@ def _found_parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
     if isinstance(thing, _AS_REFERRED):
         yield from references(thing)
         return
-    if isinstance(wrapped := getattr(thing, "__wrapped__", None), types.FunctionType):
+    if isinstance(wrapped := attribute_of(thing, "__wrapped__"), types.FunctionType):
         yield "part", "", wrapped
     try:
         reduced = thing.__reduce_ex__(5)

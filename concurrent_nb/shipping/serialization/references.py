@@ -40,6 +40,21 @@ Reference = tuple[str, str, Any]
 _names_of_code: "weakref.WeakKeyDictionary[types.CodeType, tuple[tuple[str, ...], bool]]" = weakref.WeakKeyDictionary()
 
 
+def attribute_of(thing: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute, without calling the own `__getattr__` of the object, which may raise anything."""
+    lookup = type.__getattribute__ if isinstance(thing, type) else object.__getattribute__
+    try:
+        return lookup(thing, name)
+    except Exception:  # noqa: BLE001  (a property may raise anything; the object then has no such attribute for us)
+        return default
+
+
+def text_attribute_of(thing: Any, name: str) -> str:
+    """Return an attribute that is a text; "" if it has none."""
+    text = attribute_of(thing, name)
+    return text if isinstance(text, str) else ""
+
+
 def global_names(code: types.CodeType) -> tuple[tuple[str, ...], bool]:
     """Return the global names that code and the functions in it use, and whether it assigns any of them."""
     found = _names_of_code.get(code)

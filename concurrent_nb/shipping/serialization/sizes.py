@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from concurrent_nb.shipping.serialization.pickles import Shared
-from concurrent_nb.shipping.serialization.references import pickles_itself, references
+from concurrent_nb.shipping.serialization.references import attribute_of, pickles_itself, references
 
 #: items of one container that are measured; the others are assumed to be like them
 SAMPLE: Final = 1000
@@ -59,7 +59,7 @@ def _measure_items(items: Collection[Any], seen: set[int], depth: int) -> int:
 
 def _own_bytes(thing: Any) -> int | None:
     """Return the size that an array or a table reports; None for other objects."""
-    size = getattr(thing, "nbytes", None)
+    size = attribute_of(thing, "nbytes")
     if isinstance(size, int) and not isinstance(thing, type):
         return size
     if type(thing).__module__ == "array":

@@ -5,12 +5,12 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from concurrent_nb.shipping.serialization.references import is_importable, references
+from concurrent_nb.shipping.serialization.references import attribute_of, is_importable, references
 
 
 def unwrapped(value: Any) -> Any:
     """Return the function in a task function, or in another object that wraps one as functools does; else the value."""
-    inner = getattr(value, "__wrapped__", None) if not isinstance(value, type) else None
+    inner = attribute_of(value, "__wrapped__") if not isinstance(value, type) else None
     return inner if isinstance(inner, types.FunctionType) else value
 
 

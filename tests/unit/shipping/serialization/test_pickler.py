@@ -22,15 +22,18 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import attrs
 import pytest
 from deap import base, creator
 
+from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickler import reduced_to_what_travels
 from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
-from concurrent_nb.shipping.serialization.source_lines import lines_entry
+from concurrent_nb.shipping.serialization.sizes import estimate_bytes
+from concurrent_nb.shipping.serialization.source_lines import lines_entry, unwrapped
 
 
 def notebook(source: str, filename: str = "<cell 7>") -> dict[str, Any]:
@@ -442,3 +445,33 @@ def test_of_an_exception_all_travels_that_can() -> None:
     assert back.args[1].startswith("<unlocked _thread.lock")
     assert back.__notes__ == ["argument 2, lock of this exception could not be pickled, and stayed with the task"]
     assert not hasattr(back, "lock")
+
+
+class Attributes(dict[str, int]):
+    """Has its items as attributes, and raises KeyError for others, also when Python or a library asks for its own."""
+
+    def __getattr__(self, name: str) -> int:
+        return self[name]
+
+    def __call__(self, name: str) -> int:
+        return self[name]
+
+
+class HasEveryName:
+    def __getattr__(self, name: str) -> int:
+        return 42
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+@pytest.mark.parametrize(
+    "function", [Attributes(a=1), HasEveryName(), Mock(return_value=1)], ids=["keys", "all", "mock"]
+)
+def test_nothing_is_asked_of_an_object_that_answers_to_any_name(function: Any) -> None:
+    pickled = Functions().pickle(function)
+    assert pickled.name.startswith("a ")
+    assert pickled.inputs == ()
+    assert unwrapped(function) is function
+    assert estimate_bytes([function]) < 10_000
+    assert isinstance(describe_failure("it", [function, threading.Lock()], TypeError()), str)
