@@ -128,7 +128,7 @@ class SetupMagics(Magics):
             )
             raise
         left = setup.expected - len(setup.workers)
-        later = f"; {plural(left, 'busy worker')} run it later, before the first task there" if left > 0 else ""
+        later = f"; {plural(left, 'busy worker')} will run it before the first task there" if left > 0 else ""
         display.end(
             f"setup {setup.name}: run by {plural(len(setup.workers), 'worker')} in {monotonic() - began:.1f} s{later}"
         )

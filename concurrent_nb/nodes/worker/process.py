@@ -528,6 +528,7 @@ def _show_figures() -> None:
 def _replace_display(module: types.ModuleType) -> None:
     """Have `display` of IPython show things in the cell that waits for the task."""
     module.display = notes.display  # type: ignore[attr-defined]
+    module.clear_output = notes.clear_output  # type: ignore[attr-defined]
 
 
 def run_worker(channels: WorkerChannels, initializer: bytes = b"") -> None:

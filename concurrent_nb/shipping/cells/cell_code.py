@@ -66,6 +66,7 @@ def parse_cell(source: str, filename: str = "<cell>", header: str | None = None)
     or contains something that a task does not support.
     """
     first_line = 1 if header is None else 2
+    source = _without_indent(source)
     lines = source.splitlines()
     tree = _parse(source, filename, first_line)
     if not tree.body:
@@ -82,6 +83,15 @@ def parse_cell(source: str, filename: str = "<cell>", header: str | None = None)
         raise
     has_value = isinstance(tree.body[-1], ast.Expr) and not _ends_in_semicolon(source)
     return Cell(source, filename, header, tree, flags, names_of(tree, flags), has_value)
+
+
+def _without_indent(source: str) -> str:
+    """Remove the indent of the first line from all lines, as IPython does with other cells."""
+    first = next((line for line in source.splitlines() if line.strip()), "")
+    indent = first[: len(first) - len(first.lstrip(" \t"))]
+    if not indent:
+        return source
+    return "".join(line.removeprefix(indent) for line in source.splitlines(keepends=True))
 
 
 def _parse(source: str, filename: str, first_line: int) -> ast.Module:

@@ -100,6 +100,22 @@ _PLAIN_RECURSION: Final = 1000
 RECURSION_MOST: Final = 1_000_000
 
 
+class _Arguments(Setting):
+    """The arguments of a script, which tasks may parse. A kernel has only arguments of its own."""
+
+    name = "arguments"
+
+    def read(self) -> Any:
+        arguments = list(sys.argv)
+        return None if len(arguments) < 2 or "ipykernel" in arguments[0] else arguments
+
+    def apply(self, value: Any) -> None:
+        sys.argv[:] = value or [""]
+
+    def probes(self) -> list[Probe]:
+        return [(partial(getattr, sys, "argv"), list(sys.argv))]
+
+
 class _ByName(type):
     """A class of warnings that is compared by name, so that a filter does not need its module to be imported."""
 
@@ -191,12 +207,13 @@ class _Logging(Setting):
             if type(handler) in (logging.StreamHandler, _Stream)
             and (stream := _stream_name(getattr(handler, "stream", None)))
         ]
-        value = (root.level, root.manager.disable, _levels(), handlers)
-        return None if value == (logging.WARNING, 0, {}, []) else value
+        value = (root.level, root.manager.disable, _levels(), handlers, _level_names())
+        return None if value == _PLAIN_LOGGING else value
 
     def apply(self, value: Any) -> None:
         root = logging.getLogger()
-        level, disabled, own_levels, handlers = value or (logging.WARNING, 0, {}, [])
+        level, disabled, own_levels, handlers, level_names = value or _PLAIN_LOGGING
+        _set_level_names(level_names)
         levels = {**self._base_levels, **own_levels}
         for name in _levels().keys() | levels.keys():
             logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
@@ -212,7 +229,7 @@ class _Logging(Setting):
         root.handlers[:] = [*self._base, *ours]
 
     def changed_by_imports(self, value: Any) -> Iterable[str]:
-        _, _, own_levels, _ = value
+        own_levels = value[2]
         # Libraries set the levels of their loggers when they are imported.
         return {self.module, *(name.partition(".")[0] for name in own_levels)}
 
@@ -220,9 +237,12 @@ class _Logging(Setting):
         cache: dict[Any, Any] = self._witness._cache  # type: ignore[attr-defined]
         cache[_MARK] = True  # `setLevel` and `disable` of any logger empty the caches of all
         handlers = partial(getattr, logging.root, "handlers") if not logging.root.handlers else _handlers
-        return [(partial(cache.__contains__, _MARK), True), (handlers, list(handlers()))]
+        names = partial(getattr, logging, "_levelToName")
+        return [(partial(cache.__contains__, _MARK), True), (handlers, list(handlers())), (names, dict(names()))]
 
 
+_PLAIN_LOGGING: Final[tuple[Any, ...]] = (logging.WARNING, 0, {}, [], {})
+_STANDARD_LEVELS: Final = dict(logging._levelToName)
 _MARK: Final = "levels are as they were"
 
 
@@ -237,6 +257,24 @@ def _levels() -> dict[str, int]:
         for name, logger in list(logging.root.manager.loggerDict.items())
         if isinstance(logger, logging.Logger) and logger.level and not name.startswith("concurrent_nb")
     }
+
+
+def _level_names() -> dict[int, str]:
+    """Return the names of levels that were added or changed."""
+    names: dict[int, str] = logging._levelToName
+    if names == _STANDARD_LEVELS:
+        return {}
+    return {number: name for number, name in names.items() if _STANDARD_LEVELS.get(number) != name}
+
+
+def _set_level_names(own: Mapping[int, str]) -> None:
+    names: dict[int, str] = logging._levelToName
+    expected = {**_STANDARD_LEVELS, **own}
+    if names != expected:
+        names.clear()
+        names.update(expected)
+        levels: dict[str, int] = logging._nameToLevel
+        levels.update({name: number for number, name in own.items()})
 
 
 def _stream_name(stream: Any) -> str:
@@ -494,7 +532,16 @@ def check_user_setting(setting: UserSetting) -> None:
 def all_settings() -> list[Setting]:
     """Return the settings of this process."""
     return [
-        *(_RecursionLimit(), _Warnings(), _Logging(), _Decimal(), _NumpyErrors(), _NumpyPrinting(), _Pandas()),
+        *(
+            _Arguments(),
+            _RecursionLimit(),
+            _Warnings(),
+            _Logging(),
+            _Decimal(),
+            _NumpyErrors(),
+            _NumpyPrinting(),
+            _Pandas(),
+        ),
         _DeapClasses(),
     ]
 

@@ -360,7 +360,17 @@ def publish(value: Any) -> None:
         current.put(_Published(body, [bytes(buffer) for buffer in buffers]))
 
 
-def display(*things: Any, raw: bool = False, **_: Any) -> None:
+class DisplayedAgain:
+    """Stands for IPython's DisplayHandle in a task: what it updates is shown once more."""
+
+    def display(self, thing: Any, **options: Any) -> None:
+        """Show a thing."""
+        display(thing, raw=options.get("raw", False))
+
+    update = display
+
+
+def display(*things: Any, raw: bool = False, display_id: str | bool | None = None, **_: Any) -> "DisplayedAgain | None":
     """Show things in the cell that waits for this task, as IPython's `display` does. In a script they are printed.
 
     >>> def show():
@@ -370,18 +380,19 @@ def display(*things: Any, raw: bool = False, **_: Any) -> None:
 
     Objects that have representations (`_repr_html_`, `_repr_png_`, `_repr_mimebundle_`, ...) and matplotlib figures are
     shown as such, anything else as text. Outside of a task it calls IPython's `display`, or prints. What is shown
-    cannot be updated.
+    cannot be updated: a new state is shown once more.
 
     Args:
         things: what to show.
-        raw: whether the things are dictionaries of data by MIME type. Other options of IPython are ignored.
+        raw: whether the things are dictionaries of data by MIME type.
+        display_id: if given, a handle is returned. Other options of IPython are ignored.
 
     Raises TooLarge when the task's notes take more than 16 MiB.
     """
     current = sink()
     if not current.is_open:
         _display_locally(*things)
-        return
+        things = ()
     for thing in things:
         if raw and isinstance(thing, Mapping):
             data: dict[str, str] = {}
@@ -389,6 +400,11 @@ def display(*things: Any, raw: bool = False, **_: Any) -> None:
             current.put(Display(data))
         else:
             current.put(Display(*mime_bundle(thing)))
+    return DisplayedAgain() if display_id else None
+
+
+def clear_output(wait: bool = False) -> None:
+    """Do nothing, in place of IPython's `clear_output`: what a task has shown stays."""
 
 
 def _display_locally(*things: Any) -> None:

@@ -1,5 +1,6 @@
 """Cells and options are looked through before anything runs: what has no meaning in a task is refused by name."""
 
+import ast
 import itertools
 
 import pytest
@@ -86,6 +87,14 @@ def test_a_syntax_error_is_python_s_own_with_the_cell_s_line(source: str, line: 
     assert error.filename == "<cell In[3]>"
     assert error.lineno == line + 1
     assert (error.text or "").strip() == source.splitlines()[line - 1].strip()
+
+
+def test_an_indented_cell_is_read_as_ipython_reads_it() -> None:
+    cell = parse_cell("\n    if True:\n        n = 1\n    n\n", header="%%concurrent_task")
+    assert ast.unparse(cell.tree) == "if True:\n    n = 1\nn"
+    assert cell.tree.body[1].lineno == 5
+    with pytest.raises(SyntaxError):
+        parse_cell("n = 1\n    n")
 
 
 def test_what_python_cannot_read_at_all_is_refused() -> None:

@@ -37,6 +37,10 @@ def _format() -> None:
     logging.getLogger().addHandler(handler)
 
 
+def _name_level() -> None:
+    logging.addLevelName(25, "NOTICE")
+
+
 def _create() -> None:
     creator.create("SettingFitness", base.Fitness, weights=(1.0,))
     creator.create("SettingIndividual", list, fitness=creator.SettingFitness)
@@ -49,7 +53,8 @@ CHANGES: dict[str, list[Callable[[], object]]] = {
         lambda: warnings.filterwarnings("error", "careful.*", UserWarning),
         lambda: warnings.simplefilter("ignore", pd.errors.PerformanceWarning),
     ],
-    "logging": [_log, _format, lambda: logging.disable(logging.INFO)],
+    "logging": [_log, _format, lambda: logging.disable(logging.INFO), _name_level],
+    "arguments": [lambda: sys.argv.append("--fast")],
     "decimal context": [
         lambda: setattr(decimal.getcontext(), "prec", 7),
         lambda: decimal.getcontext().traps.__setitem__(decimal.Inexact, True),

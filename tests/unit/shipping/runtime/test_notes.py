@@ -241,3 +241,13 @@ def test_a_stream_may_be_cut_anywhere(said: list[ProgressReport], cuts: list[int
 def test_what_is_no_note_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="note of a task"):
         NoteReader().feed(data)
+
+
+def test_what_is_updated_is_shown_once_more(heard: Listener) -> None:
+    handle = notes.display("first", display_id=True)
+    assert handle is not None
+    handle.update("second")
+    assert notes.display("third") is None
+    notes.clear_output(wait=True)
+    shown = [note.data["text/plain"] for note in heard.heard() if isinstance(note, Display)]
+    assert shown == ["'first'", "'second'", "'third'"]
