@@ -34,7 +34,7 @@ from concurrent_nb.shipping.cells.names import CellNames
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.runtime.setup_runner import SetupNames
 from concurrent_nb.shipping.serialization import pickles, task_inputs, task_main
-from concurrent_nb.shipping.serialization.references import is_importable
+from concurrent_nb.shipping.serialization.references import global_names, is_importable
 from concurrent_nb.shipping.serialization.source_lines import codes_in, lines_entry
 
 
@@ -265,7 +265,14 @@ class CellFunction:
         namespace: dict[str, Any] = task_main.enter_new().__dict__
         namespace.update({name: array.view() for name, array in self._arrays.items()})
         if self._captured.per_task:
-            loaded = pickles.loads(self._captured.per_task, self._captured.buffers)
+            try:
+                loaded = pickles.loads(self._captured.per_task, self._captured.buffers)
+            except Exception as error:
+                own = [it for it in global_names(self._code)[0] if it not in shared and not hasattr(builtins, it)]
+                error.add_note(
+                    f"raised where a value was unpickled for the task: {', '.join(sorted({*self._assigned, *own}))}"
+                )
+                raise
             if isinstance(loaded, dict):
                 namespace.update(loaded)
             else:

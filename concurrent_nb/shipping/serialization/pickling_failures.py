@@ -58,7 +58,7 @@ class Culprit:
 def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
     """Find the part that makes `thing` fail to pickle, by pickling its parts; `error` is what pickling it raised."""
     path: list[tuple[str, str]] = []
-    by_value: type | None = None  # a class on the path
+    by_value = thing if isinstance(thing, type) else None  # a class on the path
     seen = {id(thing)}
     while len(path) < DEPTH and refusal(thing) is None:
         for kind, label, child in _parts(thing):

@@ -19,6 +19,7 @@ from concurrent_nb.shipping.serialization import task_inputs
 from concurrent_nb.shipping.serialization.references import is_importable_module
 
 _STAYS: Final = "it belongs to this process"
+_MANAGED: Final = f"{_STAYS}: use one of a multiprocessing.Manager, which can be sent, or return values"
 _SHELL_MODULES: Final = ("IPython.core.interactiveshell", "IPython.core.autocall", "ipykernel.")
 _OWN_PACKAGES: Final = tuple(f"concurrent_nb.{package}" for package in ("api", "nodes", "notebook", "transport"))
 _LOCKS: Final = (
@@ -56,12 +57,13 @@ _LAZY: Final = (
     ("asyncio", "AbstractEventLoop", "an event loop", _STAYS),
     ("sqlite3", "Connection", "a database connection", "connect in the task"),
     ("multiprocessing.process", "BaseProcess", "a running process", _STAYS),
-    (
-        "multiprocessing.connection",
-        "_ConnectionBase",
-        "an end of a pipe",
-        f"{_STAYS}: use a queue of a multiprocessing.Manager, or return the values",
-    ),
+    ("multiprocessing.connection", "_ConnectionBase", "an end of a pipe", _MANAGED),
+    ("multiprocessing.synchronize", "SemLock", "a lock of multiprocessing", _MANAGED),
+    ("multiprocessing.queues", "Queue", "a queue of multiprocessing", _MANAGED),
+    ("multiprocessing.queues", "SimpleQueue", "a queue of multiprocessing", _MANAGED),
+    ("queue", "Queue", "a queue", _MANAGED),
+    ("queue", "SimpleQueue", "a queue", _MANAGED),
+    ("multiprocessing.sharedctypes", "SynchronizedBase", "a value that processes share", _MANAGED),
 )
 
 _of_type: "weakref.WeakKeyDictionary[type, tuple[str, str] | None]" = weakref.WeakKeyDictionary()

@@ -169,3 +169,15 @@ def test_a_shared_array_can_be_written_to() -> None:
 def test_a_name_that_cannot_be_shared_is_refused(source: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         task_of_cell(source, notebook(x=1), per_worker_names=["x"])
+
+
+class NotOpened:
+    def __reduce__(self) -> Any:
+        return divmod, (1, 0)
+
+
+def test_the_name_of_a_value_that_cannot_be_unpickled_is_said() -> None:
+    task = task_of_cell("len(odd) + n", notebook(odd=NotOpened(), n=1))
+    with pytest.raises(ZeroDivisionError) as raised:
+        values(task)
+    assert raised.value.__notes__ == ["raised where a value was unpickled for the task: odd"]

@@ -6,6 +6,8 @@ import functools
 import gc
 import io
 import linecache
+import multiprocessing
+import queue
 import sqlite3
 import sys
 import tempfile
@@ -192,6 +194,9 @@ def test_a_class_that_a_library_makes_from_its_parts_is_made_once() -> None:
         (lambda: sqlite3.connect(":memory:"), "a database connection"),
         (lambda: ContextVar("variable"), "a context variable"),
         (lambda: Pipe()[0], "an end of a pipe"),
+        (multiprocessing.Lock, "a lock of multiprocessing"),
+        (multiprocessing.SimpleQueue, "a queue of multiprocessing"),
+        (queue.Queue, "a queue"),
     ],
 )
 def test_it_is_named_wherever_it_is(make: Callable[[], Any], what: str) -> None:
@@ -239,6 +244,7 @@ def test_what_a_class_of_the_notebook_holds_may_go_into_a_module() -> None:
     text = refused(it)
     assert text.startswith("it uses the class of it.known, a weak reference: use the object itself")
     assert text.endswith("or put the class C into a module that workers can import")
+    assert refused(type(it)).endswith("or put the class C into a module that workers can import")
 
 
 def test_the_argument_is_named_by_its_place_and_its_name() -> None:
