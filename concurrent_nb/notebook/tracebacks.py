@@ -64,7 +64,7 @@ def _end_in_the_user_s_frame(error: BaseException) -> None:
 def show_as(error: BaseException, lines: list[str]) -> None:
     """Make IPython show `lines` for `error`."""
     try:
-        error._render_traceback_ = Rendering(lines)  # type: ignore[attr-defined]
+        object.__setattr__(error, "_render_traceback_", Rendering(lines))  # its class may allow no changes
     except AttributeError:
         return  # an exception without a __dict__ is shown with its normal traceback
 
@@ -118,7 +118,8 @@ def _present(future: TaskFuture, error: BaseException, namer: CellNamer, more: l
     show_as(error, [where, *_shown(error, namer), *more])
     with suppress(AttributeError):  # as in `show_as`
         # It may have been presented before, when the labels of the job's tasks were not known yet.
-        error.__notes__ = [*(n for n in getattr(error, "__notes__", ()) if not _PLACE.match(n)), where]
+        notes = [*(n for n in getattr(error, "__notes__", ()) if not _PLACE.match(n)), where]
+        object.__setattr__(error, "__notes__", notes)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -268,9 +268,9 @@ class CellFunction:
             try:
                 loaded = pickles.loads(self._captured.per_task, self._captured.buffers)
             except Exception as error:
-                own = [it for it in global_names(self._code)[0] if it not in shared and not hasattr(builtins, it)]
+                read = [it for it in global_names(self._code)[0] if it not in shared and not hasattr(builtins, it)]
                 error.add_note(
-                    f"raised where a value was unpickled for the task: {', '.join(sorted({*self._assigned, *own}))}"
+                    f"raised where a value was unpickled for the task: {', '.join(sorted({*self._assigned, *read}))}"
                 )
                 raise
             if isinstance(loaded, dict):

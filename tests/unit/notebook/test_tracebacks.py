@@ -1,5 +1,6 @@
 """Errors of tasks end in the cell's own lines and contain where they happened."""
 
+import dataclasses
 import pickle
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ def cancel(job: JobId, indexes: Sequence[int] | None) -> None:
 
 def failed(error: BaseException, cause: str | None = None) -> TaskFuture:
     if cause is not None:
-        error.__cause__ = RemoteTraceback(cause)
+        object.__setattr__(error, "__cause__", RemoteTraceback(cause))
     future = TaskFuture(JobId(b"\x1f" * 16), 7, cancel, None)
     future.slave, future.worker, future.attempt = "east", 4711, 2
     future.end(None, error)
@@ -157,3 +158,14 @@ def test_errors_of_ours_are_shown_without_a_traceback() -> None:
     error = CellError("line 3: no")
     show_plainly(error)
     assert rendered(error) == "CellError: line 3: no"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Exception):
+    code: int
+
+
+def test_an_exception_that_allows_no_changes_is_shown_like_others() -> None:
+    error = task_error(failed(Fixed(7), TEXT))
+    assert isinstance(error, Fixed)
+    assert rendered(error).splitlines()[0] == error.__notes__[0]
