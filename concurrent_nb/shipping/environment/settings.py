@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.references import attribute_of
 
 log = logging.getLogger(__name__)
 
@@ -202,10 +203,9 @@ class _Logging(Setting):
     def read(self) -> Any:
         root = logging.getLogger()
         handlers = [
-            (stream, handler.level, _pickled_formatter(handler.formatter))
+            (name, handler.level, _pickled(handler.formatter), _pickled(handler.filters or None))
             for handler in root.handlers
-            if type(handler) in (logging.StreamHandler, _Stream)
-            and (stream := _stream_name(getattr(handler, "stream", None)))
+            if (name := _stream_name(_stream_of(handler)))
         ]
         value = (root.level, root.manager.disable, _levels(), handlers, _level_names())
         return None if value == _PLAIN_LOGGING else value
@@ -220,11 +220,13 @@ class _Logging(Setting):
         root.setLevel(level)
         logging.disable(disabled)
         ours: list[logging.Handler] = []
-        for stream, own, formatter in handlers:
+        for stream, own, formatter, filters in handlers:
             handler = _Stream(stream)
             handler.setLevel(own)
             if formatter is not None:
                 handler.setFormatter(pickles.loads(formatter))
+            for own_filter in pickles.loads(filters) if filters is not None else ():
+                handler.addFilter(own_filter)
             ours.append(handler)
         root.handlers[:] = [*self._base, *ours]
 
@@ -247,7 +249,7 @@ _MARK: Final = "levels are as they were"
 
 
 def _handlers() -> list[Any]:
-    return [(handler, handler.level, handler.formatter) for handler in logging.root.handlers]
+    return [(it, it.level, it.formatter, list(it.filters)) for it in logging.root.handlers]
 
 
 def _levels() -> dict[str, int]:
@@ -277,20 +279,27 @@ def _set_level_names(own: Mapping[int, str]) -> None:
         levels.update({name: number for number, name in own.items()})
 
 
+def _stream_of(handler: logging.Handler) -> Any:
+    """Return the stream that a handler writes to, also one of rich; None if there is none."""
+    stream = attribute_of(handler, "stream")
+    return stream if stream is not None else attribute_of(attribute_of(handler, "console"), "file")
+
+
 def _stream_name(stream: Any) -> str:
-    for name in ("stderr", "stdout"):
+    for name in ("stderr", "stdout") if stream is not None else ():
         if stream in (getattr(sys, name), getattr(sys, f"__{name}__")):
             return name
     return ""
 
 
-def _pickled_formatter(formatter: logging.Formatter | None) -> bytes | None:
-    if formatter is None:
+def _pickled(part: Any) -> bytes | None:
+    """Pickle the formatter or the filters of a handler."""
+    if part is None:
         return None
     try:
-        return pickles.dumps(formatter)[0]
-    except Exception as error:  # noqa: BLE001  (a formatter's own pickling may raise anything)
-        log.warning("tasks do not format their log records as this process does: %s", error)
+        return pickles.dumps(part)[0]
+    except Exception as error:  # noqa: BLE001  (their own pickling may raise anything)
+        log.warning("tasks do not format or filter their log records as this process does: %s", error)
         return None
 
 

@@ -37,6 +37,30 @@ def _format() -> None:
     logging.getLogger().addHandler(handler)
 
 
+def _filter() -> None:
+    handler = Coloured(sys.stdout)
+    handler.addFilter(logging.Filter("app"))
+    logging.getLogger().addHandler(handler)
+
+
+class Coloured(logging.StreamHandler[Any]):
+    """A user's handler."""
+
+
+def test_tasks_filter_their_records_as_the_notebook_does(
+    settings: dict[str, Setting], capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = settings["logging"]
+    logging.getLogger().handlers[:] = []
+    _filter()
+    value = setting.read()
+    logging.getLogger().handlers[:] = []
+    setting.apply(value)
+    logging.getLogger("app.part").warning("said")
+    logging.getLogger("other").warning("hidden")
+    assert capsys.readouterr().out == "said\n"
+
+
 def _name_level() -> None:
     logging.addLevelName(25, "NOTICE")
 
@@ -53,7 +77,7 @@ CHANGES: dict[str, list[Callable[[], object]]] = {
         lambda: warnings.filterwarnings("error", "careful.*", UserWarning),
         lambda: warnings.simplefilter("ignore", pd.errors.PerformanceWarning),
     ],
-    "logging": [_log, _format, lambda: logging.disable(logging.INFO), _name_level],
+    "logging": [_log, _format, _filter, lambda: logging.disable(logging.INFO), _name_level],
     "arguments": [lambda: sys.argv.append("--fast")],
     "decimal context": [
         lambda: setattr(decimal.getcontext(), "prec", 7),
