@@ -22,7 +22,7 @@ from concurrent_nb.errors import ConfigurationError, DependencyFailed, KeptResul
 from concurrent_nb.nodes.application.kept_futures import KeptFuture
 from concurrent_nb.transport import connection_file
 from tests.cells import task_of_cell
-from tests.clusters import BRISK, eventually, shared_cluster
+from tests.clusters import BRISK, eventually, settle, shared_cluster, slave_pids, workers_of
 from tests.work import PATIENCE_S
 
 LARGE = 300_000  # numbers: more than travels in a pickle
@@ -94,6 +94,23 @@ def test_large_values_go_from_worker_to_worker(app: ApplicationNode, tmp_path: P
     assert both.result(PATIENCE_S) == 6 * LARGE
     assert all((each.result(PATIENCE_S) == 4).all() for each in doubled)
     assert (array.result() == 2).all()
+
+
+_held: list[Any] = []
+
+
+def hold(array: Any) -> None:
+    """Keep an array in the process, so that its memory cannot be used again."""
+    _held[:] = [array]
+
+
+def test_a_worker_may_close_memory_that_was_sent_to_its_own_slave(app: ApplicationNode, cluster: Cluster) -> None:
+    before = workers_of(slave_pids(cluster))
+    for _ in range(10):
+        app.submit(np.ones, LARGE).then(hold).result(PATIENCE_S)
+        assert sum(app.map(abs, range(50))) == 1225
+    settle(cluster)
+    assert workers_of(slave_pids(cluster)) == before
 
 
 def test_results_stay_where_they_are_until_the_last_task_that_needs_them(app: ApplicationNode, tmp_path: Path) -> None:

@@ -578,13 +578,11 @@ class Pool:
 
     def _remove_segments(self, connection: WorkerConnection, segments: Sequence[bytes]) -> None:
         """Forget segments of a worker's own; unknown ones are ignored."""
-        others: list[Container[bytes]] = [
-            self._segments,
-            *(other.own_segments for other in self._connections.values() if other is not connection),
-        ]
-        if any(segment in known for segment in segments for known in others):
-            raise ProtocolError("removed shared memory that is not its own")
         own = connection.own_segments
+        # The master announces a worker's segment to its own slave, too, when tasks there need a result that lies in it.
+        others: list[Container[bytes]] = [self._segments, *(other.own_segments for other in self._connections.values())]
+        if any(segment in known for segment in segments if segment not in own for known in others):
+            raise ProtocolError("removed shared memory that is not its own")
         self._removed_segments += [segment for segment in segments if own.pop(segment, None) is not None]
 
     def _take_note(self, connection: WorkerConnection, note: NoteRecord, now: float) -> None:
