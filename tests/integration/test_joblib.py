@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,21 @@ def test_an_array_that_all_calls_get_does_not_travel_with_each(app: ApplicationN
     assert values == [float(n) for n in range(30)]
     # A function is large, too, if this process has imported large modules that travel.
     assert [stored.slice.size for stored in store._stored.values()].count(array.nbytes) == 1
+
+
+def test_arguments_that_have_been_sent_are_not_kept() -> None:
+    gone: list[int] = []
+    kept_most = 0
+
+    def new_array(n: int) -> Any:
+        nonlocal kept_most
+        kept_most = max(kept_most, n - len(gone))
+        array = numpy.full(3, n)
+        weakref.finalize(array, gone.append, n)
+        return array
+
+    assert Parallel(batch_size=1)(delayed(max)(new_array(n)) for n in range(300)) == list(range(300))
+    assert kept_most < 50 and len(gone) == 300
 
 
 def fill(array: Any, n: int, *, also: Any) -> None:

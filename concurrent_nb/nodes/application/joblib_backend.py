@@ -38,7 +38,7 @@ from concurrent_nb.nodes.application.client_tasks import NO_LIMITS, Payload
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.task_options import TaskOptions, options_of
-from concurrent_nb.shipping.runtime.joblib_calls import BackendInTask, Item, arranged
+from concurrent_nb.shipping.runtime.joblib_calls import BackendInTask, Calls, Item, arranged, joined, task_of
 from concurrent_nb.shipping.serialization.references import text_attribute_of
 from concurrent_nb.tasks.chunk_size import CHUNKS_LEFT, AdaptiveSize
 from concurrent_nb.tasks.stream_batch_size import StreamBatchSize
@@ -56,6 +56,8 @@ _OF_JOBLIB: Final = frozenset({"context", "max_nbytes", "mmap_mode", "prefer", "
 LOOK_EVERY_S: Final = 1.0
 #: seconds for which the user's input is read at a time, as far as is known
 READ_S: Final = 0.002
+#: ... and most calls: as many tuples as the garbage collector does not notice
+READ_MAX: Final = 512
 #: calls that were read go to an idle slot, without reading more, if they take so many seconds, or reading has taken
 #: READ_MAX_S seconds
 WORTH_S: Final = 0.005
@@ -202,14 +204,14 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib ships
 
 
 class DispatchedBatch:
-    """A batch of joblib, and what became of it."""
+    """A batch of joblib, and what became of it. joblib keeps it until it takes the results."""
 
-    __slots__ = ("callback", "calls", "error", "items", "values")
+    __slots__ = ("callback", "calls", "count", "error", "values")
 
-    def __init__(self, items: Sequence[Item], callback: Callable[["DispatchedBatch"], object]) -> None:
-        self.items = items
-        self.calls = len(items)
-        self.callback = callback
+    def __init__(self, count: int, callback: Callable[["DispatchedBatch"], object]) -> None:
+        self.count = count  #: of its calls
+        self.calls: Calls | None = None  #: until they are sent
+        self.callback: Callable[[DispatchedBatch], object] | None = callback  #: until it is called
         self.values: Sequence[Any] = ()
         self.error: BaseException | None = None
 
@@ -218,6 +220,12 @@ class DispatchedBatch:
         if self.error is not None:
             raise self.error
         return self.values
+
+    def end(self) -> None:
+        """Report to joblib that it has ended. joblib may dispatch more."""
+        callback, self.callback = self.callback, None  # it refers to this batch
+        assert callback is not None
+        callback(self)
 
 
 class ParallelCall:
@@ -261,8 +269,14 @@ class ParallelCall:
 
     def submit(self, items: Sequence[Item], callback: Callable[[Any], object]) -> DispatchedBatch:
         """Run a batch. If it cannot be sent, that is its result: joblib would wait for ever for what raises here."""
-        batch = DispatchedBatch(items, callback)
+        batch = DispatchedBatch(len(items), callback)
         self._note_read(len(items))
+        try:
+            batch.calls = arranged(items)
+        except Exception as error:  # noqa: BLE001  (the items of the input may be anything)
+            self._unanswered += 1
+            self._end_unsent([batch], error)
+            return batch
         if self._gathers:
             self._gathered.append(batch)
         elif self._merges and self.has_reader:  # joblib begins; nobody handles ends of tasks until it has read enough
@@ -280,7 +294,8 @@ class ParallelCall:
             return size
         if self._parallel._ready_batches.empty():
             self._read_began_s = time.perf_counter()
-        return min(size, max(self._reads.next_size(size * self._n_jobs * CHUNKS_LEFT) // self._n_jobs, 1))
+        read = min(self._reads.next_size(size * self._n_jobs * CHUNKS_LEFT), READ_MAX)
+        return min(size, max(read // self._n_jobs, 1))
 
     def cancel(self) -> None:
         """Cancel all batches, and stop running ones."""
@@ -328,13 +343,13 @@ class ParallelCall:
         error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
         if error is not None:  # of one of the calls; joblib drops the values of all others
             batches[0].error = error
-            batches[0].callback(batches[0])
+            batches[0].end()
             return
         values, start = future.result(), 0
         for batch in batches:
-            end = start + batch.calls
+            end = start + batch.count
             batch.values, start = values[start:end] if len(batches) > 1 else values, end
-            batch.callback(batch)
+            batch.end()
 
     def _send_gathered(self) -> None:
         """Send the gathered batches, those of short calls together, and read more if there are too few for all slots.
@@ -343,7 +358,7 @@ class ParallelCall:
         short that sending them takes longer than running them.
         """
         while self._gathers and self._unanswered < self._tasks_ahead and not self._parallel._aborting:
-            left = sum(batch.calls for batch in self._gathered) + self._count_ready() if self._is_read else None
+            left = sum(batch.count for batch in self._gathered) + self._count_ready() if self._is_read else None
             if not (taken := self._taken(self._sizes.next_size(left), self._reads_for)):
                 return
             if self._is_read and left is None:  # now it is known how much is left for all slots
@@ -361,7 +376,7 @@ class ParallelCall:
         gathered, taken, calls = self._gathered, [], 0
         while calls < wanted and (gathered or reads_for(calls)):
             taken.append(gathered.popleft())
-            calls += taken[-1].calls
+            calls += taken[-1].count
             if calls < wanted and self._gathers and not gathered and not self._ended.empty():
                 gathered.extend(taken)  # what has ended in the meantime comes first
                 return []
@@ -400,18 +415,23 @@ class ParallelCall:
 
     def _send(self, batches: Sequence[DispatchedBatch]) -> None:
         """Send batches as one task."""
-        items = batches[0].items if len(batches) == 1 else [item for batch in batches for item in batch.items]
         self._unanswered += 1
         try:
+            calls = joined([batch.calls for batch in batches if batch.calls is not None])
+            for batch in batches:
+                batch.calls = None  # it may be large
             if (stream := self._stream) is None:
-                stream = self._stream = self._open_stream(_name_of(items[0][0]))
-            function, args = arranged(items, self._nesting_level)
+                stream = self._stream = self._open_stream(_name_of(calls.each_function()[0]))
+            function, args = task_of(calls, self._nesting_level)
             payload = stream.pack(function, args)
-            stream.send(function, payload, partial(self._task_ended, batches, len(items), _bytes_of(payload)))
-        except Exception as error:  # noqa: BLE001  (the items of the input may be anything)
-            unsent: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            unsent.set_exception(error)
-            self._ended.put((batches, unsent))
+            stream.send(function, payload, partial(self._task_ended, batches, calls.number, _bytes_of(payload)))
+        except Exception as error:  # noqa: BLE001  (the arguments may be anything)
+            self._end_unsent(batches, error)
+
+    def _end_unsent(self, batches: Sequence[DispatchedBatch], error: Exception) -> None:
+        unsent: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        unsent.set_exception(error)
+        self._ended.put((batches, unsent))
 
     def _task_ended(
         self, batches: Sequence[DispatchedBatch], calls: int, size_bytes: int, future: "TaskFuture[Any]"

@@ -1,6 +1,6 @@
 """Calls of a `joblib.Parallel` as one task: how they are arranged, and how a worker makes them.
 
-    application:  arranged([(function, args, kwargs), ...])  --> function of the task, its arguments
+    application:  task_of(arranged([(function, args, kwargs), ...]))  --> function of the task, its arguments
     worker:       run_calls(function, calls, nesting_level)  --> the values, in order
 
 Calls of the same function with as many arguments travel as one flat list, which takes half the time of tuples. The
@@ -15,7 +15,7 @@ import itertools
 import types
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import joblib
 from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend, ThreadingBackend
@@ -36,30 +36,80 @@ KEPT: Final = 64
 _PUBLIC_MODULE: Final = "concurrent_nb.joblib"
 
 
-def arranged(items: Sequence[Item], nesting_level: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return the function of the task that makes these calls, and its arguments.
+class Calls(NamedTuple):
+    """Calls that travel together. It has no tuple for each: the garbage collector takes long to look at thousands."""
 
-    Args:
-        items: at least one.
-        nesting_level: how many `Parallel` enclose the calls, the one that makes them included.
-    """
+    number: int  #: how many they are
+    function: Callable[..., Any] | None  #: of all of them, if that can be part of the task's function
+    functions: list[Callable[..., Any]]  #: of each, if not
+    width: int  #: how many arguments each has; 0: `args` has a sequence for each
+    args: list[Any]
+    keywords: list[dict[str, Any]] | None  #: of each; None if none has any
+
+    def each_function(self) -> list[Callable[..., Any]]:
+        """Return the function of each call."""
+        return self.functions if self.function is None else [self.function] * self.number
+
+    def each_args(self) -> list[Any]:
+        """Return the arguments of each call."""
+        return list(zip(*[iter(self.args)] * self.width, strict=True)) if self.width else self.args
+
+    def each_keywords(self) -> list[dict[str, Any]]:
+        """Return the keyword arguments of each call."""
+        return [{}] * self.number if self.keywords is None else self.keywords
+
+
+def arranged(items: Sequence[Item]) -> Calls:
+    """Arrange calls, at least one. Raises TypeError and others if they are no calls."""
     # Without `zip(*items)`, which takes ten times as long for many items.
     functions = [item[0] for item in items]
     args = [item[1] for item in items]
     keywords = [item[2] for item in items]
-    function = functions[0]
+    function: Callable[..., Any] | None = functions[0]
+    if isinstance(function, _FUNCTIONS) and len(set(map(id, functions))) == 1:
+        functions = []
+    else:
+        function = None
     kwargs = keywords if any(keywords) else None
     if may_have_files(set(map(type, itertools.chain.from_iterable(args)))):
         args = by_file(args)
     if kwargs is not None and may_have_files({type(value) for each in kwargs for value in each.values()}):
         kwargs = by_file(kwargs)
     lengths = set(map(len, args))
-    flat: Arguments = (0, args)
-    if len(lengths) == 1 and (width := lengths.pop()):
-        flat = width, list(itertools.chain.from_iterable(args))
-    if isinstance(function, _FUNCTIONS) and len(set(map(id, functions))) == 1:
-        return task_function(function), (flat, kwargs, nesting_level)
-    return run_calls, (functions, flat, kwargs, nesting_level)
+    width = lengths.pop() if len(lengths) == 1 else 0
+    flat = list(itertools.chain.from_iterable(args)) if width else args
+    return Calls(len(items), function, functions, width, flat, kwargs)
+
+
+def joined(parts: Sequence[Calls]) -> Calls:
+    """Return the calls of all parts, of which there is at least one, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    function, width = parts[0].function, parts[0].width
+    functions: list[Callable[..., Any]] = []
+    if function is None or any(part.function is not function for part in parts):
+        function = None
+        functions = [each for part in parts for each in part.each_function()]
+    if any(part.width != width for part in parts):
+        width = 0
+    of_parts = [part.args if width else part.each_args() for part in parts]
+    keywords = None
+    if any(part.keywords is not None for part in parts):
+        keywords = [each for part in parts for each in part.each_keywords()]
+    number = sum(part.number for part in parts)
+    return Calls(number, function, functions, width, list(itertools.chain.from_iterable(of_parts)), keywords)
+
+
+def task_of(calls: Calls, nesting_level: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the function of the task that makes these calls, and its arguments.
+
+    Args:
+        nesting_level: how many `Parallel` enclose the calls, the one that makes them included.
+    """
+    arguments: Arguments = calls.width, calls.args
+    if calls.function is not None:
+        return task_function(calls.function), (arguments, calls.keywords, nesting_level)
+    return run_calls, (calls.functions, arguments, calls.keywords, nesting_level)
 
 
 @functools.lru_cache(KEPT)
@@ -80,7 +130,7 @@ def run_calls(
     keywords: Sequence[dict[str, Any]] | None,
     nesting_level: int,
 ) -> list[Any]:
-    """Make calls, as `arranged` has arranged them; return their values. Raises what the first of them raises."""
+    """Make calls, as `task_of` has them; return their values. Raises what the first of them raises."""
     width, given = arguments
     calls: Iterable[Sequence[Any]] = zip(*[iter(given)] * width, strict=True) if width else given
     with joblib.parallel_config(backend=BackendInTask(nesting_level=nesting_level), n_jobs=None):

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from joblib.parallel import SequentialBackend, ThreadingBackend
 
 from concurrent_nb.shipping.runtime import joblib_calls
-from concurrent_nb.shipping.runtime.joblib_calls import Item, arranged
+from concurrent_nb.shipping.runtime.joblib_calls import Item, arranged, joined, task_of
 from concurrent_nb.shipping.serialization import pickles
 
 
@@ -23,9 +23,9 @@ def other(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
     return "other", args, kwargs
 
 
-def made(items: Sequence[Item]) -> list[Any]:
+def made(*parts: Sequence[Item]) -> list[Any]:
     """Do what a worker does with what an application sends."""
-    function, args = arranged(items, 1)
+    function, args = task_of(joined([arranged(part) for part in parts]), 1)
     body, buffers = pickles.dumps((function, args))
     function, args = pickles.loads(body, buffers)
     made: list[Any] = function(*args)
@@ -44,17 +44,29 @@ def test_the_values_are_those_of_the_calls_in_order(items: list[Any]) -> None:
     assert made(items) == [function(*args, **kwargs) for function, args, kwargs in items]
 
 
+@given(some.lists(some.lists(CALLS, min_size=1, max_size=4), min_size=1, max_size=4))
+def test_calls_that_were_arranged_apart_can_travel_together(parts: list[list[Any]]) -> None:
+    assert made(*parts) == [function(*args, **kwargs) for part in parts for function, args, kwargs in part]
+
+
 @given(some.lists(some.integers(), min_size=1), some.integers(0, 3))
 def test_calls_of_one_function_travel_flat(numbers: list[int], width: int) -> None:
     items: list[Item] = [(noted, (n,) * width, {}) for n in numbers]
-    _, ((sent_width, flat), kwargs, _) = arranged(items, 1)
-    assert (sent_width, len(flat)) == (width, len(numbers) * max(width, 1)) and kwargs is None
+    calls = joined([arranged(items), arranged(items)])
+    assert (calls.number, calls.width, len(calls.args)) == (2 * len(numbers), width, 2 * len(numbers) * max(width, 1))
+    assert (calls.function, calls.functions, calls.keywords) == (noted, [], None)
     assert made(items) == [noted(*args) for _, args, _ in items]
 
 
+@pytest.mark.parametrize("item", [(noted,), 7, None, (noted, 7, {})])
+def test_what_is_no_call_is_an_error_at_once(item: Any) -> None:
+    with pytest.raises((TypeError, IndexError)):
+        arranged([(noted, (1,), {}), item])
+
+
 def test_a_function_is_part_of_the_task_and_gives_it_its_name() -> None:
-    function, args = arranged([(noted, (1,), {}), (noted, (2,), {})], 1)
-    assert function is arranged([(noted, (3,), {})], 1)[0]
+    function, args = task_of(arranged([(noted, (1,), {}), (noted, (2,), {})]), 1)
+    assert function is task_of(arranged([(noted, (3,), {})]), 1)[0]
     assert (function.__name__, function.__qualname__) == ("noted", "noted")
     assert noted not in args
 
@@ -67,7 +79,7 @@ def test_the_first_exception_ends_the_batch() -> None:
         if n == 2:
             raise ValueError(n)
 
-    function, args = arranged([(run, (n,), {}) for n in range(5)], 1)
+    function, args = task_of(arranged([(run, (n,), {}) for n in range(5)]), 1)
     with pytest.raises(ValueError, match="2"):
         function(*args)
     assert ran == [0, 1, 2]
@@ -87,7 +99,7 @@ def test_a_parallel_in_a_task_runs_one_after_another_unless_it_asks_for_more(n_j
 def test_without_an_application_a_parallel_in_a_task_uses_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("concurrent_nb.joblib.backend_in_task", lambda level: None)
     assert made([(inner_backend, (2,), {})]) == [(ThreadingBackend.__name__, 2)]
-    function, args = arranged([(inner_backend, (2,), {})], 2)
+    function, args = task_of(arranged([(inner_backend, (2,), {})]), 2)
     assert function(*args) == [(SequentialBackend.__name__, 1)]
 
 
