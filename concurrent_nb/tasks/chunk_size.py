@@ -30,15 +30,22 @@ class AdaptiveSize:
         chunk_s: run time of a chunk, in seconds.
         chunks_left: chunks for each slot that should be left when one is cut.
         growth: as GROWTH.
+        last_s: as LAST_CHUNK_S.
     """
 
     def __init__(
-        self, slots: int, chunk_s: float = CHUNK_S, chunks_left: int = CHUNKS_LEFT, growth: int = GROWTH
+        self,
+        slots: int,
+        chunk_s: float = CHUNK_S,
+        chunks_left: int = CHUNKS_LEFT,
+        growth: int = GROWTH,
+        last_s: float = LAST_CHUNK_S,
     ) -> None:
         self.slots = max(1, slots)
         self.chunk_s = chunk_s  #: may change
         self._chunks_left = chunks_left
         self._growth = growth
+        self._last_s = last_s
         self._items = 0.0  # recently measured, decaying
         self._elapsed_s = 0.0
         self._longest = 0
@@ -67,5 +74,5 @@ class AdaptiveSize:
             return 1
         item_s = self.item_s
         share = waiting / (self._chunks_left * self.slots)
-        wanted = min(self.chunk_s / item_s, max(share, LAST_CHUNK_S / item_s), self._longest * self._growth)
+        wanted = min(self.chunk_s / item_s, max(share, self._last_s / item_s), self._longest * self._growth)
         return max(1, min(int(wanted), waiting))

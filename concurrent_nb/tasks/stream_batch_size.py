@@ -11,19 +11,22 @@ from typing import Final
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
 #: run time of the first batches, in seconds
-BATCH_S: Final = 0.02
+BATCH_S: Final = 0.04
 #: largest run time: so long an interrupt, a failure or the end of the stream may find a slot busy
 BATCH_MAX_S: Final = 0.2
-#: processor time that a batch takes in all processes beside its calls, in seconds, times 4. Larger batches save some of
-#: it, and leave slots idle at the end for a part of their run time: the sum is least with `sqrt(GROWTH_S * elapsed)`
-GROWTH_S: Final = 0.006
+#: processor time that a batch takes in all processes beside its calls (1.3 ms, up to 4 ms where all cores are busy), in
+#: seconds, times 4 or more. Larger batches save some of it, and leave slots idle at the end for a part of their run
+#: time: the sum is least with `sqrt(GROWTH_S * elapsed)`
+GROWTH_S: Final = 0.02
 #: limits of a batch: calls, and bytes of arguments if each call has its own
 CALLS_MAX: Final = 8192
 BYTES_MAX: Final = 16 * 1024 * 1024
 #: batches for each slot that should be left when one is cut from calls of a known number
 BATCHES_LEFT: Final = 2
+#: run time to which batches shrink towards the end, in seconds
+LAST_BATCH_S: Final = 0.008
 #: largest ratio of a batch to the largest measured one
-GROWTH_MAX: Final = 64
+GROWTH_MAX: Final = 256
 
 
 class StreamBatchSize:
@@ -34,7 +37,7 @@ class StreamBatchSize:
     """
 
     def __init__(self, slots: int) -> None:
-        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX)
+        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX, LAST_BATCH_S)
         self._many = CALLS_MAX * BATCHES_LEFT * max(1, slots)
         self._elapsed_s = 0.0  # of all batches
         self._common_bytes = 0.0  # of arguments that calls share, as far as is known
