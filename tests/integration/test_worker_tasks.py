@@ -1,10 +1,12 @@
 """What workers run, and what becomes of everything that can go wrong in a task."""
 
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,24 @@ def test_a_large_result_before_a_slow_task_is_taken_while_that_runs(single: Driv
     single.until(lambda: not single.pool.unfinished)
     assert [single.ended[ref].status for ref in refs] == [Status.OK] * 4
     assert [len(single.ended[ref].value) for ref in refs] == [1, MIB, 1, MIB]
+
+
+def test_a_result_is_not_held_while_the_last_task_runs(
+    one: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concurrent_nb.workers.slave_side.pool.SLOW_S", math.inf)  # the slave does not look for it
+
+    def run(duration_s: float, gate: str) -> None:
+        time.sleep(duration_s)
+        while gate and not os.path.exists(gate):
+            time.sleep(0.01)
+
+    gate = tmp_path / "gate"
+    first, second, last = refs = one.assign(one.add(run), [(0.002, ""), (0.01, ""), (0.0, str(gate))])
+    one.wait([first, second])
+    assert last not in one.ended
+    gate.touch()
+    one.wait(refs)
 
 
 def test_what_a_task_changes_of_its_functions_buffers_is_its_own(single: Driver) -> None:

@@ -53,6 +53,9 @@ from concurrent_nb.workers.worker_side.usage_meter import CpuClock, UsageMeter
 
 #: how long results may be held while more tasks can run, in seconds
 FLUSH_S: Final = 0.04
+#: ... but not that of a task that ran for so long if at most one other can run: the application may send no more before
+#: it has it, and that may take as long as the other one runs
+PROMPT_S: Final = 0.001
 #: larger results are sent immediately
 UNSENT_RESULT_BYTES_MAX: Final = 16 * 1024
 #: a note is cut into records of this size
@@ -199,6 +202,12 @@ class TaskLoop:
                 continue
             return token[0] if token else None
 
+    def _count_tokens(self) -> int:
+        """Return how many tasks may begin now, one after another."""
+        count = bytearray(4)
+        _ioctl(self._tokens, _UNREAD, count)
+        return int.from_bytes(count, sys.byteorder)
+
     def _wait(self) -> None:
         """Wait for a token. Accept memory that is released meanwhile, and free it when the worker has been idle."""
         ready = self._poll.poll(None if self._memory_released else IDLE_S * 1000)
@@ -328,6 +337,7 @@ class TaskLoop:
             wrote
             or (status and status != _INPUT_GONE)  # the application may wait for a hit or an error
             or now - self._last_flush >= FLUSH_S
+            or (elapsed_s >= PROMPT_S and self._count_tokens() < 2)
             or len(self._unsent) >= UNSENT_RESULTS_MAX
             or self._unsent_bytes > UNSENT_BYTES_MAX - UNSENT_RESULT_BYTES_MAX
         ):
