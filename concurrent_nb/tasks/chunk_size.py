@@ -43,9 +43,9 @@ class AdaptiveSize:
     ) -> None:
         self.slots = max(1, slots)
         self.chunk_s = chunk_s  #: may change
+        self.last_s = last_s  #: may change
         self._chunks_left = chunks_left
         self._growth = growth
-        self._last_s = last_s
         self._items = 0.0  # recently measured, decaying
         self._elapsed_s = 0.0
         self._longest = 0
@@ -74,5 +74,5 @@ class AdaptiveSize:
             return 1
         item_s = self.item_s
         share = waiting / (self._chunks_left * self.slots)
-        wanted = min(self.chunk_s / item_s, max(share, self._last_s / item_s), self._longest * self._growth)
+        wanted = min(self.chunk_s / item_s, max(share, self.last_s / item_s), self._longest * self._growth)
         return max(1, min(int(wanted), waiting))

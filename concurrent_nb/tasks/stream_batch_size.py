@@ -8,7 +8,7 @@ once the total is known.
 import math
 from typing import Final
 
-from concurrent_nb.tasks.chunk_size import AdaptiveSize
+from concurrent_nb.tasks.chunk_size import LAST_CHUNK_S, AdaptiveSize
 
 #: run time of the first batches, in seconds
 BATCH_S: Final = 0.04
@@ -23,8 +23,10 @@ CALLS_MAX: Final = 8192
 BYTES_MAX: Final = 16 * 1024 * 1024
 #: batches for each slot that should be left when one is cut from calls of a known number
 BATCHES_LEFT: Final = 2
-#: run time to which batches shrink towards the end, in seconds
+#: run time to which batches shrink towards the end, in seconds; a smaller one in streams that end sooner: this part of
+#: the time that they have taken
 LAST_BATCH_S: Final = 0.008
+LAST_PART: Final = 0.25
 #: largest ratio of a batch to the largest measured one
 GROWTH_MAX: Final = 256
 
@@ -37,7 +39,7 @@ class StreamBatchSize:
     """
 
     def __init__(self, slots: int) -> None:
-        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX, LAST_BATCH_S)
+        self._by_time = AdaptiveSize(slots, BATCH_S, BATCHES_LEFT, GROWTH_MAX)
         self._many = CALLS_MAX * BATCHES_LEFT * max(1, slots)
         self._elapsed_s = 0.0  # of all batches
         self._common_bytes = 0.0  # of arguments that calls share, as far as is known
@@ -49,7 +51,9 @@ class StreamBatchSize:
         by_time.measured(calls, elapsed_s)
         if 0 <= elapsed_s < math.inf:
             self._elapsed_s += elapsed_s
-            by_time.chunk_s = min(max(BATCH_S, math.sqrt(GROWTH_S * self._elapsed_s / by_time.slots)), BATCH_MAX_S)
+            of_slot_s = self._elapsed_s / by_time.slots
+            by_time.chunk_s = min(max(BATCH_S, math.sqrt(GROWTH_S * of_slot_s)), BATCH_MAX_S)
+            by_time.last_s = min(max(LAST_CHUNK_S, LAST_PART * of_slot_s), LAST_BATCH_S)
         if calls == 1:
             self._common_bytes = size_bytes
             if not self._call_bytes:

@@ -66,6 +66,13 @@ def test_the_last_batches_of_a_known_number_become_smaller_but_not_tiny() -> Non
     assert min(times[:-1]) > 0.8 * LAST_BATCH_S and times[-1] <= LAST_BATCH_S
 
 
+def test_a_short_stream_is_divided_among_all_slots_to_its_end() -> None:
+    size = StreamBatchSize(2)
+    for _ in range(4):
+        size.measured(1, 1e-3, 10)
+    assert [size.next_size(left) for left in (16, 8, 4, 2, 1)] == [4, 2, 2, 2, 1]
+
+
 def test_how_long_calls_will_probably_run() -> None:
     size = StreamBatchSize(2)
     assert size.expected_s(10) == 0
