@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from concurrent_nb import Job
 from concurrent_nb.nodes.application import progress_bar
 from concurrent_nb.nodes.application.job_origin import ORIGIN
-from concurrent_nb.notebook import joblib_registration
+from concurrent_nb.notebook import joblib_registration, tracebacks
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import view_choice
@@ -79,6 +79,7 @@ def load(ipython: InteractiveShell) -> None:
     for event, listener in _LISTENERS:
         ipython.events.register(event, listener)
     magics.register_listeners(ipython)
+    tracebacks.show_all_in(ipython)
     TRACKER.note()
     if magics.start_at_once:
         magics.cluster.start_in_background()
@@ -87,6 +88,7 @@ def load(ipython: InteractiveShell) -> None:
 def unload(ipython: InteractiveShell) -> None:
     """Remove the magics, and stop the cluster that they started."""
     leave_magics(ipython)
+    tracebacks.leave(ipython)
     for event, listener in _LISTENERS:
         with contextlib.suppress(ValueError):  # it was not loaded
             ipython.events.unregister(event, listener)

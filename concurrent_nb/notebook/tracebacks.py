@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from concurrent_nb import TaskFuture
@@ -20,6 +21,9 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 CellNamer = Callable[[str], tuple[str, str] | None]
 
 _FRAME: Final = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+)(?:, in (?P<name>.*))?$')
+#: the beginning of the traceback of an exception group, and what is before each of its lines
+_GROUP: Final = re.compile(r" *\+ Exception Group Traceback")
+_MARGIN: Final = re.compile(r" *(?:[|+] |\+-)")
 _OURS: Final = re.compile(
     r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook|tasks)[/\\]"
     r"|^<frozen importlib\._bootstrap|^View\.MemoryView$|^<stringsource>$"  # Python's loader and Cython's own code
@@ -34,6 +38,10 @@ _PLACE: Final = re.compile(r"(?:the task|task \d+)\b.* failed\b.* \[[0-9a-f]+/\d
 _DEBUG: Final = "(the debugger cannot enter the worker: run the cell with --local, then %debug)"
 #: names of compiled cells in tracebacks: file name -> the latest cell with that text, as "In[3]"
 _compiled: Final[dict[str, str]] = {}
+
+
+#: IPython shows these in its own way, without a call of `_render_traceback_`
+_SHOWN_BY_IPYTHON: Final = (SyntaxError, BaseExceptionGroup)
 
 
 class Rendering:
@@ -67,6 +75,27 @@ def show_as(error: BaseException, lines: list[str]) -> None:
         object.__setattr__(error, "_render_traceback_", Rendering(lines))  # its class may allow no changes
     except AttributeError:
         return  # an exception without a __dict__ is shown with its normal traceback
+
+
+def show_all_in(shell: Any) -> None:
+    """Have an IPython shell show all errors of tasks as they are prepared here, unless it has a handler of others."""
+    if not shell.custom_exceptions:
+        shell.set_custom_exc(_SHOWN_BY_IPYTHON, _show)
+
+
+def leave(shell: Any) -> None:
+    """Undo `show_all_in`."""
+    if shell.custom_exceptions == _SHOWN_BY_IPYTHON:
+        shell.set_custom_exc((), None)
+
+
+def _show(shell: Any, kind: type, error: BaseException, frames: TracebackType, tb_offset: int | None = None) -> None:
+    rendering = getattr(error, "_render_traceback_", None)
+    if not isinstance(rendering, Rendering):
+        shell.showtraceback((kind, error, frames), tb_offset=tb_offset, running_compiled_code=True)
+        return
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, frames  # for %debug, as IPython does
+    shell._showtraceback(kind, error, rendering())
 
 
 def show_plainly(error: BaseException) -> None:
@@ -175,8 +204,11 @@ def trim(text: str, namer: CellNamer = lambda _: None) -> str:
         namer: returns IPython's name for the code of a file name.
     """
     kept: list[str] = []
-    ours = False
+    ours = is_group = False
     for line in text.split("\n"):
+        is_group = is_group or _GROUP.match(line) is not None
+        margin = found[0] if is_group and (found := _MARGIN.match(line)) else ""
+        line = line.removeprefix(margin)
         frame = _FRAME.match(line)
         if frame is not None:
             ours = bool(_OURS.search(frame["file"]))
@@ -184,7 +216,7 @@ def trim(text: str, namer: CellNamer = lambda _: None) -> str:
         elif not line.startswith("  "):
             ours = False
         if not ours:
-            kept.append(line)
+            kept.append(margin + line)
     return "\n".join(kept)
 
 

@@ -202,6 +202,24 @@ def test_the_search_of_the_thesis(notebook: Notebook, capsys: pytest.CaptureFixt
     assert notebook.app.started[0][1]["until"] is True
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ('exec("1 +")', "SyntaxError: invalid syntax"),
+        ('raise ExceptionGroup("two", [ValueError(1), KeyError(2)])', "| ExceptionGroup: two (2 sub-exceptions)"),
+    ],
+)
+def test_errors_that_ipython_shows_itself_end_in_the_cell_s_lines_too(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], source: str, shown: str
+) -> None:
+    notebook.task("", source, fails=Exception)
+    out = "".join(capsys.readouterr())
+    assert shown in out
+    assert "concurrent_nb/notebook" not in out
+    notebook.run(source, fails=Exception)  # not of a task: as ever
+    assert shown.partition(": ")[2] in "".join(capsys.readouterr())
+
+
 def test_without_a_hit_the_value_is_none(notebook: Notebook) -> None:
     assert notebook.task('--for "n in range(3)" --until "result > 5" --out found', "n") is None
     assert notebook.shell.user_ns["found"] is None
