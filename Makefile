@@ -134,7 +134,7 @@ bench: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python -m benchmarks.joblib_backend --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 	$(BENCH_VENV)/bin/python -m benchmarks.engines --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 	$(BENCH_VENV)/bin/python -m benchmarks.graphs --rounds $(ROUNDS) --results benchmarks/RESULTS.md
-	$(BENCH_VENV)/bin/python -m benchmarks.worlds --rounds $(ROUNDS)
+	$(BENCH_VENV)/bin/python -m benchmarks.worlds --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 
 bench-quick: $(STAMP)
 	@$(BIN)/python $(COMPILE)

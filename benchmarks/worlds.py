@@ -1,6 +1,6 @@
 """A world of 10,000 members with 10 messages each a step, beside Mesa on one core and actors of Ray. 2 workers.
 
-    python -m benchmarks.worlds [--rounds 5] [--steps 100] [--members 10000] [mesa] [mesa_in_order] [ray]
+    python -m benchmarks.worlds [--rounds 5] [--steps 100] [--members 10000] [--results FILE.md] [mesa] [ray] ...
 
 Each member takes the mean of its inbox and sends its value to ten others. Every round measures all of them in turn, and
 also the CPU time of all processes of each. Our steps end with a checkpoint of all members, so that a few steps are
@@ -17,19 +17,24 @@ import importlib.util
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 import concurrent_nb
+from benchmarks import report
 
 #: what is promised of the ratio to Mesa
 MESA_AT_LEAST = 1.5
+#: ... for this way to send
+PROMISED = "one send to ten"
 PEERS = {"mesa": "mesa", "mesa_in_order": "mesa", "ray": "ray"}  # by name: the package
 MESSAGES = 10
 
@@ -220,6 +225,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--members", type=int, default=10_000)
+    parser.add_argument("--results", type=Path, help="put the table into this report, as a section")
     options = parser.parse_args()
     peers = options.peers or [name for name, package in PEERS.items() if importlib.util.find_spec(package)]
     starts: dict[str, Callable[[int], Any]] = {
@@ -242,16 +248,25 @@ def main() -> None:
                 wall[name].append((time.perf_counter() - began_s) / options.steps * 1e3)
                 cpu[name].append((cpu_s() - began_cpu_s) / options.steps * 1e3)
     medians = {name: statistics.median(values) for name, values in wall.items()}
+    promised = [peer for peer in peers if PEERS[peer] == "mesa"]
+    head = ["world of", "ms a step", "least", "CPU, ms", *(f"times as fast as {peer}" for peer in peers), "promise"]
+    rows = []
     for name, value in medians.items():
-        ratios = "".join(f"   {medians[peer] / value:6.2f} x {peer}" for peer in peers if peer != name)
-        print(
-            f"{name:16} {value:8.1f} ms a step (least {min(wall[name]):.1f}), CPU {statistics.median(cpu[name]):.1f} ms"
-            f"{ratios}"
+        ratios = [f"{medians[peer] / value:.2f}" if peer != name else "" for peer in peers]
+        kept = all(medians[peer] / value >= MESA_AT_LEAST for peer in promised)
+        promise = ("kept" if kept else "missed") if name == PROMISED and promised else ""
+        rows.append(
+            [name, f"{value:.1f}", f"{min(wall[name]):.1f}", f"{statistics.median(cpu[name]):.1f}", *ratios, promise]
         )
-    for peer in peers:
-        if PEERS[peer] == "mesa":
-            holds = medians[peer] / medians["one send to ten"] >= MESA_AT_LEAST
-            print(f"promised: at least {MESA_AT_LEAST} x {peer}: {'met' if holds else 'MISSED'}")
+    text = report.table(head, rows, range(1, len(head) - 1))
+    print(text)
+    if options.results is not None:
+        about = report.about_section("worlds", sys.argv[1:])
+        words = (
+            f"{options.members:,} members, {MESSAGES} messages each a step, 2 workers; medians of {options.rounds}"
+            f" rounds of {options.steps} steps; CPU of all processes. Promised: {PROMISED}, {MESA_AT_LEAST} x Mesa."
+        )
+        report.write_section(options.results, "Worlds", f"{about} {words}\n\n{text}")
 
 
 if __name__ == "__main__":
