@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.task_inputs import Inputs
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.bound_tasks import Results, unbind
 from concurrent_nb.wire.codec import Buffer, Buffers, encode_error, pack_body, unpack_body
 from concurrent_nb.workers.slave_side.attempts import PoolReports
 from tests.unshared_pool import QueueingPool, travelled
@@ -45,8 +47,13 @@ class InlinePool(QueueingPool):
     def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, Buffers]:
         try:
             call = pickles.loads(*unpack_body(*self.functions[function]))
-            args, kwargs = pickles.loads(*unpack_body(frame.body, buffers)), {}
-            if frame.kind == m.TaskKind.KEYWORD_CALL:
+            kind, body, parts = frame.kind, *unpack_body(frame.body, buffers)
+            results: Results = {}
+            while kind == m.TaskKind.BOUND:
+                kind, body, parts = unbind(body, parts, results)
+            with Inputs(results).use():
+                args, kwargs = pickles.loads(body, parts), {}
+            if kind == m.TaskKind.KEYWORD_CALL:
                 args, kwargs = args
             value = call(*args, **kwargs)
             if isinstance(value, Hit):
