@@ -94,9 +94,9 @@ class Dependencies:
         if self._unblocked:
             unblocked, self._unblocked = self._unblocked, []
             waiting = [task for task in unblocked if task.state == TaskState.BLOCKED]
-            state.blocked -= len(waiting)
             # Before tasks that wait longer: else all results of a large graph would be kept at the same time.
             for task in reversed(waiting):
+                state.unblock(task)
                 move(task, UNBLOCK)
                 state.put_back(task)
         if self._ready:
