@@ -517,6 +517,9 @@ class ApplicationNode(concurrent.futures.Executor):
         It is optional: a large array that is sent again is recognised and not sent twice. But recognising reads the
         whole array each time and works for arrays only. What was put is pickled once and stays as it was then.
 
+        The value is kept as long as the handle exists. `table.release()` ends that earlier, and lets the next values
+        use the same memory, when the tasks that have got it have ended.
+
         Raises NotPicklable if the value cannot be sent.
         """
         return self._packer.put(value)

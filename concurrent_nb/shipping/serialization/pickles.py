@@ -64,12 +64,14 @@ class Shared:
         self._text = text
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not self._body:
+            raise pickle.PicklingError(f"{self!r} was released: put the value again")
         return load_shared, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
 
     def release(self) -> None:
         """Let the memory be used again as soon as the tasks have ended that were submitted with this object.
 
-        It must not be an argument any more. What becomes garbage without this is closed then, and not used again.
+        It cannot be an argument any more. What becomes garbage without this is closed then, and not used again.
         """
         self._body, self._buffers, lease, self._lease = b"", (), self._lease, None
         if lease is not None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_packer import TaskPacker
@@ -57,4 +58,15 @@ def test_the_memory_of_a_value_that_was_released_is_used_again(releases: bool) -
     task.lease.end(clean=True)
     packer.put(np.ones(20_000))
     assert (set(store._handles) == segments) is releases
+    store.close()
+
+
+def test_a_value_that_was_released_is_no_argument_any_more() -> None:
+    setups: Any = None  # calls and values need none
+    store = ObjectStore()
+    packer = TaskPacker(store, setups)
+    shared = packer.put(np.arange(20_000))
+    shared.release()
+    with pytest.raises(NotPicklable, match="bytes> was released: put the value again"):
+        packer.call_payload(len, (shared,), {})
     store.close()
