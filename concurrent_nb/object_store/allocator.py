@@ -86,6 +86,11 @@ class Allocator:
             del self._open[block.size][block.segment]
         self._leave_resident(record, block.offset)
 
+    def is_free(self, block: Block) -> bool:
+        """Return whether a block may be used again."""
+        record = self._segments.get(block.segment)
+        return record is not None and block.offset in record.free
+
     def add(self, segment: bytes, size_class: int, blocks: int) -> None:
         """Add a new segment, all of whose blocks are free."""
         offsets = OrderedDict.fromkeys(range((blocks - 1) * size_class, -1, -size_class))

@@ -290,6 +290,8 @@ class ObjectStore:
             if not stored.clean:
                 self._forget_unused(slice_.segment)
             self._close(self._allocator.free(stored.block, clean=stored.clean))
+            if not self._allocator.is_free(stored.block):  # its segment is not used again
+                self._forget(stored)
 
     def _forget(self, stored: _StoredBuffer) -> None:
         """Stop recognising a buffer. Called with the lock held."""

@@ -37,7 +37,7 @@ TASKS: Final = 6
 #: turns within which good tasks must end, a few for each task
 TURNS_MAX: Final = 400
 #: state that may hold old names, because it is bounded: entries that a heap skips, run times of functions, subjects of
-#: the rate-limited log, the last tasks, events and jobs, and objects that the scheduler lists for slaves (but not of
+#: the rate-limited log, the last tasks, events, jobs and graphs, and objects that the scheduler lists for slaves (but not of
 #: tasks that were refused)
 BOUNDED: Final = (
     "._heap[]",
@@ -48,6 +48,7 @@ BOUNDED: Final = (
     ".ended_jobs",
     "measured._reports",
     ".locations.",
+    ".graphs._graphs",
 )
 #: the state of a session that is over is dropped within so many seconds
 FORGOTTEN_S: Final = 20.0

@@ -46,6 +46,7 @@ class MapBar:
             "done": done,
             "running": 0,
             "waiting": total - done,
+            "waits_for": "",
             "failed": 0,
             "cancelled": 0,
             "part": 0,
