@@ -197,8 +197,10 @@ def test_the_stream_obeys_the_keyboard_and_has_a_text_twin(page: Page) -> None:
     canvas.press("End")
     assert page.locator(".cnb-stream-pause").inner_text() == "Pause"
     page.get_by_text("Rows as a table").click()
-    page.wait_for_function("() => document.querySelectorAll('.cnb-details tbody tr').length === 16")
-    assert "node01" in page.locator(".cnb-details tbody tr").first.inner_text()
+    rows = page.locator(".cnb-details").filter(has_text="Rows as a table").locator("tbody tr")
+    rows.nth(15).wait_for()
+    assert rows.count() == 16
+    assert "node01" in rows.first.inner_text()
     assert "column" in page.locator(".cnb-functions").inner_text()
 
 

@@ -37,8 +37,8 @@ TASKS: Final = 6
 #: turns within which good tasks must end, a few for each task
 TURNS_MAX: Final = 400
 #: state that may hold old names, because it is bounded: entries that a heap skips, run times of functions, subjects of
-#: the rate-limited log, the last tasks, events, jobs and graphs, and objects that the scheduler lists for slaves (but not of
-#: tasks that were refused)
+#: the rate-limited log, the last tasks, events, jobs and graphs, and objects that the scheduler lists for slaves (but
+#: not of tasks that were refused)
 BOUNDED: Final = (
     "._heap[]",
     ".estimates._average_s",
