@@ -254,13 +254,14 @@ def test_what_another_lease_holds_is_recognised_whatever_becomes_of_the_first(st
 
 def test_a_buffer_in_a_segment_that_is_given_up_is_stored_anew() -> None:
     store = ObjectStore()
-    arrays = [memoryview(bytearray([number]) * 3_000_000) for number in range(2)]
-    first, second = (store.put(array) for array in arrays)
-    assert first is not None and second is not None and first.segment == second.segment
-    store.release([first], clean=False)  # so its segment is closed when the other buffer is free
-    assert store.put(memoryview(bytearray(3_000_000))) is not None
+    arrays = [memoryview(bytearray([number]) * 3_000_000) for number in range(3)]
+    first, second, third = (store.put(array) for array in arrays)
+    assert first is not None and second is not None and third is not None
+    assert first.segment == second.segment == third.segment
+    store.release([first], clean=False)  # the segment is closed when the others are free
+    store.tidy()
     store.release([second], clean=True)
     again = store.put(arrays[1])
-    assert again is not None and again.segment != second.segment
+    assert again is not None and again.segment != third.segment
     assert store.read(again) == bytes(arrays[1])
     store.close()
