@@ -376,7 +376,7 @@ def _is_here(address: str) -> bool:
 
 
 class BoundedClient(distributed.Client):  # type: ignore[misc]
-    """A client that does not wait for ever for a scheduler that accepts its connection and says nothing."""
+    """A client whose connection fails after a time if the scheduler accepts it and sends nothing."""
 
     async def _start(self, timeout: float, **options: Any) -> Any:
         return await asyncio.wait_for(super()._start(timeout=timeout, **options), timeout)

@@ -199,7 +199,7 @@ class ReportListener:
 
     def _read(self, connection: Connection) -> None:
         try:
-            _set_receive_timeout(connection, CHALLENGE_S)  # a peer that says nothing keeps no thread for ever
+            _set_receive_timeout(connection, CHALLENGE_S)  # else a peer that sends nothing would keep a thread
             deliver_challenge(connection, self.secret.encode())
             answer_challenge(connection, self.secret.encode())
             _set_receive_timeout(connection, 0.0)

@@ -74,7 +74,7 @@ Answer = TypeVar("Answer")
 
 
 def asking(question: Callable[[], Answer]) -> "Future[Answer]":
-    """Call a function of Ray that may wait for ever, in a thread that nobody waits for; return its future."""
+    """Call a function of Ray that may never return, in a daemon thread; return its future."""
     future: Future[Answer] = Future()
 
     def ask() -> None:

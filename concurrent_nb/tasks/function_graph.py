@@ -68,7 +68,7 @@ class FunctionNode:
         self.graph.leave(now)
 
     def remove(self, now: float) -> None:
-        """Remove a task that has not ended, and was not blocked: its application looks after it, or nobody needs it."""
+        """Remove an unblocked task that was handed back to its application, or dropped with its job."""
         self.tasks -= 1
         self.graph.leave(now)
 

@@ -37,7 +37,7 @@ class KeptResults:
         self._has_left = has_left
         self._to_free: list[KeptFuture] = []  # tasks that are not sent yet may need them
         self._freed: deque[tuple[ClientJob[TaskHandle], int]] = deque()
-        self._asked: dict[KeptFuture, list[Callable[[ResultFetched | None], object]]] = {}  # whom to tell
+        self._asked: dict[KeptFuture, list[Callable[[ResultFetched | None], object]]] = {}  # what to call then
 
     def fetch(self, job: ClientJob[TaskHandle], future: KeptFuture) -> None:
         """Ask for a kept result. If the cluster is gone, it is lost at once."""
@@ -65,13 +65,13 @@ class KeptResults:
         self._asked[future] = [then]
 
         def fetched(news: ResultFetched | None) -> None:
-            told = self._asked.pop(future)
+            callbacks = self._asked.pop(future)
             if news is None:
                 future.fetched(None, self._why_lost())
             else:
                 future.fetched(*fetched_value(news, self._copy))
-            for then in told:
-                then(news)
+            for callback in callbacks:
+                callback(news)
 
         self._core.fetch(job, future.index, fetched)
 

@@ -49,7 +49,7 @@ def _solid_base(kind: Any) -> Any:
 
 
 def _data_of(kind: type[enum.Enum], member: enum.Enum) -> tuple[Any, ...] | None:
-    """Return the arguments from which the built-in type makes a member; None if it says none."""
+    """Return the arguments from which the built-in type makes a member; None if it does not give them."""
     base = _solid_base(kind)
     if base is object:
         return ()

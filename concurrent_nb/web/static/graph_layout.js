@@ -1,6 +1,6 @@
 // @ts-check
-// Graphs of tasks that need results of others, folded by function: what the feed says of one, and where its drawing
-// has each function and edge. Pure.
+// Graphs of tasks that need results of others, folded by function: the graph in a message of the feed, and the places
+// of functions and edges in its drawing. Pure.
 
 import { count, finite, visible } from "./text.js";
 
