@@ -29,13 +29,13 @@ from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.runtime.setup_runner import FunctionWithSetups
 from concurrent_nb.shipping.serialization import pickles, random_streams, restoring
 from concurrent_nb.wire.codec import ItemBuffers
-from concurrent_nb.wire.messages import Assign, Sizes
+from concurrent_nb.wire.messages import Assign
 from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.records import Buffer
 from concurrent_nb.workers.slave_side.launchers import Event, ProcessEnded, ProcessStarted
 from concurrent_nb.workers.slave_side.pool import Pool
 from concurrent_nb.workers.worker_side.process_setup import open_for_writing
-from concurrent_nb.workers.worker_side.task_loop import TaskResult
+from concurrent_nb.workers.worker_side.task_loop import Call, TaskResult
 from concurrent_nb.workers.worker_side.thread_workers import ThreadStream, ThreadWorker
 
 log = logging.getLogger(__name__)
@@ -156,21 +156,12 @@ class InlineWorker(ThreadWorker):
     def _restore_streams(self) -> None:
         """Do nothing: outside of tasks the streams are the user's."""
 
-    def _run_attempt(
-        self,
-        ticket: int,
-        task: tuple[bytes, int],
-        function: bytes,
-        kind: int,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-    ) -> TaskResult:
+    def _run_attempt(self, ticket: int, task: tuple[bytes, int], function: bytes, *call: *Call) -> TaskResult:
         self._thread_streams = _STREAMS.enter()
         self._streams = cast(tuple[TextIO, TextIO], self._thread_streams)
         self._reopen_streams()
         try:
-            return super()._run_attempt(ticket, task, function, kind, body, sizes, buffers)
+            return super()._run_attempt(ticket, task, function, *call)
         finally:
             _STREAMS.leave()
 

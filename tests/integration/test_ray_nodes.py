@@ -51,6 +51,13 @@ def test_a_ray_that_loses_a_node_and_its_head(monkeypatch: pytest.MonkeyPatch, t
     assert leaks.left_since(before, patience_s=10.0) == []
 
 
+def begun_task(app: Any, begun: Path) -> Any:
+    """Start a task that never ends; return when it has begun."""
+    future = app.submit(work.start_and_wait, begun, begun.with_name("never"))
+    work.wait_for(begun)
+    return future
+
+
 def check_head(node: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Have the head hang while a task runs and while one connects; then have it die. Every wait has an end."""
     head = node.all_processes["gcs_server"][0].process.pid
@@ -58,8 +65,7 @@ def check_head(node: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None
         monkeypatch.setattr(f"concurrent_nb.engines.ray_engine.{name}", value)
     app = concurrent_nb.connect("ray")
     try:
-        future = app.submit(work.start_and_wait, folder / "one", folder / "never")
-        work.wait_for(folder / "one")
+        future = begun_task(app, folder / "one")
         os.kill(head, signal.SIGSTOP)
         with pytest.raises(EngineLost, match="the Ray of this machine does not answer: it has hung for"):
             future.result(PATIENCE_S)
@@ -75,8 +81,7 @@ def check_head(node: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None
     assert not ray.is_initialized()  # what was begun while it hung was left
     app = concurrent_nb.connect("ray")
     try:
-        future = app.submit(work.start_and_wait, folder / "two", folder / "never")
-        work.wait_for(folder / "two")
+        future = begun_task(app, folder / "two")
         os.kill(head, signal.SIGKILL)
         with pytest.raises(EngineLost, match="the Ray of this machine"):
             future.result(PATIENCE_S)

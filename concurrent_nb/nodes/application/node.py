@@ -285,14 +285,14 @@ class ApplicationNode(concurrent.futures.Executor):
     ) -> Job[R]:
         """Run task objects as one job, many in one message; return the job immediately. Each ends as with `push_task`.
 
-        >>> class Square(concurrent_nb.Task):
-        ...     def __init__(self, n):
+        >>> class Power(concurrent_nb.Task):
+        ...     def __init__(self, n, exponent):
         ...         super().__init__()
-        ...         self.n = n
+        ...         self.n, self.exponent = n, exponent
         ...     def __call__(self):
-        ...         return self.n ** 2
-        >>> app.push_tasks(Square(n) for n in range(5)).results()
-        [0, 1, 4, 9, 16]
+        ...         return self.n ** self.exponent
+        >>> app.push_tasks(Power(2, n) for n in range(5)).results()
+        [1, 2, 4, 8, 16]
 
         Tasks of a list or a tuple are pickled now. Other iterables are read up to 4,096 tasks ahead of those that have
         ended: the first tasks now, the others in the callback thread. What the iterable raises now is raised here; what

@@ -83,6 +83,8 @@ TaskId = tuple[bytes, int]
 QueuedTask = tuple[int, int, TaskId, bytes, int, Buffer, Sizes, Sequence[Buffer]]
 #: Status, pickled value or encoded ErrorReport, and its buffers: those to be sent, and slices of shared memory
 TaskResult = tuple[int, Buffer, Sequence[Buffer | Slice]]
+#: a task's kind, its body, and the sizes and contents of its buffers: the last arguments of `Runner.run`
+Call = tuple[int, Buffer, Sizes, Sequence[Buffer]]
 
 
 class Runner(Protocol):
@@ -282,17 +284,7 @@ class TaskLoop:
 
     # ------------------------------------------------------------------------------------------------- one task
 
-    def _run(
-        self,
-        ticket: int,
-        threads: int,
-        task: TaskId,
-        function: bytes,
-        kind: int,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-    ) -> None:
+    def _run(self, ticket: int, threads: int, task: TaskId, function: bytes, *call: *Call) -> None:
         page = self._page
         self._note_foreign_threads()
         started_at = _monotonic()
@@ -300,17 +292,13 @@ class TaskLoop:
         if self._meter.reads:
             self._meter.begin()
         if self._leaders and (leader := self._leaders.pop(ticket, 0)):
-            status, body_out, buffers_out = self._run_follower(
-                leader, ticket, task, function, kind, body, sizes, buffers
-            )
+            status, body_out, buffers_out = self._run_follower(leader, ticket, task, function, *call)
         elif threads:
-            status, body_out, buffers_out = self._run_with_threads(
-                threads, ticket, task, function, kind, body, sizes, buffers
-            )
+            status, body_out, buffers_out = self._run_with_threads(threads, ticket, task, function, *call)
         else:
-            status, body_out, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
+            status, body_out, buffers_out = self._run_attempt(ticket, task, function, *call)
         self._last = (ticket, task, status, b"" if buffers_out or len(body_out) >= LARGE_BYTES else body_out)
-        keeps_arguments = bool(sizes) and self._runner.keeps_arguments()
+        keeps_arguments = bool(call[2]) and self._runner.keeps_arguments()
         wrote = self._write_markers(ticket)
         now = _monotonic()
         if len(body_out) >= LARGE_BYTES:
@@ -349,36 +337,17 @@ class TaskLoop:
             self._foreign_threads = left - self._runner.own_threads()
             self._page.note_left_threads(bool(self._foreign_threads))
 
-    def _run_follower(
-        self,
-        leader: int,
-        ticket: int,
-        task: TaskId,
-        function: bytes,
-        kind: int,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-    ) -> TaskResult:
+    def _run_follower(self, leader: int, ticket: int, task: TaskId, function: bytes, *call: *Call) -> TaskResult:
         """Run a task with the result of the one before, if that has just succeeded here."""
         last, (job, index), status, result = self._last
         if last != leader or status != _OK or not result:
             return _INPUT_GONE, b"", ()
         parts = ResultParts(job, index, bytes(result), (), ())
+        kind, body, sizes, buffers = call
         bound, sizes, buffers = bind(kind, bytes(body), sizes, buffers, [parts])
         return self._run_attempt(ticket, task, function, _BOUND, bound, sizes, buffers)
 
-    def _run_with_threads(
-        self,
-        threads: int,
-        ticket: int,
-        task: TaskId,
-        function: bytes,
-        kind: int,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-    ) -> TaskResult:
+    def _run_with_threads(self, threads: int, ticket: int, task: TaskId, function: bytes, *call: *Call) -> TaskResult:
         """Run a task whose libraries use this many threads. The task cannot be interrupted before it begins."""
         try:
             self._runner.prepare(task, function)  # first, because it would also restore the numbers of threads
@@ -386,27 +355,18 @@ class TaskLoop:
         except Exception as error:  # noqa: BLE001  (libraries and settings are the user's; the result has the error)
             return self._runner.cannot_run(error)
         try:
-            return self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
+            return self._run_attempt(ticket, task, function, *call)
         finally:
             library_threads.undo()
 
-    def _run_attempt(
-        self,
-        ticket: int,
-        task: TaskId,
-        function: bytes,
-        kind: int,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-    ) -> TaskResult:
+    def _run_attempt(self, ticket: int, task: TaskId, function: bytes, *call: *Call) -> TaskResult:
         """Run the task unless it has been stopped already. If a signal ends it, it is cancelled."""
         try:
             self._armed = ticket
             if self._page.to_stop == ticket:
                 self._disarm()
                 return _CANCELLED, b"", ()
-            result = self._runner.run(task, function, kind, body, sizes, buffers)
+            result = self._runner.run(task, function, *call)
             self._disarm()
             if self._is_fork:
                 self._exit_fork(result[0])

@@ -1,25 +1,27 @@
 """Texts of strangers: nothing hidden, nothing turned round, nothing long."""
 
+from typing import Final
+
 import numpy
 import pytest
 
 from concurrent_nb.notebook.live.text import error_texts, line_of, lines_of, seconds_text, value_text
 
+#: text of users, and how a line shows it
+LINES: Final = {
+    "plain": "plain",
+    "a\nb\r\nc\td": "a\\nb\\nc d",
+    "\x1b[31mred\x1b[0m\x1b[2J\x07": "red",
+    "user\u202etxt.exe": "user\\u202etxt.exe",
+    "zero\u200bwidth\ufeff": "zero\\u200bwidth\\ufeff",
+    "\ud800": "\\ud800",
+    "\u2028": "\\u2028",
+    "שלום, naïve ✓": "שלום, naïve ✓",
+    "<script>": "<script>",
+}
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain", "plain"),
-        ("a\nb\r\nc\td", "a\\nb\\nc d"),
-        ("\x1b[31mred\x1b[0m\x1b[2J\x07", "red"),
-        ("user\u202etxt.exe", "user\\u202etxt.exe"),
-        ("zero\u200bwidth\ufeff", "zero\\u200bwidth\\ufeff"),
-        ("\ud800", "\\ud800"),
-        ("\u2028", "\\u2028"),
-        ("שלום, naïve ✓", "שלום, naïve ✓"),
-        ("<script>", "<script>"),
-    ],
-)
+
+@pytest.mark.parametrize(("text", "shown"), LINES.items())
 def test_a_line_shows_what_is_there(text: str, shown: str) -> None:
     assert line_of(text) == shown
 

@@ -1,12 +1,11 @@
 """What `__main__` defines with the standard library's helpers works where it arrives, by value, as it does at home."""
 
 import types
-from collections.abc import Iterator
 
 import pytest
 
 from concurrent_nb.shipping.serialization import pickles
-from tests.unit.shipping.serialization.main_module import answers_of, main_module
+from tests.unit.shipping.serialization.main_module import answers_of
 
 SOURCE = """
 import abc, collections, contextlib, dataclasses, datetime, enum, functools, operator, typing, weakref
@@ -231,12 +230,6 @@ for name, body in pickle.load(sys.stdin.buffer).items():
         answers[name] = f"{type(error).__name__}: {error}"
 sys.stdout.buffer.write(pickle.dumps(answers))
 """
-
-
-@pytest.fixture(scope="module")
-def main() -> Iterator[types.ModuleType]:
-    with main_module(SOURCE) as module:
-        yield module
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import re
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from concurrent_nb.shipping.serialization import pickles
-from tests.unit.shipping.serialization.main_module import answers_of, main_module
+from tests.unit.shipping.serialization.main_module import answers_of
 
 SOURCE = """
 import abc, dataclasses, typing
@@ -106,12 +105,6 @@ for name, (body, facts) in pickle.load(sys.stdin.buffer).items():
         answers[name] = f"{type(error).__name__}: {error}", None
 sys.stdout.buffer.write(pickle.dumps(answers))
 """
-
-
-@pytest.fixture(scope="module")
-def main() -> Iterator[types.ModuleType]:
-    with main_module(SOURCE) as module:
-        yield module
 
 
 @pytest.fixture(scope="module")
