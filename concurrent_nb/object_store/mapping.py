@@ -10,6 +10,7 @@ import os
 import resource
 import weakref
 from collections.abc import Sequence
+from io import FileIO
 from typing import Any, Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -83,18 +84,14 @@ def _is_written(address: int, size: int) -> bool:
     at = address // mmap.PAGESIZE * _ENTRY_BYTES
     end = at + -(-size // mmap.PAGESIZE) * _ENTRY_BYTES
     try:
-        # Opened each time, because a task may close descriptors that it did not open.
-        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        # Opened each time, because a task may close descriptors that it did not open. An object has the descriptor: it
+        # is closed even if this thread is interrupted between opening it and `with`.
+        with FileIO("/proc/self/pagemap") as pagemap:
+            while at < end:
+                entries = os.pread(pagemap.fileno(), min(_READ_BYTES, end - at), at)
+                if not entries or entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES].translate(None, _NOT_WRITTEN):
+                    return True
+                at += len(entries)
     except OSError:
         return True
-    try:
-        while at < end:
-            entries = os.pread(fd, min(_READ_BYTES, end - at), at)
-            if not entries or entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES].translate(None, _NOT_WRITTEN):
-                return True
-            at += len(entries)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
     return False
