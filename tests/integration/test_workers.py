@@ -155,6 +155,39 @@ def test_a_child_that_holds_the_sockets_does_not_hide_a_death(single: Driver) ->
     assert time.monotonic() - begun < 20
 
 
+@pytest.mark.parametrize(
+    ("raised", "code"), [(SystemExit(3), 3), (SystemExit(), 0), (SystemExit("why"), 1), (ValueError("why"), 1)]
+)
+def test_a_process_that_a_task_forks_ends_as_a_program_does(single: Driver, raised: BaseException, code: int) -> None:
+    def fork_and_wait() -> tuple[int, str]:
+        import os
+        import tempfile
+
+        with tempfile.TemporaryFile("w+") as said:
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(said.fileno(), 2)
+                raise raised
+            ended = os.waitpid(pid, 0)[1]
+            said.seek(0)
+            return os.waitstatus_to_exitcode(ended), said.read()
+
+    ended, said = single.run(fork_and_wait).value
+    assert ended == code
+    assert ("why" in said) == ("why" in str(raised))
+    assert ("Traceback" in said) == isinstance(raised, ValueError)
+
+
+def test_a_task_that_closes_the_standard_streams_leaves_them_to_the_next(single: Driver) -> None:
+    def is_open() -> list[bool]:
+        import os
+
+        return [os.path.exists(f"/proc/self/fd/{fd}") for fd in range(3)]
+
+    single.run(__import__("os").closerange, 0, 3)
+    assert single.run(is_open).value == [True, True, True]
+
+
 # ------------------------------------------------------------------------------------------------- deadlines and cancel
 
 

@@ -18,11 +18,12 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import types
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from concurrent_nb.errors import ConfigurationError, ProtocolError, TooLarge
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE, JobId
@@ -128,6 +129,19 @@ class _LoadedFunction:
         self.generators: list[random_streams.SeededGenerator] = []  #: generators of random numbers in it
 
 
+def _exit_from_fork(error: BaseException) -> NoReturn:
+    """End a process that a task has forked, in which this error left the task: as a program ends that raises it."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    elif code is not None and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit((code or 0) & 0xFF if isinstance(code, int | None) else 1)
+
+
 class TaskRunner:
     """Keep functions by digest; run tasks and turn whatever happens into a result."""
 
@@ -151,7 +165,7 @@ class TaskRunner:
         self._running: TaskId | None = None
         self._inputs = NO_INPUTS  # results of other tasks that the running one has come with
         self._where = self._slave = ""  # path, of the cluster; name
-        self._is_thread, self._thread = is_thread, threading.get_ident()
+        self._is_thread, self._thread, self._pid = is_thread, threading.get_ident(), os.getpid()
         self._applications: TaskApplications | None = None  # of tasks that have asked for theirs
         self.show_figures: Callable[[], None] = _show_figures  #: shows what a task has left open
 
@@ -291,6 +305,8 @@ class TaskRunner:
                 )
             self.show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end only that task)
+            if os.getpid() != self._pid:
+                _exit_from_fork(error)
             return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
         finally:
             sink.close()

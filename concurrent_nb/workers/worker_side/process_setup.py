@@ -63,11 +63,17 @@ def die_with_slave(parent_death_pipe: int) -> None:
         os._exit(1)
 
 
+def put_null_on_standard_input() -> None:
+    """Put /dev/null on descriptor 0."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+
+
 def replace_standard_streams(channels: WorkerChannels) -> None:
     """Put /dev/null on descriptor 0 and the output pipes on 1 and 2, for Python's and C's standard streams."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    put_null_on_standard_input()
     os.dup2(channels.out, 1)
     os.dup2(channels.err, 2)
     for fd in range(3):

@@ -48,7 +48,7 @@ from concurrent_nb.workers.protocol.records import (
 )
 from concurrent_nb.workers.protocol.status_page import UNSENT_BYTES_MAX, StatusPage
 from concurrent_nb.workers.worker_side.library_threads import LibraryThreads
-from concurrent_nb.workers.worker_side.process_setup import reopen_stream
+from concurrent_nb.workers.worker_side.process_setup import put_null_on_standard_input, reopen_stream
 from concurrent_nb.workers.worker_side.usage_meter import CpuClock, UsageMeter
 
 #: how long results may be held while more tasks can run, in seconds
@@ -500,6 +500,10 @@ class TaskLoop:
         self._streams = reopen_stream(1), reopen_stream(2)
 
     def _restore_descriptors(self) -> None:
+        try:
+            os.fstat(0)
+        except OSError:  # the next file that is opened would be the standard input
+            put_null_on_standard_input()
         for fd, pipe in enumerate(self._pipes, 1):
             os.dup2(pipe, fd)
 
