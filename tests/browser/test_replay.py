@@ -62,9 +62,10 @@ def plays(frame: Page | Frame, replay: Replay) -> None:
     expect(frame.locator("#play")).to_have_text("Play")
     there = frame.evaluate(TURN)
     frame.locator("body").press("ArrowRight")
-    assert frame.evaluate(TURN) == there + 1
+    there = min(there + 1, replay.turns - 1)  # on a busy machine it has come to its end
+    assert frame.evaluate(TURN) == there
     frame.locator("body").press("PageUp")
-    assert frame.evaluate(TURN) == max(0, there - 29)
+    assert frame.evaluate(TURN) == max(0, there - 30)
     frame.locator("#turn").fill("100")
     expect(frame.locator("#label")).to_have_text(f"turn 100 of {replay.turns - 1}")
     frame.locator("#play").click()

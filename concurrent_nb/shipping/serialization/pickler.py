@@ -30,7 +30,14 @@ from typing import Any, Final, NamedTuple
 
 from cloudpickle import cloudpickle
 
-from concurrent_nb.shipping.serialization import enum_classes, manager_proxies, random_streams, task_main
+from concurrent_nb.shipping.serialization import (
+    enum_classes,
+    manager_proxies,
+    random_streams,
+    struct_classes,
+    task_main,
+)
+from concurrent_nb.shipping.serialization.annotation_types import named_types
 from concurrent_nb.shipping.serialization.references import is_importable_module, location_of, registered_reduction
 from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
@@ -180,21 +187,40 @@ def fill_main_function(function: types.FunctionType, state: Any) -> None:
     task_main.register(function.__qualname__, function)
 
 
+#: what msgspec keeps in a dataclass that it has decoded, which cannot be pickled
+_CACHE: Final = "__msgspec_cache__"
+
+
 def _reduce_class(pickler: Pickler, kind: type) -> Any:
     reduced = cloudpickle._class_reduce(kind)
     if reduced is NotImplemented or len(reduced) < 6:
         return reduced
     if reduced[0] is cloudpickle._make_skeleton_enum:
         reduced = enum_classes.reduce_enum(kind, reduced)
-        return reduced if task_main.lookup(kind.__qualname__) is not kind else (*reduced[:5], fill_main_enum)
-    make = type(kind).__new__  # one in C, as that of msgspec, makes the slots itself and accepts none
+    elif struct_classes.is_struct(kind):
+        reduced = struct_classes.reduce_struct(kind, reduced)
+    else:
+        reduced = _reduce_plain_class(kind, reduced)
+    if task_main.lookup(kind.__qualname__) is not kind:
+        return reduced
+    make, args, state, *others, fill = reduced
+    named = named_types(kind, task_main.main_globals() or {}, dumps)
+    return make, args, (named, fill, state), *others, fill_main_class
+
+
+def _reduce_plain_class(kind: type, reduced: Any) -> Any:
+    if _CACHE in vars(kind):
+        state, slots_state = reduced[2]
+        state = {name: value for name, value in state.items() if name != _CACHE}
+        reduced = (*reduced[:2], (state, slots_state), *reduced[3:])
+    make = type(kind).__new__  # one in C makes the slots itself and accepts none
     is_plain = make is type.__new__ or isinstance(make, types.FunctionType)
     is_made = is_plain and reduced[0] is cloudpickle._make_skeleton_class
     if is_made and "__slots__" in vars(kind) and typing.NamedTuple not in reduced[1][2]:  # whose metaclass sets them
         reduced = _with_slots(kind, reduced)
     if is_made and any(map(_needs_arguments, kind.__mro__[1:])):
         reduced = (make_subclass, *reduced[1:])
-    return reduced if task_main.lookup(kind.__qualname__) is not kind else (*reduced[:5], fill_main_class)
+    return reduced
 
 
 def _needs_arguments(base: type) -> bool:
@@ -245,14 +271,11 @@ def _with_slots(kind: type, reduced: Any) -> Any:
 
 
 def fill_main_class(kind: type, state: Any) -> None:
-    """Fill a class that was unpickled, and register it in `__main__`."""
-    cloudpickle._class_setstate(kind, state)
-    task_main.register(kind.__qualname__, kind)
-
-
-def fill_main_enum(kind: type, state: Any) -> None:
-    """Fill an enumeration that was unpickled, and register it in `__main__`."""
-    enum_classes.fill_enum(kind, state)
+    """Fill a class that was unpickled, and register it in `__main__`, with what its annotations name."""
+    named, fill, own_state = state
+    for name, thing in named.items():
+        task_main.register(name, thing)
+    fill(kind, own_state)
     task_main.register(kind.__qualname__, kind)
 
 
@@ -357,6 +380,16 @@ def _reduce_alias(pickler: Pickler, thing: Any) -> Any:
 
 def _make_alias(kind: Callable[..., Any], name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
     return kind(name, value, type_params=parameters)
+
+
+def _reduce_forward_reference(pickler: Pickler, thing: Any) -> Any:
+    """Leave out the type that was found by that name: it may be the class whose annotation this is."""
+    attributes = (f"__forward_{name}__" for name in ("arg", "is_argument", "module", "is_class"))
+    return _make_forward_reference, tuple(getattr(thing, name) for name in attributes)
+
+
+def _make_forward_reference(name: str, is_argument: bool, module: Any, is_class: bool) -> typing.ForwardRef:
+    return typing.ForwardRef(name, is_argument=is_argument, module=module, is_class=is_class)
 
 
 def _reduce_by_itself(pickler: Pickler, thing: Any) -> Any:
@@ -632,6 +665,7 @@ _REDUCTIONS: Final[Mapping[type, Reduction]] = {
     types.CodeType: _reduce_code,
     type(functools.lru_cache(len)): _reduce_cached,
     typing.NewType: _reduce_new_type,
+    typing.ForwardRef: _reduce_forward_reference,
     typing.ParamSpec: _reduce_parameter,
     typing.TypeVarTuple: _reduce_parameter,
     weakref.WeakKeyDictionary: _reduce_weak_mapping,

@@ -24,7 +24,7 @@ OUT_OF_BAND_MAX: Final = 4096
 #: containers with more items are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
 #: functions that fill unpickled classes; every pickle that holds a class by value names one of them
-_SETTERS: Final = frozenset({"_class_setstate", "fill_main_class", "fill_enum", "fill_main_enum"})
+_SETTERS: Final = frozenset({"_class_setstate", "fill_main_class", "fill_enum", "fill_struct"})
 _SETTER_PATTERNS: Final = [re.compile(name.encode()) for name in sorted(_SETTERS)]  # one pattern for all is slower
 #: ... and is never smaller than this
 _CLASS_BYTES: Final = 64
