@@ -31,7 +31,7 @@ class Limits:
     clients: int = 1000
     not_joined: int = 64  #: sessions of one role that have registered and not joined yet
     tasks: int = 32_000
-    size_bytes: int = 192 * 1024 * 1024
+    size_bytes: int = 160 * 1024 * 1024
     segments: int = 512
     object_bytes: int = (
         2 * 1024 * 1024 * 1024
