@@ -45,7 +45,7 @@ class InlineWorkers(Pool):
     """A pool whose workers are threads of this process."""
 
     def __init__(self, slots: int = 1) -> None:
-        super().__init__(slots, InlineLauncher())
+        super().__init__(slots, InlineLauncher(), stopped_s=0, hung_disk_s=0)  # a stopped process cannot see itself
 
     def assign(self, run: Assign, buffers: ItemBuffers, now: float) -> None:
         """Run these attempts, those for threads as all others. Libraries keep the number of threads that they have."""
@@ -222,6 +222,14 @@ class InlineLauncher:
 
     def write_stack(self, worker: int, thread: int) -> None:
         """Do nothing: the user's process takes no signals for this, and a debugger shows the thread."""
+
+    @property
+    def server_pid(self) -> int:
+        """Return 0: this process starts the threads."""
+        return 0
+
+    def end_server(self, how: str) -> None:
+        """Do nothing: there is none."""
 
     def kill(self, worker: int) -> None:
         """Give the thread up: it cannot be ended, and goes on until its task returns."""

@@ -164,6 +164,14 @@ class FakeLauncher:
     def write_stack(self, worker: int, thread: int) -> None:
         """Do nothing: the file stays empty, as that of a worker which does not answer."""
 
+    @property
+    def server_pid(self) -> int:
+        """Return 0: there is no fork server."""
+        return 0
+
+    def end_server(self, how: str) -> None:
+        """Do nothing: there is no fork server."""
+
     def kill(self, worker: int) -> None:
         """End a worker."""
         self.ends(worker, "died of SIGKILL")
@@ -200,7 +208,7 @@ class FuzzedSlave:
         self.now = monotonic()  # the pool uses this clock, too, where it has no time as an argument
         self.trace: list[str] = []
         self.launcher = FakeLauncher()
-        self.pool = Pool(SLOTS, self.launcher)
+        self.pool = Pool(SLOTS, self.launcher, stopped_s=0, hung_disk_s=0)  # the pids of fake workers are made up
         self.reader = SegmentReader()
         self._ids = random.Random(seed)
         self._bad_pids: set[int] = set()

@@ -217,7 +217,12 @@ def test_a_worker_that_dies_meanwhile_is_named(single: Driver) -> None:
     assert single.ended[ref].status is Status.DIED
 
 
-def test_a_stopped_worker_is_named_and_goes_on(single: Driver) -> None:
+def test_a_stopped_worker_is_named_and_goes_on() -> None:
+    with Driver("fork_server", slots=1, stopped_s=0) as single:
+        sample_a_stopped_worker(single)
+
+
+def sample_a_stopped_worker(single: Driver) -> None:
     ref = running(single, sleep_long)
     worker = sample(single, ref).worker
     os.kill(worker, signal.SIGSTOP)

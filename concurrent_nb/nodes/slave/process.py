@@ -32,6 +32,7 @@ from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.workers.protocol.records import ClusterAt
+from concurrent_nb.workers.slave_side.freeze_watch import HUNG_DISK_S, STOPPED_S
 from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
 
@@ -74,6 +75,19 @@ class SlaveSettings(Component):
         min=0.1,
         help="Seconds that the result of a task that has ended may take to come, while nothing comes of its worker;"
         " then the worker is broken and is killed, and the task runs again.",
+    )
+    stopped_s = FloatItem(
+        STOPPED_S,
+        min=0.0,
+        help="Seconds for which a worker with a task, the process that starts workers, or a slave or master that the"
+        " cluster has started may be stopped, as by SIGSTOP; then it is killed and replaced, which counts as a death of"
+        " the task that ran; 0 means for ever.",
+    )
+    hung_disk_s = FloatItem(
+        HUNG_DISK_S,
+        min=0.0,
+        help="The same for a process that waits for a disk or network file system without doing anything else; 0 means"
+        " for ever.",
     )
     result_mib = IntItem(
         0,
@@ -365,6 +379,8 @@ def _pool_of(config: SlaveSettings, slots: int, result_bytes_max: int) -> Pool:
         initializes=INITIALIZER_VARIABLE in os.environ,
         result_s=config.result_s,
         result_bytes_max=result_bytes_max,
+        stopped_s=config.stopped_s,
+        hung_disk_s=config.hung_disk_s,
     )
 
 

@@ -64,6 +64,7 @@ class ProcessEnded:
     worker: int
     reason: str  #: as in "died of SIGSEGV"
     is_terminated: bool = False  #: it died of SIGTERM, or its fork server did
+    is_collateral: bool = False  #: it died with others of one cause, which another event counts
 
 
 Event = ProcessStarted | ProcessEnded
@@ -86,6 +87,13 @@ class Launcher(Protocol):
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the worker's process group."""
+
+    @property
+    def server_pid(self) -> int:
+        """Return the pid of the process that starts the workers, 0 if there is none."""
+
+    def end_server(self, how: str) -> None:
+        """Kill the process that starts the workers, which `how` describes. Its workers end with it."""
 
     def fds(self) -> list[int]:
         """Return the descriptors that become readable when there are events."""
@@ -177,6 +185,7 @@ class ForkServerLauncher:
         self._link: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, int] = {}  # worker to pid, 0 until it is forked
+        self._frozen = ""  # why the fork server is killed
 
     def _start(self) -> None:
         """Start the fork server. Records may be sent immediately."""
@@ -230,6 +239,17 @@ class ForkServerLauncher:
         else:
             self._signal(KILL, worker)
 
+    @property
+    def server_pid(self) -> int:
+        """Return the pid of the fork server, 0 while there is none."""
+        return 0 if self._link is None or self._server is None else self._server.pid
+
+    def end_server(self, how: str) -> None:
+        """Kill the fork server, which `how` describes. Another one starts the next worker."""
+        if self._link is not None and self._server is not None:
+            self._frozen = how
+            self._server.kill()
+
     def _signal(self, kind: int, worker: int, thread: int = 0) -> None:
         if self._link is not None:
             with contextlib.suppress(BlockingIOError, ConnectionError):
@@ -282,7 +302,7 @@ class ForkServerLauncher:
         self._link = None
         self._server.kill()
         code = self._server.wait()
-        reason = describe_exit(code)
+        reason, self._frozen = self._frozen or describe_exit(code), ""
         self._stderr.read()
         log.error("the fork server %d of the workers %s", self._server.pid, reason)
         lost, self._workers = self._workers, {}
@@ -291,7 +311,11 @@ class ForkServerLauncher:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
         how = f"was killed because its fork server {reason}"
-        return [ProcessEnded(worker, how, is_terminated=code == -signal.SIGTERM) for worker in lost]
+        is_terminated = code == -signal.SIGTERM
+        return [
+            ProcessEnded(worker, how, is_terminated=is_terminated, is_collateral=at > 0)
+            for at, worker in enumerate(lost)
+        ]
 
     def stderr_tail(self) -> str:
         """Return the last lines that the fork server and workers that were not ready have written."""
@@ -345,6 +369,14 @@ class SpawnLauncher:
 
     def prepare_system_host(self) -> None:
         """Do nothing: each interpreter imports what its task needs."""
+
+    @property
+    def server_pid(self) -> int:
+        """Return 0: nothing but this process starts workers."""
+        return 0
+
+    def end_server(self, how: str) -> None:
+        """Do nothing: there is none."""
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker."""

@@ -8,6 +8,7 @@ worker, as if it had died by itself, and affects no other.
 """
 
 import logging
+import math
 import os
 import select
 import time
@@ -45,6 +46,7 @@ from concurrent_nb.workers.slave_side.attempts import (
     Recall,
     Start,
 )
+from concurrent_nb.workers.slave_side.freeze_watch import HUNG_DISK_S, STOPPED_S, FreezeWatch, FrozenProcess
 from concurrent_nb.workers.slave_side.launchers import (
     Event,
     ForkServerLauncher,
@@ -59,6 +61,7 @@ from concurrent_nb.workers.slave_side.output_capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, SLOW_S
+from concurrent_nb.workers.slave_side.process_reading import ProcessReader
 from concurrent_nb.workers.slave_side.stack_samples import StackSamples
 from concurrent_nb.workers.slave_side.worker_connection import LOG_LINES_MAX, SEGMENTS_MAX, WorkerConnection
 
@@ -101,6 +104,9 @@ class Pool:
         initializes: workers run the user's initializer before they are ready.
         result_s: seconds that the result of an ended task may take to come, while nothing moves.
         result_bytes_max: most bytes of a result that travel through a worker's socket; 0: no limit.
+        stopped_s: seconds for which a worker with a task, or what starts workers, may be stopped, as by SIGSTOP, before
+            it is killed and replaced; 0: for ever.
+        hung_disk_s: the same for one that waits for a disk.
     """
 
     def __init__(
@@ -114,6 +120,8 @@ class Pool:
         initializes: bool = False,
         result_s: float = RESULT_S,
         result_bytes_max: int = 0,
+        stopped_s: float = STOPPED_S,
+        hung_disk_s: float = HUNG_DISK_S,
     ) -> None:
         self.fds_version = 0
         self.cluster: ClusterAt | None = None  #: for applications in tasks; None: there is none
@@ -145,6 +153,9 @@ class Pool:
         self._terminated: deque[tuple[float, ProcessEnded]] = deque()  # and when each is handled
         self._output: list[tuple[TaskRef, int, bytes]] = []
         self._next_launcher_check = 0.0
+        self._freezes = FreezeWatch(stopped_s, hung_disk_s)
+        self._process_reader = ProcessReader()
+        self._next_look = time.monotonic() + self._freezes.interval_s  # for frozen processes
         self._holds_notes = False
         self._closing = False
 
@@ -319,6 +330,12 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """Return when to call `tick` next at the latest; None if nothing is to be done before a descriptor is ready."""
+        due = self._next_deadline()
+        if self._next_look == math.inf:
+            return due
+        return self._next_look if due is None else min(self._next_look, due)
+
+    def _next_deadline(self) -> float | None:
         due = self._scheduler.next_deadline()
         # Not every launcher has a descriptor that reports the end of a process, so it is checked again soon.
         check_at = self._next_launcher_check
@@ -354,7 +371,9 @@ class Pool:
 
     def tick(self, now: float) -> None:
         """Read the pages of busy workers, if it is time for that. Cheap if it is not."""
-        due = self.next_deadline()
+        if now >= self._next_look:
+            self._look_for_frozen(now)
+        due = self._next_deadline()
         if due is None or now < due:
             return
         self._next_launcher_check = now + PAGE_POLL_S
@@ -376,6 +395,49 @@ class Pool:
         if self._samples:
             self._samples.tick(now)
         self._execute(self._scheduler.tick(now), now)
+
+    def _look_for_frozen(self, now: float) -> None:
+        """Tell the user about processes that are frozen, and kill them when that has lasted for too long."""
+        self._next_look = now + self._freezes.interval_s
+        watched = self._watched_pids()
+        for frozen in self._freezes.look(now, self._process_reader.read(watched)):
+            connection = watched[frozen.pid]
+            if connection is None:
+                self._tell_frozen(frozen, "the fork server of the workers", list(self._connections.values()), now)
+                if frozen.is_over:
+                    self._launcher.end_server(str(frozen))
+                continue
+            is_process = connection.worker in self._main_threads
+            self._tell_frozen(frozen, "worker", self._threads_of(connection) if is_process else [connection], now)
+            if frozen.is_over:
+                self._kill_deadlines.setdefault(connection.worker, (now, str(frozen)))
+                self._next_launcher_check = min(self._next_launcher_check, now)
+
+    def _watched_pids(self) -> dict[int, WorkerConnection | None]:
+        """Return the processes that must not be frozen: those with tasks, and what starts workers (None)."""
+        watched: dict[int, WorkerConnection | None] = {}
+        for worker in self._scheduler.busy_workers():
+            connection = self._connections.get(worker)
+            if connection is not None and connection.pid and not connection.was_killed:
+                watched[connection.pid] = self._main_threads.get(connection.process, connection)
+        if pid := self._launcher.server_pid:
+            watched[pid] = None
+        return watched
+
+    def _tell_frozen(
+        self, frozen: FrozenProcess, what: str, connections: Sequence[WorkerConnection], now: float
+    ) -> None:
+        """Log that a process is frozen, and tell those whose tasks run there, on the standard error of the tasks."""
+        then = "it is killed, and the task runs again" if frozen.is_over else "nothing comes from it until it goes on"
+        text = f"{what} {frozen.pid} {frozen}: {then}"
+        if self._log.admits(now):
+            log.warning("%s", text, extra={"worker": frozen.pid})
+        for connection in connections:
+            try:
+                if (ticket := connection.page.ticket) and (ref := self._scheduler.ref(connection.worker, ticket)):
+                    self._output.append((ref, 2, f"concurrent_nb: {text}\n".encode()))
+            except Exception as error:  # noqa: BLE001  (the bulkhead)
+                self._break(connection, error, now)
 
     def _read_page(self, connection: WorkerConnection, now: float) -> None:
         page = connection.page
@@ -684,15 +746,16 @@ class Pool:
         elif main:
             self._reap_process(main, event.reason, now)
         elif connection:
-            self._reap(connection, event.reason, now)
+            self._reap(connection, event.reason, now, is_collateral=event.is_collateral)
 
-    def _reap(self, connection: WorkerConnection, reason: str, now: float) -> None:
+    def _reap(self, connection: WorkerConnection, reason: str, now: float, *, is_collateral: bool) -> None:
         """Take what a dead worker has left, then report its death to the scheduler."""
         self._samples.died(connection.process, reason)
         del self._connections[connection.worker]
         ticket, started_at = self._drain_connection(connection, now)
         reason = self._death_reason(connection, reason)
-        self._execute(self._scheduler.worker_died(connection.worker, reason, ticket, started_at, now), now)
+        died = partial(self._scheduler.worker_died, is_collateral=is_collateral)
+        self._execute(died(connection.worker, reason, ticket, started_at, now), now)
 
     def _reap_process(self, main: WorkerConnection, reason: str, now: float) -> None:
         """Take what the threads of a dead process have left, then report all deaths to the scheduler together."""

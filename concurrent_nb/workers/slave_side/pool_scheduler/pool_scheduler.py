@@ -357,12 +357,18 @@ class PoolScheduler:
             return []
         return self._lifecycle.broken(worker, reason, ticket, ended, may_be_former=may_be_former)
 
-    def worker_died(self, number: int, reason: str, ticket: int, started_at: float, now: float) -> list[Command]:
-        """Handle the death of a worker, `reason` as in "died of SIGSEGV", whose page shows this ticket."""
+    def worker_died(
+        self, number: int, reason: str, ticket: int, started_at: float, now: float, *, is_collateral: bool = False
+    ) -> list[Command]:
+        """Handle the death of a worker, `reason` as in "died of SIGSEGV", whose page shows this ticket.
+
+        With `is_collateral` it died of the same cause as another one, whose death counts.
+        """
         worker = self._workers.remove(number)
         if worker is None:
             return []
-        return self._lifecycle.died(worker, reason, ticket, started_at, now) + self._assignment.assign(now)
+        died = self._lifecycle.died(worker, reason, ticket, started_at, now, is_collateral=is_collateral)
+        return died + self._assignment.assign(now)
 
     # --------------------------------------------------------------------------------- events from a process of threads
 

@@ -258,7 +258,9 @@ class WorkerLifecycle:
 
     # ----------------------------------------------------------------------------------------------------------- death
 
-    def died(self, worker: WorkerState, reason: str, ticket: int, started_at: float, now: float) -> list[Command]:
+    def died(
+        self, worker: WorkerState, reason: str, ticket: int, started_at: float, now: float, *, is_collateral: bool
+    ) -> list[Command]:
         """Handle the death of a worker that was removed from the table: end or requeue its attempts, replace it."""
         state = self._state
         # A task that was stopped by force is over, whatever the page shows; another running task is not to blame.
@@ -273,7 +275,7 @@ class WorkerLifecycle:
             state.finish(blamed, outcome_frames.stopped(blamed, worker, elapsed_s))
         elif blamed is not None:
             state.finish(blamed, outcome_frames.died(blamed, worker, reason, elapsed_s))
-        elif not worker.killed:
+        elif not (worker.killed or is_collateral):
             limit = self.limit if worker.pid else self._start_limit
             if limit.died(now):
                 self.degrade_after_deaths(
