@@ -286,7 +286,8 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
         signal.signal(number, lambda number, frame: stopped.set())
     config, log_format = _with_options(options, items), options.log_format
     launch = {"on": options.on, "slaves": options.slaves, "adapt": options.adapt and parse_range(options.adapt)}
-    with Cluster(name=options.name, config=config, log=options.log, log_format=log_format, **launch) as cluster:
+    names = {"name": options.name, "log": options.log, "log_format": log_format}
+    with Cluster(config=config, restart_master=True, **names, **launch) as cluster:
         while not stopped.is_set() and not cluster.wait_for_slave(0.2):
             if places := cluster.queued():
                 print(f"slaves wait in a queue: {', '.join(sorted(set(places))[:5])}", flush=True)

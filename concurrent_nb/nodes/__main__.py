@@ -1,10 +1,13 @@
-"""Start one node for an owner: `python -m concurrent_nb.nodes master FORMAT CONFIG NAME` or `slave FORMAT CONFIG [FD]`.
+"""Start one node for an owner: `python -m concurrent_nb.nodes master FORMAT CONFIG NAME [keep|again]` or
+`slave FORMAT CONFIG [FD]`.
 
 FORMAT is that of the log, text or json. CONFIG is JSON. Standard input is the lease: the node ends at its end of file.
 A slave reads the path of the connection file from the first line of it, so that it can start before the master is
 ready. A master writes that path to standard output, and then what it asks of its owner, who answers in the lease
-(`nodes/common/owner_wishes.py`). A slave writes to the descriptor FD how far its start has come, a line each, and
-closes it when it has joined or ends. `Cluster` uses this; users start nodes with `concurrent-nb`.
+(`nodes/common/owner_wishes.py`). With `keep` or `again` its second line is its identity, which the owner gives to the
+next master when this one has died; with `again` the first line of the lease is the identity of the last one. A slave
+writes to the descriptor FD how far its start has come, a line each, and closes it when it has joined or ends. `Cluster`
+uses this; users start nodes with `concurrent-nb`.
 """
 
 import json
@@ -43,6 +46,7 @@ def run(role: str, config: str, *rest: str) -> bool:
     """Run a master or a slave. Returns whether it is a slave that was drained."""
     if role == "master":
         from concurrent_nb.nodes.master.process import run_master  # here, because a slave needs no Tornado
+        from concurrent_nb.transport.master_identity import MasterIdentity, identity_of  # here: a slave has none
 
         owner = os.dup(STDOUT)
         os.dup2(STDERR, STDOUT)  # what a strategy prints belongs to the log
@@ -50,7 +54,12 @@ def run(role: str, config: str, *rest: str) -> bool:
         def write_path(info: object, path: Path) -> None:
             os.write(owner, f"{path}\n".encode())
 
-        run_master(json.loads(config), rest[0], write_path, lease=STDIN, wishes=owner)
+        def write_identity(identity: MasterIdentity) -> None:
+            if len(rest) > 1:
+                os.write(owner, f"{identity.line()}\n".encode())
+
+        former = identity_of(read_first_line()) if "again" in rest[1:] else None
+        run_master(json.loads(config), rest[0], write_path, STDIN, owner, former, write_identity)
         return False
     from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
 
@@ -58,12 +67,12 @@ def run(role: str, config: str, *rest: str) -> bool:
 
     def where() -> Path:
         reporter.reached(CONFIGURED)
-        return read_first_line()
+        return Path(read_first_line())
 
     return run_slave(json.loads(config), where, lease=STDIN, ready=lambda name: reporter.reached(JOINED))
 
 
-def read_first_line() -> Path:
+def read_first_line() -> str:
     """Read the first line of standard input, byte by byte, because what follows belongs to the lease."""
     line = b""
     while not line.endswith(b"\n"):
@@ -71,7 +80,7 @@ def read_first_line() -> Path:
         if not byte:
             sys.exit(0)  # the owner has ended, or the master could not be started, which the owner reports
         line += byte
-    return Path(line.decode().rstrip("\n"))
+    return line.decode().rstrip("\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ With `on`, slaves are started elsewhere by a launcher (`launchers/`); the master
 
 import atexit
 import contextlib
+import logging
+import math
 import multiprocessing
 import os
 import secrets
@@ -42,18 +44,30 @@ from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.nodes.common.sections import check_sections
 from concurrent_nb.nodes.common.start_report import CONFIGURED, JOINED
 from concurrent_nb.nodes.common.wish_reader import WishReader
-from concurrent_nb.nodes.node_processes import KILL_AFTER_S, NodeStarter, SlaveProcess, end_nodes
+from concurrent_nb.nodes.master_restarts import MasterEnd, MasterRestarts
+from concurrent_nb.nodes.node_processes import (
+    KILL_AFTER_S,
+    RESTARTS,
+    RESTARTS_S,
+    NodeStarter,
+    SlaveProcess,
+    end_nodes,
+)
+from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.shipping.environment.envelope import always_in_envelope
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
+from concurrent_nb.transport.master_identity import MasterIdentity, identity_of
 from concurrent_nb.transport.taken_names import refuse_taken
 from concurrent_nb.workers.slave_side.machine import cores
 
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.node import ApplicationNode
     from concurrent_nb.nodes.launchers.launched_slaves import LaunchedSlaves
+
+log = logging.getLogger(__name__)
 
 TRACKER.install()  # before the user imports modules that tasks will need
 
@@ -100,6 +114,9 @@ class Cluster:
         on: the launcher that starts slaves, and where: "ssh:hostA,hostB:8", "slurm", "command:...", "local".
         slaves: how many; None: the launcher's default, for "ssh" one on each host. Without `on` they are local.
         adapt: least and most slaves, whose number then follows the queue.
+        restart_master: start the master again when it dies, as `concurrent-nb start` does. The connection file and its
+            copies remain valid. Applications that find the new master within 5 seconds submit again what has no result
+            yet; the others get MasterLost, and may connect again.
         options: configuration items of the launcher, such as `partition="short"`.
 
     Raises:
@@ -124,6 +141,7 @@ class Cluster:
         on: str | None = None,
         slaves: int | None = None,
         adapt: tuple[int, int] | None = None,
+        restart_master: bool = False,
         **options: Any,
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
@@ -147,6 +165,12 @@ class Cluster:
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
         self._wishes: WishReader | None = None  # from the master
+        self._restarts = MasterRestarts(RestartLimit(RESTARTS, RESTARTS_S)) if restart_master else None
+        self._identity: MasterIdentity | None = None  # of the master, if it is started again when it dies
+        self._master_lock = threading.Lock()  # held while a master is started, and when no more may be
+        self._master_is_up = threading.Event()  # cleared from its death until the next one is ready
+        self._master_is_over = threading.Event()  # it has ended for good
+        self._watchers: list[threading.Thread] = []
         self._slaves: list[SlaveProcess] = []
         self._scaling_lock = threading.Lock()
         self._applications: list[
@@ -191,7 +215,7 @@ class Cluster:
             if self._launched is not None:
                 self._listen_for(self._launched)
                 self._launched.begin_check()
-            self._master, self._wishes = self._starter.master(self.name)
+            self._master, self._wishes = self._starter.master(self.name, keeps=self._restarts is not None)
             first = self._add_slave() if self._launched is None else None  # it starts while the master does
             import_module(_APPLICATION_MODULE)  # this process will need it, and has to wait anyhow
             self.connection_file = self._await_master()
@@ -205,7 +229,13 @@ class Cluster:
                 items = self._config.get("SlaveNode", {})
                 self._launched.begin(info, items, self._initializer_pickle, self._log_format)
             assert self._wishes is not None
+            if self._restarts is not None:
+                self._identity = identity_of(self._wishes.first_line(START_TIMEOUT_S))
             self._wishes.serve(self._fulfil, f"cluster {self.name}")
+            self._master_is_up.set()
+            self._watch(self._watch_for_frozen)
+            if self._restarts is not None:
+                self._watch(self._supervise_master)
         except BaseException:
             self.close()
             raise
@@ -226,6 +256,11 @@ class Cluster:
         self._closing.set()
         for application in self._applications:
             application.close()
+        with self._master_lock:  # none is started from here on
+            is_starting = self._restarts is not None and bool(self._watchers) and not self._master_is_up.is_set()
+        if is_starting and self._master is not None:
+            self._master.kill()
+            self._join_watchers()  # one of them waits until it is ready
         if self._wishes is not None:
             self._wishes.close()
         if self._launched is not None:
@@ -234,6 +269,7 @@ class Cluster:
             slaves = list(self._slaves)
         nodes = [*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])]
         end_nodes(nodes)
+        self._join_watchers()
         if self._launched is not None:
             self._launched.close()
         if self.connection_file is not None:
@@ -411,8 +447,14 @@ class Cluster:
         return restart_workers(connection_file.read(self._require_started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the master has ended, in any way. Return False after `timeout_s` seconds."""
+        """Wait until the master has ended, in any way, and is not started again. Return False after `timeout_s`
+        seconds.
+        """
+        if self._restarts is not None and self._failure is not None:
+            return True
         self._require_started()
+        if self._restarts is not None:
+            return self._master_is_over.wait(timeout_s)
         assert self._master is not None
         try:
             self._master.wait(timeout_s)
@@ -453,11 +495,13 @@ class Cluster:
         return [] if self._launched is None else self._launched.queued()
 
     def raise_if_failed(self) -> None:
-        """Raise ClusterError, with the end of the log, if the master has ended with an error."""
+        """Raise ClusterError, with the end of the log, if the master has ended with an error, and for good."""
         self._require_started()
         assert self._master is not None
+        if self._restarts is not None and not self._master_is_over.is_set():
+            return
         if code := self._master.poll():
-            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            how = _how_it_ended(code)
             raise ClusterError(f"the master of cluster {self.name!r} {how}; {self._log.end_of('master')}")
 
     def log_tail(self, limit: int = 4000) -> str:
@@ -471,6 +515,97 @@ class Cluster:
         if self._failure is not None:
             raise self._failure
         return self.connection_file
+
+    # -------------------------------------------------------------------------------------------- what dies and freezes
+
+    def _watch(self, run: Callable[[], None]) -> None:
+        self._watchers.append(threading.Thread(target=run, name=f"cluster {self.name} watch", daemon=True))
+        self._watchers[-1].start()
+
+    def _join_watchers(self) -> None:
+        for watcher in self._watchers:
+            if watcher is not threading.current_thread():
+                watcher.join()
+
+    def _supervise_master(self) -> None:
+        """Start the master again when it dies, unless it dies too often."""
+        assert self._restarts is not None
+        while True:
+            assert self._master is not None
+            code = self._master.wait()
+            self._master_is_up.clear()
+            end = self._restarts.ended(code, time.monotonic())
+            if self._closing.is_set() or end is not MasterEnd.AGAIN:
+                break
+            log.warning(
+                "the master of cluster %s %s; another one is started. It knows no jobs: applications submit again what"
+                " has no result yet, or get MasterLost",
+                self.name,
+                _how_it_ended(code),
+            )
+            if not self._start_master_again():
+                break
+        if not self._closing.is_set() and end is not MasterEnd.STOPPED:
+            why = "does not start" if end is MasterEnd.REFUSED else "has died too often and is not started again"
+            text = f"the master of cluster {self.name!r} {why}: it {_how_it_ended(code)}; {self._log.end_of('master')}"
+            self._fail(ClusterStartFailed(text))
+        self._master_is_over.set()
+
+    def _start_master_again(self) -> bool:
+        """Start another master at the same place. If it does not come up, it is killed, which counts as a death.
+
+        Return False if this cluster closes.
+        """
+        assert self._starter is not None and self._wishes is not None
+        with self._master_lock:
+            if self._closing.is_set():
+                return False
+            assert self._master is not None
+            self._wishes.close()
+            close_input(self._master)
+            self._master, self._wishes = self._starter.master(self.name, former=self._identity)
+        path, identity = self._wishes.first_line(START_TIMEOUT_S), self._wishes.first_line(START_TIMEOUT_S)
+        if not path or not identity:
+            self._master.kill()
+            return True
+        self._identity = identity_of(identity)
+        self._epoch = self._identity.epoch
+        if self._launched is not None:
+            self._launched.master_restarted()
+        self._wishes.serve(self._fulfil, f"cluster {self.name}")
+        self._master_is_up.set()
+        return True
+
+    def _has_ended(self) -> bool:
+        """Return whether the master has ended for good."""
+        assert self._master is not None
+        if self._restarts is None:
+            return self._master.poll() is not None
+        return self._master_is_over.is_set() or self._master.poll() == 0
+
+    def _watch_for_frozen(self) -> None:
+        """Tell the user about nodes that are frozen, and kill them if they are started again then."""
+        from concurrent_nb.workers.slave_side.freeze_watch import INTERVAL_S, FreezeWatch  # here: needed later
+        from concurrent_nb.workers.slave_side.process_reading import ProcessReader  # here: with it
+
+        if self._closing.wait(INTERVAL_S):
+            return
+        from concurrent_nb.settings import files as settings  # here: only now, not while the nodes start
+
+        names = ("stopped_s", "hung_disk_s")
+        items = {**settings.load({}).get("SlaveNode", {}), **self._config.get("SlaveNode", {})}
+        watch, reader = FreezeWatch(**{name: float(items[name]) for name in names if name in items}), ProcessReader()
+        while watch.interval_s < math.inf and not self._closing.wait(watch.interval_s):
+            assert self._master is not None
+            nodes = {slave.process.pid: ("slave", slave.process) for slave in tuple(self._slaves)}
+            nodes[self._master.pid] = ("master", self._master)
+            for frozen in watch.look(time.monotonic(), reader.read(nodes)):
+                role, process = nodes[frozen.pid]
+                is_killed = frozen.is_over and (role == "slave" or self._restarts is not None)
+                then = "it is killed and started again" if is_killed else "nothing comes from it until it goes on"
+                log.warning("%s %d of cluster %s %s: %s", role, frozen.pid, self.name, frozen, then)
+                if is_killed:
+                    process.kill()
 
     # ----------------------------------------------------------------------------------------------------- the launcher
 
@@ -549,8 +684,8 @@ class Cluster:
     def _supervise(self, slave: SlaveProcess) -> None:
         """Start a slave again when it dies, unless it dies too often."""
         while True:
-            assert self._master is not None
             slave.process.wait()
+            assert self._master is not None
             with self._scaling_lock:
                 if slave.is_leaving or slave.process.returncode == DRAINED:  # `drain_slave` of the control channel
                     close_input(slave.process)
@@ -560,7 +695,10 @@ class Cluster:
             if slave.process.returncode == 0:  # as after a stop of the cluster, when the master is about to end, too
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._master.wait(MASTER_ENDS_S)
-            if self._closing.is_set() or self._master.poll() is not None:
+            while self._restarts is not None and not self._master_is_up.wait(JOIN_POLL_S):
+                if self._closing.is_set() or self._has_ended():
+                    return
+            if self._closing.is_set() or self._has_ended():
                 return
             if (failure := self._failure_of(slave, dies_too_often=slave.deaths.died(time.monotonic()))) is not None:
                 self._fail(failure)
@@ -596,6 +734,10 @@ def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any
     if not callable(initializer):
         raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
     return always_in_envelope(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def _signal_name(number: int) -> str:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from concurrent_nb.ids import AUTHKEY_VARIABLE, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
-from concurrent_nb.nodes.common.child_processes import end_children
+from concurrent_nb.nodes.common.child_processes import end_children, write_line
 from concurrent_nb.nodes.common.log_format import LogFormat
 from concurrent_nb.nodes.common.sections import OF_LAUNCHERS
 from concurrent_nb.nodes.common.start_report import StartReport
 from concurrent_nb.nodes.common.wish_reader import WishReader
 from concurrent_nb.restart_limit import RestartLimit
 from concurrent_nb.shipping.environment.tracker import TRACKER
+from concurrent_nb.transport.master_identity import MasterIdentity
 
 #: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
 TERMINATE_AFTER_S: Final = 1.0
@@ -68,12 +69,24 @@ class NodeStarter:
         if self._initializer is not None:
             self._initializer.close()
 
-    def master(self, name: str) -> "tuple[subprocess.Popen[str], WishReader]":
-        """Start the master of a cluster; return it, and what reads from it."""
+    def master(
+        self, name: str, *, keeps: bool = False, former: MasterIdentity | None = None
+    ) -> "tuple[subprocess.Popen[str], WishReader]":
+        """Start the master of a cluster; return it, and what reads from it.
+
+        Args:
+            name: of the cluster.
+            keeps: the second line that is read from it is to be its identity.
+            former: the identity of the last master, which has died.
+        """
+        more = ("again",) if former is not None else ("keep",) if keeps else ()
         ours, masters = os.pipe()
         wishes = WishReader(ours)
         try:
-            return self._start("master", name, config=self._config, stdout=masters), wishes
+            process = self._start("master", name, *more, config=self._config, stdout=masters)
+            if former is not None:
+                write_line(process, former.line())
+            return process, wishes
         except BaseException:
             wishes.close()
             raise
@@ -108,8 +121,7 @@ class NodeStarter:
     def _start(
         self,
         role: str,
-        argument: str,
-        *,
+        *arguments: str,
         config: Mapping[str, Mapping[str, Any]],
         variables: Mapping[str, str] | None = None,
         inherited: tuple[int, ...] = (),
@@ -117,7 +129,7 @@ class NodeStarter:
     ) -> "subprocess.Popen[str]":
         config = {section: items for section, items in config.items() if section not in OF_LAUNCHERS}
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, self._log_format, json.dumps(config), argument],
+            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, self._log_format, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=self._log,

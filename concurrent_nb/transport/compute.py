@@ -12,7 +12,8 @@ Limits on size and handshake time apply before authentication; connections that 
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import zmq
@@ -74,6 +75,7 @@ class ComputeServer:
         admit: returns how many sessions are registered with a client key (z85) now.
         silent_s: seconds in which a connection must deliver its first message.
         silent_max: most connections that have delivered none.
+        ports: a port for each of some addresses; one that is taken is replaced by a free one.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class ComputeServer:
         *,
         silent_s: float = SILENT_S,
         silent_max: int = SILENT_MAX,
+        ports: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         _check_libzmq()
         self._admit = admit
@@ -110,13 +113,20 @@ class ComputeServer:
         ):
             self.socket.setsockopt(option, value)
         self.monitor = self.socket.get_monitor_socket(_ACCEPTED | zmq.EVENT_DISCONNECTED)
-        self.ports = {address: self._listen(address) for address in addresses}
+        self.ports = {address: self._listen(address, ports.get(address, 0)) for address in addresses}
         self._port_numbers = frozenset(self.ports.values())
 
-    def _listen(self, address: str) -> int:
+    def _listen(self, address: str, port: int) -> int:
         host = f"[{address}]" if ":" in address else address
         if ":" in address:
             self.socket.ipv6 = True
+        if port:
+            try:
+                self.socket.bind(f"tcp://{host}:{port}")
+            except zmq.ZMQError as error:  # nodes hear of another one when they register
+                log.warning("port %d of %s, which the last master had, cannot be used: %s", port, address, error)
+            else:
+                return port
         self.socket.bind(f"tcp://{host}:*")
         endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         return int(endpoint.rpartition(":")[2])

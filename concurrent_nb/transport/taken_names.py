@@ -47,10 +47,20 @@ def write_untaken(info: ConnectionFile) -> Path:
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refuse_taken(info.name, stopping_s=0.0)
+        if not _is_succeeded_by(info):
+            refuse_taken(info.name, stopping_s=0.0)
         return connection_file.write(info, folder / connection_file.file_name(info.name))
     finally:
         os.close(lock)
+
+
+def _is_succeeded_by(info: ConnectionFile) -> bool:
+    """Return whether the file of this name is of a master that has died and whose keys this one has been given."""
+    try:
+        former = connection_file.read(info.name)
+    except ConcurrentError:
+        return False
+    return former.master_key == info.master_key and former.epoch < info.epoch and not _has_process(former)
 
 
 def _running(name: str) -> ConnectionFile | None:

@@ -13,7 +13,7 @@ import msgspec
 from concurrent_nb.errors import ProtocolError
 
 #: a longer line is left out
-LINE_BYTES_MAX: Final = 4096
+LINE_BYTES_MAX: Final = 16_384
 #: most characters of a reason, so that its line is never too long
 REFUSED_MAX: Final = 500
 

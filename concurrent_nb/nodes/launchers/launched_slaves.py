@@ -222,6 +222,11 @@ class LaunchedSlaves:
         self._wake.set()
         return member.slots
 
+    def master_restarted(self) -> None:
+        """Report everything again: the master is a new one, which knows nothing."""
+        with self._lock:
+            self._reported = None
+
     def has(self, name: str) -> bool:
         """Return whether a slave of this name was started here."""
         return name.rpartition("-")[0] == self.prefix

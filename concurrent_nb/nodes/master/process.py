@@ -59,9 +59,11 @@ from concurrent_nb.transport.compute import SILENT_S, ComputeServer
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX
 from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer, WebPages
+from concurrent_nb.transport.master_identity import MasterIdentity
 from concurrent_nb.transport.page_handlers import LOGIN_PATH
 from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.transport.taken_names import write_untaken
+from concurrent_nb.transport.tls import TlsMaterial
 from concurrent_nb.transport.web_files import read_files
 from concurrent_nb.transport.web_sessions import WebSessions
 from concurrent_nb.wire import messages as m
@@ -132,15 +134,27 @@ class Master:
         config: the settings.
         name: the name of the cluster, and so of the connection file.
         owner: the process that has started it, and can start slaves.
+        former: the identity of the last master of the cluster, which has died; None: a new one.
     """
 
-    def __init__(self, config: MasterSettings, name: str, owner: Owner | None = None) -> None:
+    def __init__(
+        self,
+        config: MasterSettings,
+        name: str,
+        owner: Owner | None = None,
+        former: MasterIdentity | None = None,
+    ) -> None:
         self.name = connection_file.check_name(name)
         self.config = config
+        self._former = former
         self._keys = keys.fresh()
         self._tokens = {role: keys.fresh_token() for role in ROLES}
         # Wall clock, so that a restarted master has a larger number although nothing is kept between two runs.
         epoch = time.time_ns() // 1_000_000
+        if former is not None:
+            self._keys = keys.KeyPair(former.public_key.encode(), former.secret_key.encode())
+            self._tokens = former.tokens
+            epoch = max(epoch, former.epoch + 1)  # the wall clock may have been set back
         strategy = config.strategy.make()
         scheduler = Scheduler(
             strategy,
@@ -183,6 +197,19 @@ class Master:
 
     # --------------------------------------------------------------------------------------------- control channel
 
+    def identity(self) -> MasterIdentity:
+        """Return what the next master needs to be known as this one. From `ready` on."""
+        return MasterIdentity(
+            public_key=self._keys.public.decode(),
+            secret_key=self._keys.secret.decode(),
+            tokens=self._tokens,
+            certificate_pem=None if self._tls is None else self._tls.certificate_pem,
+            certificate_key_pem=None if self._tls is None else self._tls.key_pem,
+            control_port=self._control_port,
+            compute_ports=self._gate.ports,
+            epoch=self._core.epoch,
+        )
+
     async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
         """Serve until `stop`; call `ready` when nodes can register. Raises ClusterError if the compute thread fails."""
         self._loop = asyncio.get_running_loop()
@@ -194,9 +221,10 @@ class Master:
             self._core.admits,
             silent_s=self._silent_s(),
             silent_max=descriptors.share_of_limit(1 / 8, SILENT_MAX),
+            ports={} if self._former is None else self._former.compute_ports,
         )
         self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s)
-        tls = self._tls(addresses)
+        tls = self._tls = self._certificate(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         metrics = MetricsSource(self._core, self._ask, self._whole_status)
         methods = ControlMethods(self.name, self._core, self.config, self._ask, self._stacks)
@@ -211,7 +239,7 @@ class Master:
             dispatcher,
             tokens,
             addresses,
-            self.config.control_port,
+            self.config.control_port if self._former is None else self._former.control_port,
             tls,
             limits=limits,
             watches=self._feed,
@@ -225,6 +253,7 @@ class Master:
         try:
             self._probe = at_end.enter_context(segments.probe())
             await server.start()
+            self._control_port = int(server.endpoints[0].rpartition(":")[2])
             info = ConnectionFile(
                 name=self.name,
                 endpoints=server.endpoints,
@@ -263,9 +292,12 @@ class Master:
         """Return how long a connection may take for its first message; a node sends heartbeats far more often."""
         return max(SILENT_S, 3 * self.config.suspect_after_s)
 
-    def _tls(self, addresses: list[str]) -> Any:
+    def _certificate(self, addresses: list[str]) -> TlsMaterial | None:
         if all(is_loopback(address) for address in addresses):
             return None
+        former = self._former
+        if former is not None and former.certificate_pem and former.certificate_key_pem:
+            return TlsMaterial(former.certificate_pem, former.certificate_key_pem)
         from concurrent_nb.transport.tls import make_tls  # here, because it needs the extra `tls`
 
         return make_tls(addresses)
@@ -566,6 +598,8 @@ def run_master(
     ready: Callable[[ConnectionFile, Path], None],
     lease: int | None = None,
     wishes: int | None = None,
+    former: MasterIdentity | None = None,
+    keep: Callable[[MasterIdentity], None] = lambda identity: None,
 ) -> None:
     """Run a master in this process until it is stopped.
 
@@ -575,6 +609,8 @@ def run_master(
         ready: called with the connection file and its path when nodes can register.
         lease: descriptor whose end of file ends the master, and which its owner answers wishes with.
         wishes: descriptor of the pipe to the owner; None: there is no owner that can start slaves.
+        former: the identity of the last master of the cluster, which has died.
+        keep: called with the identity of this one, after `ready`.
 
     Raises ClusterError if the compute thread fails, and what `Master` and its configuration raise.
     """
@@ -586,7 +622,7 @@ def run_master(
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
         manager.load_entry_points()  # only then, because it searches all installed packages
     search_rarely()
-    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease, wishes))
+    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease, wishes, former, keep))
 
 
 async def _serve(
@@ -595,10 +631,17 @@ async def _serve(
     ready: Callable[[ConnectionFile, Path], None],
     lease: int | None,
     wishes: int | None,
+    former: MasterIdentity | None,
+    keep: Callable[[MasterIdentity], None],
 ) -> None:
     loop = asyncio.get_running_loop()
     owner = None if wishes is None else Owner(wishes)
-    master = Master(config, name, owner)
+    master = Master(config, name, owner, former)
+
+    def is_ready(info: ConnectionFile, path: Path) -> None:
+        ready(info, path)
+        keep(master.identity())
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, master.stop)
     watch = None
@@ -617,7 +660,7 @@ async def _serve(
         loop.add_reader(lease, lease_readable)
         watch = asyncio.create_task(_watch_parent(os.getppid(), master.stop))
     try:
-        await master.run(ready)
+        await master.run(is_ready)
     finally:
         if lease is not None:
             loop.remove_reader(lease)
