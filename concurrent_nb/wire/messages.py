@@ -213,7 +213,11 @@ class Started(Message, tag=3, frozen=True):
 
 
 class Output(Message, tag=4, frozen=True):
-    """Bytes that a task wrote to its standard output (stream 1) or error (2), or its notes (3), each in order."""
+    """Bytes that a task wrote to its standard output (stream 1) or error (2), or its notes (3), each in order.
+
+    Lines of slave and master on stream 2 say what has become of its worker or its slave; they begin with
+    "concurrent_nb: ".
+    """
 
     task: TaskRef
     stream: int

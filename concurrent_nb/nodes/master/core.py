@@ -137,7 +137,7 @@ class MasterCore:
             self.peers, self._functions, self._memory, scheduler, self._measured, limits, emit
         )
         scheduler.task_log.name_of = self._client_messages.name_of
-        slave_messages = SlaveMessages(
+        self._slave_messages = SlaveMessages(
             self.peers, self._memory, scheduler, self.kernels, self.stacks, self._dispatch.send, emit
         )
         #: what callers of the control channel ask of slaves and jobs
@@ -146,7 +146,7 @@ class MasterCore:
         )
         self._handlers: dict[type, Handler] = {
             **self._client_messages.handlers(),
-            **slave_messages.handlers(),
+            **self._slave_messages.handlers(),
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
             m.Content: self._on_memory,
@@ -503,6 +503,9 @@ class MasterCore:
         node, state = change
         peer = self.peers[node]
         if state is NodeState.LOST:
+            if peer.role == "slave":
+                text = f"slave {peer.name} does not answer: it has died, is frozen or cut off; its tasks run elsewhere"
+                self._slave_messages.tell_owners(peer, text)
             kept = peer.role == "client" and peer.joined
             self.remove(
                 node, "its connection has broken, and it did not return" if kept else "it was silent for too long", now

@@ -13,6 +13,7 @@ from concurrent_nb.nodes.master.shared_memory import SharedMemoryTracker
 from concurrent_nb.nodes.master.stack_requests import StackRequests
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.tasks.task_record import TaskRecord
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Received
 
@@ -67,7 +68,22 @@ class SlaveMessages:
     def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
         self.emit(e.TasksReturned(peer.session_id, message.tasks))
 
+    def tell_owners(self, slave: Peer, text: str) -> None:
+        """Tell those whose tasks a slave has, on the standard error of one task of each, which runs if any does."""
+        record = self.scheduler.slaves.get(slave.session_id)
+        told: dict[SessionId | None, TaskRecord] = {}
+        for task in () if record is None else record.tasks:
+            known = told.get(task.job.client)
+            if known is None or (task.started and not known.started):
+                told[task.job.client] = task
+        for task in told.values():
+            ref = m.TaskRef(task.job.id, task.index, task.attempt)
+            self._pass_on(slave, m.Output(ref, 2, f"concurrent_nb: {text}\n".encode()))
+
     def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
+        self._pass_on(peer, message)
+
+    def _pass_on(self, peer: Peer, message: m.Output) -> None:
         job = self.scheduler.jobs.get(JobId(message.task.job))
         task = None if job is None else job.tasks.get(message.task.index)
         if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:

@@ -11,7 +11,7 @@ from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode_error
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
-from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function, with_two_clients
 
 
 def submit(*indexes: int, digest: bytes = function().digest) -> m.Submit:
@@ -207,6 +207,23 @@ def test_a_silent_slave_is_suspected_and_lost_and_its_task_waits_again() -> None
         states.append([slave["state"] for slave in bench.core.status(bench.now)["slaves"]])
     assert states == [["active"], ["active"], ["suspected"], ["suspected"], [], []]
     assert bench.core.status(bench.now)["tasks"]["waiting"] == 1
+
+
+def test_owners_of_its_tasks_are_told_that_a_slave_is_lost_and_nobody_else_is() -> None:
+    bench = with_two_clients(slots=2)
+    bench.send(ALICE, opened(), function(), submit(0, 1))
+    bench.send(EAST, m.Started("east", [m.StartedTask(JOB, 1, 1, 77)]))
+    bench.all_sent()
+    told: list[tuple[SessionId, m.AnyMessage]] = []
+    for _ in range(6):
+        bench.now += 1.0
+        bench.send(ALICE)
+        bench.send(BOB)
+        told += [(session, each) for session, sent in bench.all_sent().items() for each in sent]
+    ((session, output),) = [(session, each) for session, each in told if isinstance(each, m.Output)]
+    assert session == ALICE
+    text = b"concurrent_nb: slave east does not answer: it has died, is frozen or cut off; its tasks run elsewhere\n"
+    assert output == m.Output(m.TaskRef(JOB, 1, 1), 2, text)
 
 
 def test_a_slave_that_drains_gets_nothing_and_is_not_suspected() -> None:
