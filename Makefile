@@ -18,6 +18,8 @@ OLDEST_LAB_VENV := .venv-oldest-lab$(VENV:.venv%=%)
 OLDEST_LAB := $(shell sed -nE 's/^ *"(jupyterlab|jupyter_server)>=([0-9.]+)",/\1==\2/p' pyproject.toml)
 ROUNDS ?= 3
 SECONDS ?= 3600
+S ?= 3600
+SEED ?= 1
 comma := ,
 # Pythons for which `make constraints` looks for versions. Versions for Pythons that are not installed here stay.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
@@ -30,7 +32,7 @@ COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # In a container root is often the only user, and JupyterLab refuses to run as root without this option.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo check test test-unit test-short test-latest test-oldest-lab pictures lab lint lint-web dist venv constraints bench bench-quick fuzz floods clean
+.PHONY: help demo check test test-unit test-short test-latest test-oldest-lab pictures lab lint lint-web dist venv constraints bench bench-quick fuzz soak floods clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +53,7 @@ help:
 	@echo "make bench-quick  compare with the standard library's pools, in under two minutes"
 	@echo "make bench        compare with all peers, in .venv-bench; writes benchmarks/RESULTS.md"
 	@echo "make fuzz         an hour of faulty peers of every role beside good ones; SECONDS=60 for a minute"
+	@echo "make soak S=3600  load on a cluster whose processes are killed and stopped, with a check of what becomes of it"
 	@echo "make floods       how much one client can make a master hold, and how much it slows other clients down"
 	@echo "make clean        remove environments, caches and builds"
 	@echo "Add PYTHON=python3.13 to use that Python, in .venv-3.13"
@@ -143,6 +146,10 @@ bench-quick: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzzer.fuzz --seconds $(SECONDS)
+
+soak: $(STAMP)
+	@$(BIN)/python $(COMPILE)
+	$(BIN)/python -m tests.soak.soak --seconds $(S) --seed $(SEED)
 
 floods: $(STAMP)
 	@$(BIN)/python $(COMPILE)
