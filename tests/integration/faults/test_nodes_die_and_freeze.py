@@ -1,4 +1,4 @@
-"""F8, F10, F14: slaves and masters that die, or are stopped, on a cluster that supervises them."""
+"""F8, F10, F14, F30: slaves and masters that die, are stopped or asked to leave, on a cluster that supervises them."""
 
 import json
 import logging
@@ -137,3 +137,17 @@ def test_a_worker_that_is_stopped_is_told_to_the_application_and_in_the_status(
         started.unlink()
         (tmp_path / "u").unlink()
     assert f"worker {worker} has been stopped, as by SIGSTOP, for" in capfd.readouterr().err
+
+
+def test_a_slave_that_is_terminated_at_work_leaves_and_no_task_counts_a_death() -> None:
+    with Cluster(workers=1, config=BRISK) as cluster:
+        app = cluster.application()
+        arguments = ("slave", "--connect", str(cluster.connection_file), "--workers", "1", "--name", "leaves")
+        with running(*arguments, says="has joined") as leaving:
+            results = app.map(work.slow_square, range(1500), timeout=PATIENCE_S)
+            first = [next(results) for _ in range(300)]
+            leaving.terminate()
+            assert [square for square, _ in [*first, *results]] == [number * number for number in range(1500)]
+            assert leaving.wait(PATIENCE_S) == 0
+        assert cluster.status()["suspects"] == []
+        assert [each["name"] for each in cluster.status()["slaves"]] != ["leaves"]

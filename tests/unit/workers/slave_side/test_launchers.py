@@ -1,11 +1,12 @@
-"""The fork server's records: invalid ones are no events."""
+"""The fork server's records: invalid ones are no events. How an end is described."""
 
 import random
+import signal
 
 import pytest
 
 from concurrent_nb.workers.protocol.fork_records import ENDED, RECORD, STARTED
-from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher
+from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, describe_exit
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,11 @@ def test_an_invalid_record_of_the_fork_server_is_no_event(record: bytes) -> None
         assert launcher._event(RECORD.pack(ENDED, 1, 100, 0, 0)) is not None
     finally:
         launcher.close(0.1)
+
+
+def test_a_large_worker_that_was_killed_may_have_been_the_cause_of_a_lack_of_memory() -> None:
+    assert describe_exit(-signal.SIGKILL, 900 << 20) == (
+        "died of SIGKILL (peak memory 900 MiB; if no one has killed it, the machine was out of memory)"
+    )
+    assert describe_exit(-signal.SIGKILL, 20 << 20) == "died of SIGKILL (peak memory 20 MiB)"
+    assert describe_exit(3) == "ended with exit code 3"
