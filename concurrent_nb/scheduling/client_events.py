@@ -21,6 +21,7 @@ from concurrent_nb.scheduling.events import (
     JobClosed,
     JobOpened,
     OutcomesAcknowledged,
+    OwnerNamed,
     ResultsFreed,
     ResultsWanted,
     TasksRan,
@@ -63,7 +64,7 @@ class ClientEventHandler:
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
             job.opened_s, job.shares_memory = now, event.shares_memory
-            job.notebook, job.cell = event.notebook, event.cell
+            job.notebook, job.cell, job.line = event.notebook, event.cell, event.line
             former = state.ended_jobs.pop(event.job, None)
             if former is not None and former.owner == event.owner:
                 job.sums, job.errors = former.sums, former.errors  # it has got a late task
@@ -75,6 +76,11 @@ class ClientEventHandler:
             if job.client != event.client:
                 self._attach(job, event)
         state.owners[event.client] = event.owner
+
+    def owner_named(self, event: OwnerNamed, now: float) -> None:
+        """Let a session cancel jobs of its owner, and add tasks to them."""
+        if self._state.owners.setdefault(event.client, event.owner) != event.owner:
+            refuse(event, f"session {event.client.hex()[:8]} reads a job in the name of another owner than before")
 
     def submitted(self, event: TasksSubmitted, now: float) -> None:
         """Accept new tasks, deliver the outcomes of known tasks that have finished, ignore other known tasks."""

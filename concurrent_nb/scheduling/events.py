@@ -62,6 +62,14 @@ class JobOpened(Struct, frozen=True, gc=False):
     shares_memory: bool = True  #: results in shared memory are not copied for this client
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it
+    line: str = ""  #: first line of that cell
+
+
+class OwnerNamed(Struct, frozen=True, gc=False):
+    """A session reads a job of its owner, and may cancel it, without being the one that gets its outcomes."""
+
+    client: SessionId
+    owner: str
 
 
 class TasksSubmitted(Struct, frozen=True, gc=False):
@@ -216,6 +224,7 @@ Event = (
     | SlaveTrusted
     | SlaveLost
     | JobOpened
+    | OwnerNamed
     | TasksSubmitted
     | JobClosed
     | CancelRequested

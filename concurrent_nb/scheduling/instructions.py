@@ -40,6 +40,10 @@ class DeliverOutcomes(Struct, frozen=True, gc=False):
     buffers: Sequence[Sequence[Buffer]]  #: for each item; empty if no item has any
 
 
+class ShowOutcomes(DeliverOutcomes, frozen=True, gc=False):
+    """Send these outcomes, which the master keeps, to a reader of a detached job. Not of the scheduler."""
+
+
 class AnnounceStarted(Struct, frozen=True, gc=False):
     """Send the owner that these are running."""
 
@@ -62,4 +66,4 @@ class ReleaseResult(Struct, frozen=True, gc=False):
     clean: bool  #: no process can refer to its shared memory, as far as tasks are concerned
 
 
-Instruction = AssignTasks | WithdrawTasks | DeliverOutcomes | AnnounceStarted | ForgetJob | ReleaseResult
+Instruction = AssignTasks | WithdrawTasks | DeliverOutcomes | ShowOutcomes | AnnounceStarted | ForgetJob | ReleaseResult

@@ -296,6 +296,7 @@ def _turn(estimate_s: float | None) -> int:
 def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
     return {
         e.JobOpened: jobs.opened,
+        e.OwnerNamed: jobs.owner_named,
         e.TasksSubmitted: jobs.submitted,
         e.JobClosed: jobs.closed,
         e.CancelRequested: jobs.cancel_requested,

@@ -51,6 +51,7 @@ class JobRecord:
     shares_memory: bool = True  #: its client opens results in shared memory; else they are copied for it
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it
+    line: str = ""  #: first line of that cell
     sums: JobSums = field(default_factory=JobSums, repr=False)  #: of its tasks that have ended
     errors: ErrorKinds | None = field(default=None, repr=False)  #: of its tasks; None: there was none
     forgotten_s: float | None = None  #: when it was forgotten: closed, and all outcomes acknowledged

@@ -285,6 +285,14 @@ class OpenJob(Message, tag=10, frozen=True):
     strategy: StrategyName | None = None  #: None for the cluster's strategy
     notebook: Annotated[str, msgspec.Meta(max_length=PATH_MAX)] = ""  #: path of the notebook that started it
     cell: Annotated[str, msgspec.Meta(max_length=NAME_MAX)] = ""  #: id of the cell that started it
+    line: Annotated[str, msgspec.Meta(max_length=NAME_MAX)] = ""  #: first line of that cell
+    detached: bool = False  #: the master keeps the job and its outcomes, for all who attach to it
+
+
+class AttachJob(Message, tag=19, frozen=True):
+    """Read a detached job: what there is, then what comes. JobAttached answers it."""
+
+    job: JobId
 
 
 class Submit(Message, tag=11, frozen=True):
@@ -370,6 +378,22 @@ class Ran(Message, tag=15, frozen=True):
     function: Digest
     name: Annotated[str, msgspec.Meta(max_length=NAME_MAX)]  #: of the function, for people
     items: list[OutcomeFrame]  #: without their bodies
+
+
+# --------------------------------------------------------------------------------------- master to application
+
+
+class JobAttached(Message, tag=41, frozen=True):
+    """The answer to AttachJob. Output, Started and Outcomes of the job follow."""
+
+    job: JobId
+    error: str  #: why it cannot be attached to, "" if it can
+    name: str = ""
+    tasks: Count = 0  #: how many it has, with the indexes 0 to tasks - 1
+    notebook: str = ""
+    cell: str = ""
+    line: str = ""
+    age_s: float = 0.0  #: how long ago it was opened
 
 
 # --------------------------------------------------------------------------------------------- master to slave
@@ -485,6 +509,7 @@ FromClient = (
     FromAnyone
     | Function
     | OpenJob
+    | AttachJob
     | Submit
     | Cancel
     | CloseJob
@@ -510,7 +535,7 @@ FromSlave = (
     | HostLoad
     | ShareMemory
 )
-ToClient = FromAnyone | Outcomes | Started | Output
+ToClient = FromAnyone | Outcomes | Started | Output | JobAttached
 ToSlave = (
     FromAnyone
     | Function

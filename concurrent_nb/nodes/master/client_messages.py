@@ -12,6 +12,7 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
 from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.nodes.master.client_limits import JOB_BYTES, Limits, count_tasks
+from concurrent_nb.nodes.master.detached_jobs import DetachedJobs
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.measured_values import MeasuredValues
 from concurrent_nb.nodes.master.peers import CREDIT_MAX, Handler, Peer, ids_of
@@ -51,6 +52,7 @@ class ClientMessages:
         measured: keeps what tasks have measured by themselves.
         limits: what clients may make the master hold.
         emit: called with each event.
+        detached: the detached jobs; new ones are added.
     """
 
     peers: Mapping[SessionId, Peer]
@@ -60,6 +62,7 @@ class ClientMessages:
     measured: MeasuredValues
     limits: Limits
     emit: Callable[[e.Event], None]
+    detached: DetachedJobs
     # By digest, of functions that applications have run themselves.
     _names_of_ran: dict[bytes, str] = field(default_factory=dict, init=False)
     _log: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(log), init=False)
@@ -69,6 +72,7 @@ class ClientMessages:
         return {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
+            m.AttachJob: self._on_attach_job,
             m.TaskInputs: self._on_task_inputs,
             m.Submit: self._on_submit,
             m.FetchResults: self._on_fetch_results,
@@ -120,9 +124,12 @@ class ClientMessages:
         notebook, cell = message.notebook, message.cell
         if peer.parent is not None and not notebook and (parent := self.scheduler.find_job(peer.parent)) is not None:
             notebook, cell = parent.notebook, parent.cell
+        session_id = peer.session_id
+        if message.detached or message.job in self.detached.jobs:
+            session_id = self.detached.open(peer, message, now)
         self.emit(
             e.JobOpened(
-                peer.session_id,
+                session_id,
                 peer.key.decode(),
                 JobId(message.job),
                 message.name[:_NAME_MAX],
@@ -132,8 +139,15 @@ class ClientMessages:
                 peer.memory.announced.shares,
                 notebook,
                 cell,
+                message.line,
             )
         )
+
+    def _on_attach_job(self, peer: Peer, message: m.AttachJob, _: Received, now: float) -> None:
+        job_id = JobId(message.job)
+        job = self.scheduler.jobs.get(job_id)
+        client = None if job is None or job.client is None else self.peers.get(job.client)
+        self.detached.attach(peer, job_id, client, now)
 
     def _on_task_inputs(self, peer: Peer, message: m.TaskInputs, _: Received, now: float) -> None:
         refs = peer.inputs.setdefault((message.job, message.index), [])
@@ -149,6 +163,11 @@ class ClientMessages:
             self._refuse(peer, message, message.tasks, why)
             return
         tasks, buffers = message.tasks, item.buffers
+        if self.detached.jobs and (job := self.detached.jobs.get(JobId(message.job))) is not None and tasks:
+            tasks, buffers = self.detached.unknown_of(job, tasks, buffers)
+            if not tasks:
+                return
+            message = msgspec.structs.replace(message, tasks=tasks)
         captured = function.message.sizes
         objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
         if any(task.sizes for task in tasks):
@@ -222,6 +241,7 @@ class ClientMessages:
         self.emit(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes, message.unstarted_only))
 
     def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
+        self.detached.closed(JobId(message.job))
         self.emit(e.JobClosed(peer.session_id, JobId(message.job)))
 
     def _on_measured(self, peer: Peer, message: m.Measured, _: Received, now: float) -> None:

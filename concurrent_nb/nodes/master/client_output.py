@@ -3,6 +3,7 @@
 A part of `nodes.master.core`.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from concurrent_nb.wire import messages as m
@@ -73,6 +74,10 @@ class ClientOutput:
                 notes.append(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
         self._cut = dict.fromkeys(self._cut)
         return notes
+
+    def leave_out(self, streams: Iterable[Stream]) -> None:
+        """Note that the beginning of streams is missing, as the client was told: nothing more of them is sent."""
+        self._cut.update(dict.fromkeys(streams))
 
     def forget_job(self, job: bytes) -> None:
         """Forget the streams of a job that is over."""

@@ -29,6 +29,7 @@ from concurrent_nb.nodes.master.client_messages import ClientMessages
 from concurrent_nb.nodes.master.cluster_statistics import cluster_statistics, job_statistics
 from concurrent_nb.nodes.master.cluster_view import view_of
 from concurrent_nb.nodes.master.control_requests import ControlRequests
+from concurrent_nb.nodes.master.detached_jobs import DetachedJobs, DetachedLimits
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
@@ -42,6 +43,7 @@ from concurrent_nb.nodes.master.status import describe
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
+from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, NodeChange, NodeState
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -81,6 +83,7 @@ class MasterCore:
         store: where contents from applications on other hosts are stored; None if no node could open them.
         kept_s: how long an application whose connection has broken may come back, in seconds.
         limits: what clients may make this master hold.
+        detached: how long, and how much, it keeps of detached jobs.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class MasterCore:
         *,
         kept_s: float = KEPT_S,
         limits: Limits = DEFAULT,
+        detached: DetachedLimits | None = None,
     ) -> None:
         self.epoch = epoch
         self._kept_s = kept_s
@@ -130,15 +134,27 @@ class MasterCore:
             is_kept=scheduler.is_kept,
             limits=limits,
         )
-        self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
+        #: jobs that outlive their applications
+        self.detached = DetachedJobs(
+            epoch,
+            scheduler,
+            self._memory,
+            detached or DetachedLimits(),
+            emit=self._add_event,
+            send=self._send,
+            show=self._show,
+        )
+        self._dispatch = Dispatch(
+            self.peers, self._functions, self._memory, limits, self._add_event, self.remove, self.detached
+        )
         self._measured = MeasuredValues()
         emit = self._peer_events.append
         self._client_messages = ClientMessages(
-            self.peers, self._functions, self._memory, scheduler, self._measured, limits, emit
+            self.peers, self._functions, self._memory, scheduler, self._measured, limits, emit, self.detached
         )
         scheduler.task_log.name_of = self._client_messages.name_of
         self._slave_messages = SlaveMessages(
-            self.peers, self._memory, scheduler, self.kernels, self.stacks, self._dispatch.send, emit
+            self.peers, self._memory, scheduler, self.kernels, self.stacks, self._dispatch.send, emit, self.detached
         )
         #: what callers of the control channel ask of slaves and jobs
         self.requests = ControlRequests(
@@ -283,7 +299,9 @@ class MasterCore:
             self._functions.forget_key(peer.key)
         self._byes.append((session_id, peer.session.bye(reason)))
         self._log.info(peer.role, now, "%s %r has gone: %s", peer.role, peer.name, reason, ids=ids_of(peer))
+        is_needed = False
         if peer.role == "client":
+            is_needed = self.detached.client_gone(peer, left=left, linger_s=linger_s, now=now)
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.joined:
             left = left or not peer.slots
@@ -296,7 +314,7 @@ class MasterCore:
             self.kernels.lost(session_id, reason)
             self.stacks.lost(session_id, reason)
         self._decide(now)
-        self._memory.abandon(peer.memory, now + linger_s)
+        self._memory.abandon(peer.memory, inf if is_needed else now + linger_s)
         return True
 
     def stop(self) -> list[Outgoing]:
@@ -460,6 +478,12 @@ class MasterCore:
     def _add_event(self, event: e.Event) -> None:
         self._events.append(event)
 
+    def _send(self, to: SessionId, message: m.AnyMessage) -> None:
+        self._dispatch.send(to, message)
+
+    def _show(self, shown: i.ShowOutcomes, now: float) -> None:
+        self._dispatch.execute([shown], now)
+
     def _drop_functions_in(self, segments: set[bytes]) -> None:
         """Drop functions in segments that are closed; tasks that wait for them are refused."""
         for digest, jobs in self._functions.drop_in(segments):
@@ -487,6 +511,9 @@ class MasterCore:
         for not_joined in self._not_joined.values():
             while (first := next(iter(not_joined.values()), None)) is not None and now - first.since >= JOIN_WITHIN_S:
                 self.remove(first.session_id, f"it has sent nothing within {JOIN_WITHIN_S:.0f} s", now)
+        self.detached.tick(now)
+        if self.detached.acknowledged:
+            self._events += self.detached.take_acknowledged()
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
@@ -572,7 +599,7 @@ class MasterCore:
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._deadlines.soonest)
         if self._silent:
             due = min(due, self._next_check_s)
-        deadlines = (self.kernels, self.stacks, self.shared_views)
+        deadlines = (self.kernels, self.stacks, self.shared_views, self.detached)
         return min(due, *(each.next_deadline() for each in deadlines))
 
     def view(
@@ -607,7 +634,7 @@ class MasterCore:
             sees_all: list the jobs of all owners.
         """
         asker = None if session_id is None else self.peers.get(session_id)
-        status = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
+        status = describe(self.peers, self.scheduler, self.detached, now, asker, sees_all=sees_all)
         return {"epoch": self.epoch, **status, "functions": len(self._functions)}
 
     def statistics(

@@ -14,6 +14,7 @@ from concurrent_nb.errors import TooLarge
 from concurrent_nb.ids import JobId, SessionId, task_name
 from concurrent_nb.nodes.master.client_limits import Limits
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.master.detached_jobs import DetachedJobs
 from concurrent_nb.nodes.master.function_table import FunctionTable
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryTracker, lost_result
@@ -39,6 +40,7 @@ class Dispatch:
         limits: how much is copied for a node that can open no shared memory here.
         on_event: called with events for the scheduler.
         remove: ends a session, with a reason, at a time.
+        detached: gets what concerns no registered peer.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Dispatch:
         limits: Limits,
         on_event: Callable[[e.Event], None],
         remove: Callable[[SessionId, str, float], object],
+        detached: DetachedJobs,
     ) -> None:
         self.touched: dict[SessionId, Peer] = {}  #: peers that may have something to send
         self._peers = peers
@@ -57,6 +60,7 @@ class Dispatch:
         self._limits = limits
         self._on_event = on_event
         self._remove = remove
+        self._detached = detached
         self._log = RateLimitedLog(log)
 
     def send(self, to: SessionId, message: m.AnyMessage) -> None:
@@ -75,14 +79,14 @@ class Dispatch:
             try:
                 if type(instruction) is i.AssignTasks:
                     self._assign(instruction)
-                elif type(instruction) is i.DeliverOutcomes:
+                elif isinstance(instruction, i.DeliverOutcomes):
                     self._deliver(instruction, now)
                 elif type(instruction) is i.WithdrawTasks:
                     self.send(instruction.slave, m.Withdraw(list(instruction.tasks), instruction.stop))
                 elif type(instruction) is i.AnnounceStarted:
-                    self.send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
+                    self._announce(instruction)
                 elif type(instruction) is i.ForgetJob:
-                    self._forget_job(instruction.job)
+                    self._forget_job(instruction.job, now)
                 elif type(instruction) is i.ReleaseResult:
                     self._memory.unpin(instruction.job, instruction.index, clean=instruction.clean)
             except Exception as error:  # noqa: BLE001  (a bulkhead: the other instructions must be executed)
@@ -189,6 +193,7 @@ class Dispatch:
     def _deliver(self, deliver: i.DeliverOutcomes, now: float) -> None:
         client = self._peers.get(deliver.client)
         if client is None:
+            self._detached.ended(deliver, now)
             return
         self.touched[deliver.client] = client
         items, buffers = list(deliver.items), deliver.buffers
@@ -197,6 +202,9 @@ class Dispatch:
             if not items:
                 return
         client.done += len(items)
+        if type(deliver) is i.ShowOutcomes:
+            client.session.send(m.Outcomes(deliver.job, deliver.slave, items), buffers)
+            return
         acknowledged = e.OutcomesAcknowledged(deliver.client, deliver.job, [item.index for item in items])
         client.session.send(m.Outcomes(deliver.job, deliver.slave, items), buffers, acknowledged)
 
@@ -234,7 +242,15 @@ class Dispatch:
             buffers.append(own)
         return items, buffers
 
-    def _forget_job(self, job: JobId) -> None:
+    def _announce(self, announce: i.AnnounceStarted) -> None:
+        started = m.Started(announce.slave, list(announce.tasks))
+        if announce.client in self._peers:
+            self.send(announce.client, started)
+        else:
+            self._detached.started(JobId(announce.client), started)
+
+    def _forget_job(self, job: JobId, now: float) -> None:
+        self._detached.over(job, now)
         self._memory.forget_job(job)
         self._functions.forget_job(job)
         for peer in self._peers.values():

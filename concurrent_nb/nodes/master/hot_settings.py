@@ -47,11 +47,18 @@ class HotSettings:
             "deaths_allowed": lambda deaths, now: setattr(core.scheduler, "deaths_allowed", deaths),
             "results_kept_s": lambda kept_s, now: core.keep_results_for(kept_s),
             "results_kept_bytes": lambda size, now: setattr(core.scheduler, "results_kept_bytes", size),
+            "unattended_jobs_s": lambda kept_s, now: self._limit_detached("unattended_jobs_s", kept_s, now),
+            "detached_results_s": lambda kept_s, now: self._limit_detached("results_s", kept_s, now),
+            "detached_results_bytes": lambda size, now: self._limit_detached("results_bytes", size, now),
             "clients": lambda most, now: setattr(core.limits, "clients", most),
             "tasks_per_client": lambda most, now: setattr(core.limits, "tasks", most),
             "bytes_per_client": lambda most, now: setattr(core.limits, "size_bytes", most),
             "segments_per_client": lambda most, now: setattr(core.limits, "segments", most),
         }
+
+    def _limit_detached(self, name: str, value: float, now: float) -> None:
+        setattr(self._core.detached.limits, name, value)
+        self._core.detached.apply_limits(now)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return each item by name, "MasterNode.clients": value, default, help, and whether it may change (hot)."""

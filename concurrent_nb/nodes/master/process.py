@@ -37,6 +37,7 @@ from concurrent_nb.nodes.master.cluster_statistics import SAMPLE_TASKS
 from concurrent_nb.nodes.master.cluster_statistics import sample as take_sample
 from concurrent_nb.nodes.master.control_methods import ControlMethods, job_of, session_of
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
+from concurrent_nb.nodes.master.detached_jobs import DetachedLimits
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.master.metrics_source import MetricsSource
@@ -83,6 +84,10 @@ WEB_FILES: Final = Path(__file__).parents[2] / "web" / "static"
 PARENT_CHECK_S: Final = 1.0
 
 
+#: what the master keeps of detached jobs unless it is configured otherwise
+KEPT: Final = DetachedLimits()
+
+
 class MasterSettings(Component):
     """Settings of a master: where it listens, its strategy, its intervals and limits."""
 
@@ -106,6 +111,20 @@ class MasterSettings(Component):
         RESULTS_KEPT_BYTES,
         min=0,
         help="Bytes of results that an application has not acknowledged, above which its tasks wait.",
+    )
+    unattended_jobs_s = FloatItem(
+        KEPT.unattended_jobs_s,
+        min=0.0,
+        help="Seconds for which jobs go on whose application was killed, or whose kernel was restarted; 0: they are"
+        " cancelled. Detached jobs go on in any case.",
+    )
+    detached_results_s = FloatItem(
+        KEPT.results_s, min=0.0, help="Seconds for which results and output of a detached job are kept after its end."
+    )
+    detached_results_bytes = IntItem(
+        KEPT.results_bytes,
+        min=0,
+        help="Bytes of results and output of detached jobs that are kept for one user; the oldest job goes first.",
     )
     clients = IntItem(DEFAULT.clients, min=1, help="Applications that may be registered at once.")
     tasks_per_client = IntItem(
@@ -179,6 +198,11 @@ class Master:
                 size_bytes=config.bytes_per_client,
                 segments=config.segments_per_client,
                 object_bytes=config.object_bytes,
+            ),
+            detached=DetachedLimits(
+                unattended_jobs_s=config.unattended_jobs_s,
+                results_s=config.detached_results_s,
+                results_bytes=config.detached_results_bytes,
             ),
         )
         self._web_sessions = WebSessions()  # used by the main thread

@@ -234,6 +234,10 @@ class SharedMemoryTracker:
         else:
             self.departed.append((due, peer))
 
+    def close_soon(self, peer: PeerMemory, now: float) -> None:
+        """Close the segments of a lost application from now on: nothing needs them any more."""
+        self.departed = [(now, each) if each is peer else (due, each) for due, each in self.departed]
+
     def close_departed(self, now: float) -> None:
         """Close the segments of applications that have not come back in time."""
         over = [departed for departed in self.departed if departed[0] <= now]

@@ -7,6 +7,7 @@ from math import inf
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.master.detached_jobs import DetachedJobs
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
 from concurrent_nb.nodes.master.peers import CREDIT_MAX, Handler, Peer
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryTracker
@@ -30,6 +31,7 @@ class SlaveMessages:
         stacks: is given the answers to questions for stacks.
         send: sends a message to a peer.
         emit: called with each event.
+        detached: gets the output of detached jobs.
     """
 
     peers: Mapping[SessionId, Peer]
@@ -39,6 +41,7 @@ class SlaveMessages:
     stacks: StackRequests
     send: Callable[[SessionId, m.AnyMessage], None]
     emit: Callable[[e.Event], None]
+    detached: DetachedJobs
 
     def handlers(self) -> dict[type, Handler]:
         """Return what handles each type of message."""
@@ -90,7 +93,11 @@ class SlaveMessages:
             return
         client = None if task.job.client is None else self.peers.get(task.job.client)
         if client is None:
-            return
+            self.detached.wrote(task.job.id, message, self._forward)
+        else:
+            self._forward(client, message)
+
+    def _forward(self, client: Peer, message: m.Output) -> None:
         output, backlog = client.output, client.session.backlog_bytes
         is_held = client.is_silent or output.has_cuts or backlog > OUTPUT_KEPT_BYTES
         if not is_held or output.accepts(message, client.is_silent, backlog):

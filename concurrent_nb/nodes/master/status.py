@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, Final
 
 from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.detached_jobs import DetachedJob, DetachedJobs
 from concurrent_nb.nodes.master.graph_view import describe_graphs, shown_graphs
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -19,13 +20,20 @@ SUSPECTS_MAX: Final = 100
 
 
 def describe(
-    peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, asker: Peer | None, *, sees_all: bool
+    peers: Mapping[SessionId, Peer],
+    scheduler: Scheduler,
+    detached: DetachedJobs,
+    now: float,
+    asker: Peer | None,
+    *,
+    sees_all: bool,
 ) -> dict[str, Any]:
     """Return slaves, clients, jobs, graphs and task counts, without nodes that have not joined: they may be fake.
 
     Args:
         peers: the registered nodes.
         scheduler: the scheduler.
+        detached: the detached jobs, of which those that have ended are listed, too.
         now: the time, in seconds.
         asker: the application that asks: the jobs and the graph of its owner are listed.
         sees_all: list those of all owners.
@@ -34,6 +42,7 @@ def describe(
     clients = [peer for peer in joined if peer.role == "client"]
     owner = asker.key.decode() if asker is not None and asker.role == "client" else None
     jobs = [job for job in scheduler.jobs.values() if sees_all or job.owner == owner]
+    over = [job for job in detached.jobs.values() if job.id not in scheduler.jobs and (sees_all or job.owner == owner)]
     graphs = [graph for graph in shown_graphs(scheduler, now) if sees_all or graph.owner == owner]
     paused = scheduler.paused
     assigned = Counter(task.job.id for slave in scheduler.slaves.values() for task in slave.tasks)
@@ -55,10 +64,17 @@ def describe(
         "clients": [{"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]],
         "more_clients": max(0, len(clients) - LISTED_MAX),
         "jobs": [
-            _describe_job(peers, job, assigned[job.id], owner, now, paused.get(job.owner, 0))
-            for job in jobs[-LISTED_MAX:]
+            *(_describe_kept(detached, job, owner, now) for job in over[-LISTED_MAX:]),
+            *(
+                {
+                    **_describe_job(peers, job, assigned[job.id], owner, now, paused.get(job.owner, 0)),
+                    **_describe_if_detached(detached, job, now),
+                }
+                for job in jobs[-LISTED_MAX:]
+            ),
         ],
-        "more_jobs": max(0, len(jobs) - LISTED_MAX),
+        "more_jobs": max(0, len(jobs) - LISTED_MAX) + max(0, len(over) - LISTED_MAX),
+        "detached": detached.describe(),
         "other_jobs": len(scheduler.jobs) - len(jobs),
         "graphs": describe_graphs(peers, scheduler, graphs),
         "suspects": _describe_suspects(scheduler, {job.id for job in jobs}),
@@ -106,6 +122,32 @@ def _describe_job(
         "kept": len(kept),  # results that stay in the cluster
         "kept_bytes": sum(map(_bytes_of, kept)),
         "age_s": now - job.opened_s,
+        "notebook": job.notebook,
+        "line": job.line,
+    }
+
+
+def _describe_if_detached(detached: DetachedJobs, job: JobRecord, now: float) -> dict[str, Any]:
+    kept = detached.jobs.get(job.id)
+    return {"detached": False} if kept is None else detached.describe_job(kept, now)
+
+
+def _describe_kept(detached: DetachedJobs, job: DetachedJob, owner: str | None, now: float) -> dict[str, Any]:
+    """Describe a detached job that has ended."""
+    return {
+        "id": job.id.hex(),
+        "name": job.name,
+        "client": None,
+        "mine": job.owner == owner,
+        "state": "kept",
+        "tasks": job.tasks,
+        "done": job.tasks,
+        "assigned": 0,
+        "untaken_bytes": 0,
+        "age_s": now - job.opened_s,
+        "notebook": job.notebook,
+        "line": job.line,
+        **detached.describe_job(job, now),
     }
 
 

@@ -7,6 +7,7 @@ from concurrent_nb.ids import SessionId, digest_of
 from concurrent_nb.nodes.common.shared_memory_link import PeerSegments
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.master.detached_jobs import DetachedLimits
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -24,10 +25,20 @@ class Bench:
     """A master, and the other ends of the links of its peers."""
 
     def __init__(
-        self, store: ObjectStore | None = None, reader: PeerSegments | None = None, limits: Limits = DEFAULT
+        self,
+        store: ObjectStore | None = None,
+        reader: PeerSegments | None = None,
+        limits: Limits = DEFAULT,
+        detached: DetachedLimits | None = None,
     ) -> None:
         self.core = MasterCore(
-            7, Scheduler(PullRoundRobinStrategy()), Liveness(), reader=reader, store=store, limits=limits
+            7,
+            Scheduler(PullRoundRobinStrategy()),
+            Liveness(),
+            reader=reader,
+            store=store,
+            limits=limits,
+            detached=detached,
         )
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0
