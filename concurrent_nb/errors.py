@@ -117,6 +117,11 @@ class LimitExceeded(ClusterError, concurrent.futures.BrokenExecutor):
     """A node exceeded a limit of the master; the message names the limit and its setting."""
 
 
+class AttachRefused(ClusterError):
+    """An application cannot attach to a job: it is not kept, it is another user's, or only its own application can put
+    its tasks together. The message has the reason."""
+
+
 class KernelUnavailable(ClusterError):
     """A slave did not become a Jupyter kernel; the message contains the reason and a remedy."""
 

@@ -293,6 +293,7 @@ class AttachJob(Message, tag=19, frozen=True):
     """Read a detached job: what there is, then what comes. JobAttached answers it."""
 
     job: JobId
+    again: bool = False  #: it has read the job before: without the output that there is
 
 
 class Submit(Message, tag=11, frozen=True):

@@ -85,6 +85,10 @@ class FunctionPayload:
     name: str = ""  #: for people
 
 
+#: the function of tasks that another application has sent
+NO_FUNCTION: Final = FunctionPayload(b"", NO_PAYLOAD)
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class ClientJob(Generic[T]):
     """A job with tasks that may be unanswered."""
@@ -96,6 +100,11 @@ class ClientJob(Generic[T]):
     strategy: m.StrategyName | None = None  #: how its tasks are spread over slaves; None: as the cluster is configured
     notebook: str = ""  #: path of the notebook that started it
     cell: str = ""  #: id of the cell that started it
+    line: str = ""  #: first line of that cell
+    detached: bool = False  #: the master keeps its outcomes, and it goes on without this application
+    #: makes the handle of a task; of a job that this application has not started, and only reads
+    new_handle: "Callable[[int], T] | None" = None
+    is_read: bool = False  #: ... and it has read it already
     closed: bool = False  #: no more tasks will be added
     open_sent: bool = False
     close_sent: bool = False
@@ -173,6 +182,18 @@ class UnclaimedResult(Struct, frozen=True, gc=False):
     slices: list[m.Slice]
 
 
+#: called with the answer to AttachJob; None: the cluster is gone
+Found = Callable[[m.JobAttached | None], object]
+
+
+class JobFound(Struct, Generic[T], frozen=True):
+    """The master has a job that was asked for, or says why not."""
+
+    job: ClientJob[T] | None  #: that this application reads
+    answer: m.JobAttached
+    then: Found | None  #: None: nobody waits for it
+
+
 class ResultFetched(Struct, frozen=True):
     """A result that was kept in the cluster has come, or is not there any more (INPUT_GONE)."""
 
@@ -183,4 +204,13 @@ class ResultFetched(Struct, frozen=True):
     slave: str
 
 
-News = TaskEnded[T] | TaskRunning[T] | TaskWrote[T] | UnclaimedResult | ResultFetched | m.Segment | m.DropSegments
+News = (
+    TaskEnded[T]
+    | TaskRunning[T]
+    | TaskWrote[T]
+    | UnclaimedResult
+    | ResultFetched
+    | JobFound[T]
+    | m.Segment
+    | m.DropSegments
+)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -24,6 +25,7 @@ from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import (
     AccessRefused,
+    AttachRefused,
     ClusterError,
     DependencyFailed,
     MasterLost,
@@ -37,6 +39,8 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
 from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
+    Found,
+    JobFound,
     NeededTask,
     News,
     Payload,
@@ -67,7 +71,7 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.call_chunks import FORKS
 from concurrent_nb.transport.poller import Poller, fd_of, has_message
-from concurrent_nb.wire.messages import INPUTS_MAX, NOTES, DropSegments, OutcomeFrame, Segment, Slice
+from concurrent_nb.wire.messages import INPUTS_MAX, NOTES, DropSegments, JobAttached, OutcomeFrame, Segment, Slice
 
 log = foreign.Log(__name__)
 
@@ -181,6 +185,7 @@ class ClientThread:
         self._is_urgent = False  # but not now
         self._unsent: deque[Task] = deque()  # tasks that a thread may claim, the oldest first
         self._leaving = False  # this thread ends when no task is open
+        self._says_goodbye = True  # then
         self._wake = Wakeup()
         self.output = OutputThread(name, drained=self._wake.set)
         self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
@@ -278,6 +283,43 @@ class ClientThread:
         """Close a job: it gets no more tasks."""
         self.call_soon(lambda: self._core.close(record))
 
+    def read_job(self, record: ClientJob[TaskHandle], found: Callable[[JobAttached], object]) -> None:
+        """Read a job that the master keeps, and wait until its tasks are there.
+
+        Args:
+            record: of the job; `new_handle` makes the handles of its tasks, in the client thread.
+            found: called with the master's answer, in the client thread.
+
+        Raises AttachRefused if the job cannot be read, RuntimeError in the client thread, and as `check_open`.
+        """
+        self._wait_for_job(lambda then: self._core.read(record, then), found)
+
+    def confirm_job(self, record: ClientJob[TaskHandle]) -> None:
+        """Wait until the master has all tasks of a detached job, which is closed. Raises as `read_job`."""
+        self._wait_for_job(lambda then: self._core.confirm(record, then), lambda _: None)
+
+    def _wait_for_job(self, ask: Callable[[Found], None], found: Callable[[JobAttached], object]) -> None:
+        self.check_may_wait("the master cannot be asked about a job")
+        self.check_open()
+        answers: list[JobAttached | None] = []
+        answered = threading.Event()
+
+        def then(answer: JobAttached | None) -> None:
+            if answer is not None and not answer.error:
+                found(answer)
+            answers.append(answer)
+            answered.set()
+
+        self.call_soon(partial(ask, then))
+        while not answered.wait(STOPPED_CHECK_S):
+            if self.has_left:
+                break
+        if not answers or answers[0] is None:
+            self.check_open()
+            raise MasterLost(f"the application has left cluster {self._cluster!r}")
+        if answers[0].error:
+            raise AttachRefused(answers[0].error)
+
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         """Cancel tasks of a job, or all (None), running ones too."""
         self.call_soon(lambda: self._cancel(job, indexes))
@@ -298,10 +340,14 @@ class ClientThread:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def quit(self) -> None:
-        """Leave now, and wait for no outcome: the master cancels what is open, and no future ends."""
+    def quit(self, *, says_goodbye: bool = True) -> None:
+        """Leave now, and wait for no outcome: no future ends, and the master cancels what is open.
+
+        Without a goodbye, the master does with it what it does with the jobs of an application that was killed.
+        """
         with self._lock:
             self._closed = True
+            self._says_goodbye = says_goodbye
         self.call_soon(self._quit)
         self._thread.join()
 
@@ -343,7 +389,7 @@ class ClientThread:
             self.report_blocked(False)
             with self._lock:
                 self._closed = True
-            if self._broken is None:
+            if self._broken is None and self._says_goodbye:
                 self._report_last()
                 self._loop.acknowledge()
                 self.member.leave()
@@ -351,6 +397,8 @@ class ClientThread:
                 self.member.close()
             for then in self._core.drop_fetches():
                 then(None)
+            for found in self._core.drop_found():
+                found(None)
             self._wake.close()
             self._segments.close()
             self.store.close()
@@ -506,10 +554,10 @@ class ClientThread:
         self._released.append(slice_)
         return data
 
-    def check_may_wait(self) -> None:
+    def check_may_wait(self, what: str = "a kept result cannot be fetched") -> None:
         """Raise RuntimeError in this thread: it cannot wait for what it has to do itself."""
         if threading.current_thread() is self._thread:
-            raise RuntimeError("a kept result cannot be fetched in a callback: call its result() in another thread")
+            raise RuntimeError(f"{what} in a callback of a future, which runs in the client thread: use another thread")
 
     def _give_results(self, entry: Task) -> None:
         """Send a held task with the results that it needs, or end it if it cannot have them."""
@@ -622,7 +670,8 @@ class ClientThread:
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
             for entry in [*self._core.entries(), *self._unsent]:
-                entry.handle.cancel()
+                if not _goes_on(entry.job):
+                    entry.handle.cancel()
         if cancel_futures or stop:
             self._held_until = 0.0  # output is not waited for any more
         sources = dict(self._sources)
@@ -632,11 +681,20 @@ class ClientThread:
             for job_id in {entry.job.id for entry in self._unsent}:
                 self._cancel(job_id, None)
         for job in list(self._core.jobs.values()):
+            if _goes_on(job):
+                self._let_go(job)
+                continue
             if stop:
                 self._core.cancel(job.id, None)
             if job.id not in sources:
                 self._core.close(job)
         self._leaving = True
+
+    def _let_go(self, job: ClientJob[TaskHandle]) -> None:
+        """Leave a job to the master, which keeps it."""
+        why = f"job {job.id.hex()} goes on without this application, which has left the cluster: attach to it"
+        for entry in self._core.let_go(job):
+            entry.handle.end(None, RuntimeError(why))
 
     # --------------------------------------------------------------------------------------------------------- news
 
@@ -680,6 +738,8 @@ class ClientThread:
             self.streams.show(news)
         elif type(news) is ResultFetched:
             news.then(news)
+        elif type(news) is JobFound:
+            self._job_found(news)
         elif type(news) is UnclaimedResult:
             # It may be a result that has arrived in a former session, and that is still used.
             self._core.release(news.slices, clean=False)
@@ -690,6 +750,14 @@ class ClientThread:
                 log.warning("shared memory of the master: %s", error)
         elif type(news) is DropSegments:
             self._segments.drop(news.segments)
+
+    def _job_found(self, news: JobFound[TaskHandle]) -> None:
+        """Tell who waits for a job; end its tasks if the master does not have it any more."""
+        if news.answer.error and news.job is not None:
+            for entry in self._core.let_go(news.job):
+                entry.handle.end(None, MasterLost(f"task {entry.handle.task}: {news.answer.error}"))
+        if news.then is not None:
+            news.then(news.answer)
 
     def _end_broken(self, news: News[TaskHandle], error: BaseException) -> None:
         """End a task whose outcome raised an error here: its future may not wait for ever."""
@@ -847,6 +915,13 @@ class ClientThread:
             entry.handle.end(None, kind(f"task {entry.handle.task}: {why}"))
         for then in self._core.drop_fetches():
             then(None)
+        for found in self._core.drop_found():
+            found(None)
         for source in list(self._sources.values()):
             source.fail(kind(why))
         self._gone(gracefully)
+
+
+def _goes_on(job: ClientJob[Any]) -> bool:
+    """Return whether a job goes on without this application: the master has all of it, and keeps it."""
+    return job.new_handle is not None or (job.detached and job.close_sent)

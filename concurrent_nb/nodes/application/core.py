@@ -19,10 +19,13 @@ import msgspec
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.client_tasks import (
+    NO_FUNCTION,
     NO_PAYLOAD,
     ClientJob,
     Fetched,
+    Found,
     FunctionPayload,
+    JobFound,
     NeededTask,
     News,
     Payload,
@@ -75,6 +78,7 @@ class ClientCore(Generic[T]):
         self._sessions = 0
         self._unsent: list[TaskUnsent[T]] = []
         self._fetches: dict[tuple[JobId, int], tuple[ClientJob[T], Fetched]] = {}  # kept results that were asked for
+        self._found: dict[JobId, Found] = {}  # who waits for the answer about a job, which was asked for or is to be
         self._newly_held: list[TaskEntry[T]] = []
         #: held tasks that wait until another one is sent, by that one
         self._parked: dict[TaskEntry[T], list[TaskEntry[T]]] = {}
@@ -114,6 +118,9 @@ class ClientCore(Generic[T]):
         self._last_sent_s = float("-inf")  # the master sends only after the first envelope
         dropped = []
         for job in list(self.jobs.values()):
+            if job.new_handle is not None:
+                session.send(m.AttachJob(job.id, job.is_read))
+                continue
             job.open_sent = job.close_sent = False
             job.functions.clear()
             job.captured_segments.clear()
@@ -130,6 +137,9 @@ class ClientCore(Generic[T]):
             self._close_if_over(job)
         for (_, index), (job, _) in self._fetches.items():
             self._ask_for(job, index, session)
+        for job_id in self._found:
+            if job_id not in self.jobs:  # its tasks have ended, and it is not opened again
+                session.send(m.AttachJob(job_id))
         self._send_waiting()
         return dropped
 
@@ -237,6 +247,32 @@ class ClientCore(Generic[T]):
         else:
             self._open(job, self.session)
         self._close_if_over(job)
+
+    def read(self, job: ClientJob[T], then: Found) -> None:
+        """Read a job of another application, or a former one of this: its tasks come when the master has answered."""
+        self._found[job.id] = then
+        self.jobs[job.id] = job
+        job.closed = job.open_sent = job.close_sent = True
+        if self.session is not None:
+            self.session.send(m.AttachJob(job.id))
+
+    def confirm(self, job: ClientJob[T], then: Found) -> None:
+        """Call `then` when the master has all tasks of a detached job, which is closed."""
+        self._found[job.id] = then
+        if self.session is not None and (job.close_sent or job.id not in self.jobs):
+            self.session.send(m.AttachJob(job.id))
+
+    def let_go(self, job: ClientJob[T]) -> list[TaskEntry[T]]:
+        """Read a detached job no longer; return its tasks. It goes on."""
+        self.jobs.pop(job.id, None)
+        entries = list(job.entries.values())
+        job.entries.clear()
+        return entries
+
+    def drop_found(self) -> list[Found]:
+        """Forget who waits for answers about jobs; return whom to inform."""
+        found, self._found = self._found, {}
+        return list(found.values())
 
     def fetch(self, job: ClientJob[T], index: int, then: Fetched) -> None:
         """Ask for a kept result; it comes as a `ResultFetched`."""
@@ -412,7 +448,17 @@ class ClientCore(Generic[T]):
     def _open(self, job: ClientJob[T], session: Session) -> None:
         if not job.open_sent:
             session.send(
-                m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy, job.notebook, job.cell)
+                m.OpenJob(
+                    job.id,
+                    job.name,
+                    job.until,
+                    job.stop_on_error,
+                    job.strategy,
+                    job.notebook,
+                    job.cell,
+                    job.line,
+                    job.detached,
+                )
             )
             job.open_sent = True
             if job.dropped:
@@ -425,6 +471,8 @@ class ClientCore(Generic[T]):
         if job.closed and self.session is not None and is_open and not (job.waiting or job.held):
             self.session.send(m.CloseJob(job.id))
             job.close_sent = True
+            if job.id in self._found:
+                self.session.send(m.AttachJob(job.id))
         if job.closed and not job.entries:
             self._forget_functions(job)
             self._waiting.pop(job.id, None)
@@ -626,7 +674,7 @@ class ClientCore(Generic[T]):
         """Have the master release contents and functions that no unanswered task needs. False if there are none."""
         assert self.session is not None
         assert self._announced is not None
-        idle = [job for job in self.jobs.values() if job.open_sent and not (job.sent or job.kept)]
+        idle = [job for job in self.jobs.values() if job.open_sent and not (job.sent or job.kept or job.new_handle)]
         for job in idle:  # it is opened again with its next task
             self.session.send(m.CloseJob(job.id))
             job.open_sent = False
@@ -656,6 +704,8 @@ class ClientCore(Generic[T]):
                     yield from self._ended(job, message, item.buffers)
                 elif slices := [it for frame in message.items if frame.sizes for it in slices_of(frame.sizes)]:
                     yield UnclaimedResult(slices)
+            elif type(message) is m.JobAttached:
+                yield self._answered(message)
             elif type(message) in (m.Segment, m.DropSegments):
                 yield message  # type: ignore[misc]
             elif type(message) is m.Started:
@@ -664,6 +714,21 @@ class ClientCore(Generic[T]):
                         yield TaskRunning(entry, message.slave)
             elif type(message) is m.Output and message.stream in STREAMS and (entry := self._find(message.task)):
                 yield TaskWrote(entry, message.task.attempt, message.stream, message.data)
+
+    def _answered(self, answer: m.JobAttached) -> JobFound[T]:
+        """Make the tasks of a job that this application reads, unless they are there."""
+        then = self._found.pop(JobId(answer.job), None)
+        job = self.jobs.get(answer.job)
+        if job is None or job.new_handle is None:
+            return JobFound(None, answer, then)
+        if not (answer.error or job.is_read):
+            job.is_read = True
+            handles = map(job.new_handle, range(answer.tasks))
+            job.entries = {
+                index: TaskEntry(job, index, NO_FUNCTION, NO_PAYLOAD, handle) for index, handle in enumerate(handles)
+            }
+        self._close_if_over(job)
+        return JobFound(job, answer, then)
 
     def _ended(self, job: ClientJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[News[T]]:
         count = size = 0
@@ -691,11 +756,12 @@ class ClientCore(Generic[T]):
                 yield ResultFetched(fetch[1], job.id, frame, buffers[at] if buffers else (), message.slave)
             elif slices := slices_of(frame.sizes):
                 yield UnclaimedResult(slices)
-        job.sent -= count
-        job.sent_bytes -= size
-        self._sent -= count
-        self._sent_bytes -= size
-        self._may_send = True
+        if job.new_handle is None:
+            job.sent -= count
+            job.sent_bytes -= size
+            self._sent -= count
+            self._sent_bytes -= size
+            self._may_send = True
         if is_over:
             job.is_over = True
             held = [entry for entry in job.entries.values() if entry.is_held]

@@ -684,6 +684,12 @@ class Job(Generic[T]):
             self.first_error = self.first_error or future
         self.ended.append(future)
 
+    def _found(self, name: str, age_s: float) -> None:
+        """Note that the master has the job, which it keeps, and that all tasks are here."""
+        self.name = name
+        self._started_s = time.monotonic() - age_s
+        self._close()
+
     def _close(self, error: BaseException | None = None) -> None:
         """Note that no more tasks will be added, because of `error` if there is one."""
         with self._condition:

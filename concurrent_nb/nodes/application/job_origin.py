@@ -11,6 +11,9 @@ from concurrent_nb.nodes.application.client_tasks import ClientJob
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.wire.messages import NAME_MAX, PATH_MAX
 
+#: most characters of the first line of a cell
+LINE_MAX: Final = 100
+
 
 class Submitter(Protocol):
     """An application, whose single submits share a job."""
@@ -25,15 +28,17 @@ class JobOrigin:
     def __init__(self) -> None:
         self.notebook = ""  #: path of the notebook
         self.cell = ""  #: id of the cell that runs
+        self.line = ""  #: first line of that cell
         self._submitters: weakref.WeakSet[Submitter] = weakref.WeakSet()
 
     def watch(self, submitter: Submitter) -> None:
         """Have an application begin a new job when another cell runs."""
         self._submitters.add(submitter)
 
-    def move_to(self, notebook: str, cell: str) -> None:
-        """Note which cell of which notebook runs; "" for none."""
+    def move_to(self, notebook: str, cell: str, line: str = "") -> None:
+        """Note which cell of which notebook runs, and its first line; "" for none."""
         notebook, cell = _text(notebook, PATH_MAX), _text(cell, NAME_MAX)
+        self.line = _text(line, LINE_MAX)
         if (notebook, cell) == (self.notebook, self.cell):
             return
         self.notebook, self.cell = notebook, cell
@@ -47,7 +52,7 @@ ORIGIN: Final = JobOrigin()
 
 def new_record(name: str, **options: Any) -> ClientJob[TaskHandle]:
     """Return a job without tasks that comes from here, with these options of a `ClientJob`."""
-    return ClientJob(new_job_id(), name, notebook=ORIGIN.notebook, cell=ORIGIN.cell, **options)
+    return ClientJob(new_job_id(), name, notebook=ORIGIN.notebook, cell=ORIGIN.cell, line=ORIGIN.line, **options)
 
 
 def _text(text: str, most: int) -> str:

@@ -8,15 +8,19 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.batched_job import BatchedJob
+from concurrent_nb.nodes.application.client_tasks import ClientJob
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.cluster_slots import ClusterSlots
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.kept_futures import KeptFuture
 from concurrent_nb.nodes.application.master_calls import MasterCalls
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, batch_of, checked_calls
 from concurrent_nb.nodes.application.task_packer import TaskPacker
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
+from concurrent_nb.wire.messages import JobAttached
 
 R = TypeVar("R")
 J = TypeVar("J", bound=Job[Any])
@@ -72,6 +76,10 @@ class JobStarter:
         """
         calls = checked_calls(calls)
         size = batch_of(batch)
+        if options.detach and (keep or size is not None):
+            raise ConfigurationError("the master keeps each result of a detached job: leave out keep and batch")
+        if options.detach and self._client_thread.kept is not None:
+            raise ConfigurationError("a task cannot start a detached job: leave out detach")
         if keep and (options.until or size is not None):
             raise ConfigurationError("keep leaves each result in the cluster: leave out until and batch")
         if size == "auto" and default_size is not None:
@@ -84,6 +92,29 @@ class JobStarter:
         if keep:
             job._new_kept = lambda index: KeptFuture(record, index, self._client_thread, job)
             options = dataclasses.replace(options, limits=replace(options.limits, keep=True))
-        self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
+        entries = self._packer.job_entries(job, record, function, calls, options)
+        if options.detach and record.is_linked:
+            raise ConfigurationError("a detached job cannot wait for other tasks: give it their results")
+        self._client_thread.post(entries)
         self._client_thread.close_job(record)
+        if options.detach and entries:
+            try:
+                self._client_thread.confirm_job(record)
+            except BaseException:
+                job.cancel()
+                raise
         return job
+
+    def attach(self, job_id: JobId, *, watched: bool, prints: bool) -> Job[Any]:
+        """Return a job that the master keeps, as `ApplicationNode.attach` does."""
+        for known in list(self._jobs):
+            if known.id == job_id:
+                return known
+        job: Job[Any] = Job(job_id, "", self._client_thread.cancel, watched, prints, is_open=True)
+        record: ClientJob[TaskHandle] = ClientJob(job_id, new_handle=job._new_handle)
+
+        def found(answer: JobAttached) -> None:
+            job._found(answer.name, answer.age_s)
+
+        self._client_thread.read_job(record, found)
+        return self.add(job)

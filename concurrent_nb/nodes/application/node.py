@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, c
 from msgspec.structs import replace
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import ClusterError, ConfigurationError
-from concurrent_nb.ids import JobId
+from concurrent_nb.errors import AttachRefused, ClusterError, ConfigurationError
+from concurrent_nb.ids import ID_BYTES, JobId
 from concurrent_nb.nodes.application.call_stream import CallStream
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_tasks import NO_LIMITS, TaskEntry
@@ -598,10 +598,14 @@ class ApplicationNode(concurrent.futures.Executor):
         has_set = self.default_chunksize is not None or self._callbacks.receiver is not None or self._setups.are_there
         return not has_set and self._client_thread.present is None and self._client_thread.is_idle()
 
-    def _quit(self) -> None:
-        """Leave the cluster now, and wait for nothing: unfinished tasks are cancelled, and their futures do not end."""
-        self._client_thread.quit()
+    def _quit(self, *, says_goodbye: bool = True) -> None:
+        """Leave the cluster now, and wait for nothing: unfinished tasks are cancelled, and their futures do not end.
+
+        Without a goodbye, as if the process had been killed: the master may be configured to keep its jobs.
+        """
+        self._client_thread.quit(says_goodbye=says_goodbye)
         self._callbacks.join()
+        self._at_exit()
 
     def _owns_job(self, job: JobId) -> bool:
         """Return whether a job, which has not ended, belongs to the same owner. Raises as `status`."""
@@ -663,6 +667,7 @@ class ApplicationNode(concurrent.futures.Executor):
         needs: Needs | None = None,
         batch: int | Literal["auto"] | None = None,
         keep: bool = False,
+        detach: bool = False,
     ) -> Job[R]:
         """Run `function(*call)` for each call as one job; return the job immediately.
 
@@ -691,9 +696,12 @@ class ApplicationNode(concurrent.futures.Executor):
                 overran its time or killed its worker run again.
             keep: the results stay in the cluster, for tasks that have these futures, or the job, as arguments.
                 `result()` of a future fetches its value, see `KeptFuture`. Not with `batch` or `until`.
+            detach: the job goes on when this application ends, however it ends: see `attach`. The call returns when
+                the master has all tasks. Not with `batch` or `keep`, nor with futures among the arguments.
 
         Raises:
             ConfigurationError: an option has a value that is not allowed. Nothing has been sent then.
+            AttachRefused: the master does not keep the detached job.
             TypeError: `function` cannot be called, or `calls` has no tuples. Nothing has been sent then.
             NotPicklable: the function or an argument cannot be sent. Nothing has been sent then.
             RuntimeError, MasterLost: as `submit`.
@@ -708,8 +716,49 @@ class ApplicationNode(concurrent.futures.Executor):
             prints=prints,
             strategy=strategy,
             needs=needs,
+            detach=detach,
         )
         return self._jobs.start(function, calls, options, batch=batch, keep=keep, default_size=self.default_chunksize)
+
+    def attach(self, job: str | bytes, *, watched: bool = False, prints: bool = False) -> Job[Any]:
+        """Return a job that the cluster keeps: a detached one, or one that another application of this user runs.
+
+        >>> started = app.start_job(pow, [(2, n) for n in range(4)], detach=True)
+        >>> app.attach(started.id).results()
+        [1, 2, 4, 8]
+
+        The job has all tasks, in order, with what they have returned and printed so far; the rest comes. It may be
+        attached to from several applications at once; it ends when its tasks have ended, or when one of them cancels
+        it. docs/attach.md says which jobs are kept, and for how long.
+
+        Args:
+            job: its id; of its hexadecimal digits the first ones are enough if no other job begins with them.
+            watched, prints: as for `start_job`.
+
+        Raises:
+            AttachRefused: the cluster does not have the job for this user, or does not keep it; the message says why.
+            ConfigurationError: `job` is no id of a job, or several jobs begin with it.
+            RuntimeError, MasterLost: as `submit`.
+        """
+        return self._jobs.attach(self._job_id_of(job), watched=watched, prints=prints)
+
+    def _job_id_of(self, job: str | bytes) -> JobId:
+        """Return the id of a job, of which only the beginning may be given. Raises as `attach`."""
+        if isinstance(job, bytes) and len(job) == ID_BYTES:
+            return JobId(job)
+        text = job.hex() if isinstance(job, bytes) else job.strip().lower()
+        if not text or text.strip("0123456789abcdef") or len(text) > 2 * ID_BYTES:
+            raise ConfigurationError(f"{job!r} is not the id of a job, which has {2 * ID_BYTES} hexadecimal digits")
+        if len(text) == 2 * ID_BYTES:
+            return JobId(bytes.fromhex(text))
+        found = [each["id"] for each in self.status()["jobs"] if each["id"].startswith(text)]
+        if len(found) > 1:
+            raise ConfigurationError(f"{len(found)} jobs begin with {text}: give more digits of the id")
+        if not found:
+            raise AttachRefused(
+                f"there is no job {text} of this user: %concurrent jobs and `concurrent-nb jobs` list them"
+            )
+        return JobId(bytes.fromhex(found[0]))
 
     def start_cell(self, function: Callable[[], Any], **options: Unpack[CellKeywords]) -> CellRun:
         """Run `function()` as a job; if it returns a task system, run that as part of the job. For front ends.

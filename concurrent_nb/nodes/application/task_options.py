@@ -68,10 +68,17 @@ class JobOptions:
     needs: Needs | None = None  #: as given; None: those of the function
     watched: bool = False
     prints: bool = False
+    detach: bool = False
 
     def new_record(self) -> ClientJob[TaskHandle]:
         """Return a job of these options that has no tasks yet."""
-        return new_record(self.name, until=self.until, stop_on_error=self.stop_on_error, strategy=self.strategy)
+        return new_record(
+            self.name,
+            until=self.until,
+            stop_on_error=self.stop_on_error,
+            strategy=self.strategy,
+            detached=self.detach,
+        )
 
 
 class CellKeywords(TypedDict, total=False):
@@ -97,12 +104,13 @@ def job_options(
     needs: Needs | None = None,
     watched: bool = False,
     prints: bool = False,
+    detach: bool = False,
 ) -> JobOptions:
     """Check the options of a job. Raises ConfigurationError that names the one that cannot be."""
     checked_needs(needs)
     limits = limits_of(timeout_s, retries)
     return JobOptions(
-        label_of(name), limits, bool(until), bool(stop_on_error), strategy_of(strategy), needs, watched, prints
+        label_of(name), limits, bool(until), bool(stop_on_error), strategy_of(strategy), needs, watched, prints, detach
     )
 
 

@@ -147,7 +147,7 @@ class ClientMessages:
         job_id = JobId(message.job)
         job = self.scheduler.jobs.get(job_id)
         client = None if job is None or job.client is None else self.peers.get(job.client)
-        self.detached.attach(peer, job_id, client, now)
+        self.detached.attach(peer, job_id, client, now, with_output=not message.again)
 
     def _on_task_inputs(self, peer: Peer, message: m.TaskInputs, _: Received, now: float) -> None:
         refs = peer.inputs.setdefault((message.job, message.index), [])

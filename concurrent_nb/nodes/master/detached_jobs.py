@@ -32,6 +32,8 @@ from concurrent_nb.wire.session import Session
 OUTPUT_OF_JOB_BYTES: Final = 4 * 1024 * 1024
 #: what an outcome, or a piece of output, costs besides its bytes
 RECORD_BYTES: Final = 300
+#: what a job costs besides these
+JOB_BYTES: Final = 4000
 #: most jobs whose end is remembered, to answer those who come too late
 GONE_MAX: Final = 1000
 #: tasks of these kinds can only be put together by the application that has sent them
@@ -136,8 +138,11 @@ class DetachedJobs:
     def open(self, peer: Peer, message: m.OpenJob, now: float) -> SessionId:
         """Begin a detached job, or let its application, or its former one, go on in a new session.
 
-        Returns the session as which it is opened at the scheduler. Raises ProtocolError if it is another owner's.
+        Returns the session as which it is opened at the scheduler. Raises ProtocolError if it is another owner's, or if
+        the application is in a task.
         """
+        if peer.parent is not None or not peer.comes_back:
+            raise ProtocolError("it opens a detached job, and is an application in a task")
         job_id, owner = JobId(message.job), peer.key.decode()
         job = self.jobs.get(job_id)
         if job is not None and job.owner != owner:
@@ -171,7 +176,7 @@ class DetachedJobs:
         if (job := self.jobs.get(job_id)) is not None:
             job.is_closed = True
 
-    def attach(self, peer: Peer, job_id: JobId, client: Peer | None, now: float) -> None:
+    def attach(self, peer: Peer, job_id: JobId, client: Peer | None, now: float, *, with_output: bool = True) -> None:
         """Make an application a reader of a job of its owner, which becomes a detached one if it is none.
 
         Args:
@@ -179,6 +184,7 @@ class DetachedJobs:
             job_id: the job.
             client: the session that gets its outcomes now.
             now: the time.
+            with_output: send it the output that is kept.
         """
         owner = peer.key.decode()
         job, known = self.jobs.get(job_id), self._scheduler.jobs.get(job_id)
@@ -200,9 +206,11 @@ class DetachedJobs:
             peer.session_id,
             m.JobAttached(job_id, "", job.name, job.tasks, job.notebook, job.cell, job.line, age_s),
         )
-        for output in (*job.output, *_notes_on_cuts(job)):
+        if peer.session_id in job.readers:
+            return
+        for output in (*job.output, *_notes_on_cuts(job)) if with_output else ():
             self._send(peer.session_id, output)
-        if job.cut:
+        if job.cut and with_output:
             peer.output.leave_out([stream for stream in job.cut if stream[3] == m.NOTES])
         job.readers[peer.session_id] = peer
         self._set_due(job, now)
@@ -394,6 +402,8 @@ class DetachedJobs:
         submitter = None if client is None else client.session_id
         job = self.jobs[job_id] = DetachedJob(job_id, owner, "", "", "", "", now, memory, submitter)
         self._gone.pop(job_id, None)
+        self._has_room(job, JOB_BYTES, now)
+        self._count(job, JOB_BYTES)
         return job
 
     def _set_due(self, job: DetachedJob, now: float, linger_s: float = 0.0) -> None:

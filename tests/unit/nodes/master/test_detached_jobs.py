@@ -186,7 +186,7 @@ def test_what_a_detached_job_has_returned_is_dropped_after_its_time() -> None:
 
 
 def test_a_job_that_ended_earlier_is_dropped_when_a_later_one_needs_the_room() -> None:
-    bench = bench_with_job(limits=DetachedLimits(results_bytes=3000))
+    bench = bench_with_job(limits=DetachedLimits(results_bytes=11_000))
     end(bench, 0, 1, body=b"x" * 1000)
     bench.all_sent()
     later = b"l" * 16
@@ -199,7 +199,7 @@ def test_a_job_that_ended_earlier_is_dropped_when_a_later_one_needs_the_room() -
 
 
 def test_results_above_the_limit_are_replaced_by_an_error_that_names_the_setting() -> None:
-    bench = bench_with_job(limits=DetachedLimits(results_bytes=2000))
+    bench = bench_with_job(limits=DetachedLimits(results_bytes=6000))
     end(bench, 0, body=b"x" * 1000)
     end(bench, 1, body=b"y" * 1000)
     first = outcomes(bench.sent_to(ALICE))
