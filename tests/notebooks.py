@@ -32,6 +32,12 @@ class Notebook(Client):
         self.manager.cleanup_resources()
         self.manager.context.destroy(linger=0)
 
+    def restart(self) -> None:
+        """Restart the kernel as front ends do, and load the extension again."""
+        self.manager.restart_kernel()
+        self.client.wait_for_ready(timeout=PATIENCE_S)
+        assert self.run("%load_ext concurrent_nb").error is None
+
     def pid(self) -> int:
         assert isinstance(self.manager.provisioner, LocalProvisioner)
         return int(self.manager.provisioner.pid or 0)

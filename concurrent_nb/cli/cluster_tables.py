@@ -40,6 +40,7 @@ _JOB: Final = (
     Column("APPLICATION", shrinks=True, drop=1),
     Column("AGE", drop=3),
 )
+_ORIGIN: Final = (Column("NOTEBOOK", shrinks=True, drop=4), Column("CELL", shrinks=True, drop=5))
 _RATE: Final = Column("TASKS/S", right=True)
 
 
@@ -73,6 +74,8 @@ def slave_table(
 def job_table(jobs: Sequence[Mapping[str, Any]], style: Style, rates: Mapping[str, float] | None = None) -> list[str]:
     """Return a table of jobs, as `status` lists them; with `rates`, their ended tasks per second by id."""
     columns = _JOB if rates is None else (*_JOB[:3], _RATE, *_JOB[3:])
+    has_origins = any(job.get("line") for job in jobs)
+    columns = (*columns, *_ORIGIN) if has_origins else columns
     rows = []
     for job in jobs:
         row: list[TableCell | str] = [
@@ -82,9 +85,11 @@ def job_table(jobs: Sequence[Mapping[str, Any]], style: Style, rates: Mapping[st
             f"{job['done']:,}",
             f"{job['tasks']:,}",
             f"{job['assigned']:,}",
-            job["client"] or "(disconnected)",
+            job["client"] or ("(detached)" if job.get("detached") else "(disconnected)"),
             write_span(job["age_s"]),
         ]
+        if has_origins:
+            row += [job.get("notebook") or "", job.get("line") or ""]
         if rates is not None:
             row.insert(3, _rate(rates.get(job["id"])))
         rows.append(row)

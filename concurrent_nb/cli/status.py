@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from concurrent_nb.cli.table import shown
 from concurrent_nb.shipping.serialization.sizes import format_bytes
+from concurrent_nb.telemetry.detached_text import detached_line
 from concurrent_nb.telemetry.graph_text import graph_line
 
 #: units of a time span, the largest first, with their lengths in seconds
@@ -31,6 +32,8 @@ def describe(status: dict[str, Any]) -> list[str]:
     if status.get("more_clients"):
         lines.append(f"  and {_count(status['more_clients'], 'application')} more")
     lines += [_job(job) for job in status["jobs"] if job["state"] != "idle"]
+    if "detached" in status:
+        lines.append(f"  {detached_line(status['detached'])}")
     lines += [f"  graph{_of(graph['client'])}: {graph_line(graph)}" for graph in status.get("graphs", ())]
     for suspect in status["suspects"]:
         lines += _suspect(suspect)

@@ -33,6 +33,7 @@ class CellOptions:
     size: tuple[int, int] | None = None  #: width and height in pixels
     name: str | None = None
     keep: bool = False  #: the results stay in the cluster
+    detach: bool = False  #: the cluster keeps the job, and the cell does not wait
 
     @property
     def keeps_errors(self) -> bool:
@@ -47,6 +48,8 @@ class CellOptions:
             )
         if self.keep:
             self._check_keep()
+        if self.detach:
+            self._check_detach()
         if self.size is not None and self.view != "image":
             raise ConfigurationError("--size is the size of a picture: it needs --view image")
         if self.sort is not None and self.view != "table":
@@ -56,6 +59,11 @@ class CellOptions:
         others = {"--local": self.local, "--until": self.until_text, "--batch": self.batch}
         if (other := next((name for name, value in others.items() if value), None)) is not None:
             raise ConfigurationError(f"--keep leaves the results in the cluster, which does not go with {other}")
+
+    def _check_detach(self) -> None:
+        others = {"--local": self.local, "--batch": self.batch, "--keep": self.keep, "--no-block": self.no_block}
+        if (other := next((name for name, value in others.items() if value), None)) is not None:
+            raise ConfigurationError(f"--detach leaves the job to the cluster, which does not go with {other}")
 
     def check_for_tasks(self) -> None:
         """Raise ConfigurationError if an option needs --for, which is missing."""
@@ -81,6 +89,7 @@ class CellOptions:
             "--strategy": self.strategy,
             "--batch": self.batch,
             "--keep": self.keep,
+            "--detach": self.detach,
         }
         if (option := next((name for name, value in only_for_tasks.items() if value), None)) is not None:
             raise ConfigurationError(

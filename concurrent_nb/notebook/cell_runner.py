@@ -78,6 +78,8 @@ class CellRunner:
             if task.is_loop:
                 job.label = lambda index: view_choice.label(task.loop_names, task.calls[index])
             self._register(job)
+            if options.detach:
+                return self._leave_to_the_cluster(job, options, view, printer, handle)
             if options.no_block:
                 return self._leave_in_background(job, options, view, printer, handle)
             display = self._display_of(job, view, handle, is_local, printer)
@@ -123,13 +125,15 @@ class CellRunner:
         app, notice = self._cluster.application()
         if notice is not None:
             print(notice)
+        if options.detach:
+            self._cluster.check_outlives("--detach")
         common: dict[str, Any] = {
             "name": self._job_name(options),
             "timeout_s": options.timeout_s,
             "retries": options.retries,
             "needs": options.needs,
             "watched": live,
-            "prints": options.no_block and not live,  # no cell waits to show the output
+            "prints": (options.no_block or options.detach) and not live,  # no cell waits to show the output
             "strategy": options.strategy,
         }
 
@@ -145,6 +149,7 @@ class CellRunner:
                     stop_on_error=not options.keeps_errors,
                     batch=options.batch,
                     keep=options.keep,
+                    detach=options.detach,
                     **common,
                 )
             except MasterLost:
@@ -175,6 +180,16 @@ class CellRunner:
             display = view_choice.background_display(job, self._shell, view, self._started, printer, handle)
             self._views.add(job, display)
         bound: Job | None = self._bind(options.out, job, shown=options.out is None and not job.watched)
+        return bound
+
+    def _leave_to_the_cluster(
+        self, job: Job, options: CellOptions, view: View | None, printer: Printer, handle: DisplayHandle | None
+    ) -> str | None:
+        """Show a detached job in the background; return its id if that is to be shown as the cell's value."""
+        if job.watched:
+            display = view_choice.background_display(job, self._shell, view, self._started, printer, handle)
+            self._views.add(job, display)
+        bound: str | None = self._bind(options.out, job.id.hex(), shown=options.out is None)
         return bound
 
     def _display_of(

@@ -30,6 +30,7 @@ OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "start": ("--workers", "--name", "--on", "--slaves", "--adapt"),
     "scale": ("--slaves", "--adapt"),
     "restart": ("--now",),
+    "attach": ("--out",),
     "stop": ("--force",),
 }
 #: commands of %concurrent that take a file, which IPython completes
@@ -65,6 +66,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], cluster:
         "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, cores() + 1))],
         "kernel": SlaveNames(cluster),
         "cancel": lambda: _job_names(cluster),
+        "attach": lambda: _job_names(cluster),
         "show": lambda: _job_names(cluster),
         "trace": lambda: _job_names(cluster),
         "stats": lambda: _job_names(cluster),

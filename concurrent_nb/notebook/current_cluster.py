@@ -21,11 +21,13 @@ from concurrent_nb.nodes.common.dashboard_link import DashboardLink, dashboard_l
 from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
 from concurrent_nb.nodes.common.restarts import restart_workers
 from concurrent_nb.notebook.cell_output import show
+from concurrent_nb.notebook.kernel_end import is_restarting
 from concurrent_nb.notebook.live.text import line_of, seconds_text
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.notebook.tables import ProgressCell, Table
 from concurrent_nb.shipping.cells.captured_names import Captured
 from concurrent_nb.shipping.serialization.sizes import format_bytes
+from concurrent_nb.telemetry.detached_text import detached_line
 from concurrent_nb.telemetry.graph_text import graph_line
 from concurrent_nb.telemetry.job_stats import aligned
 from concurrent_nb.transport import connection_file
@@ -109,7 +111,7 @@ class CurrentCluster:
             return f"this notebook already uses {self._description} (%concurrent stop leaves it)"
         self._check_free("connect")
         self._join(where)
-        atexit.register(self.stop)
+        atexit.register(self._end)
         return f"connected to {self._description} (%concurrent stop leaves it)"
 
     def _join(self, where: Any) -> None:
@@ -141,6 +143,7 @@ class CurrentCluster:
         engine = self._engine
         self._app, self._cluster, self._engine = None, None, None
         atexit.unregister(self.stop)
+        atexit.unregister(self._end)
         while self._kernel_files:
             self._kernel_files.pop().unlink(missing_ok=True)
         if app is None:
@@ -157,6 +160,46 @@ class CurrentCluster:
         if engine is not None:
             return f"left {what}"
         return f"left {what}, which {'is still running' if runs_on else 'has ended or does not answer'}"
+
+    def _end(self) -> None:
+        """Leave the cluster at the end of the kernel; if it is restarted, without a goodbye: the user comes back."""
+        app = self._app
+        if app is not None and self._engine is None and not self._is_gone and is_restarting():
+            app._quit(says_goodbye=False)
+            self._app = None
+        self.stop()
+
+    def check_outlives(self, what: str) -> None:
+        """Raise ConfigurationError if the cluster ends with this notebook: nothing can stay there."""
+        if self._cluster is not None or self._engine is not None:
+            raise ConfigurationError(
+                f"{what}: {self._description} ends with this notebook's kernel; start one with `concurrent-nb start`"
+                " and use %concurrent connect"
+            )
+
+    def attach(self, which: str, known: Job[Any] | None = None, *, watched: bool) -> Job[Any]:
+        """Return a job that the cluster keeps, by its name or the beginning of its id: the latest that fits.
+
+        Args:
+            which: the name or id.
+            known: the job of the variable of that name, which takes precedence.
+            watched: its events and notes are kept for a live display; else what it prints is printed.
+
+        Raises ConfigurationError without a cluster, and AttachRefused.
+        """
+        self._wait_until_started()
+        if self._app is None and self._configured:
+            self.connect(self._configured)
+        if self._app is None:
+            raise ConfigurationError(f"%concurrent attach: {NO_CLUSTER}")
+        if known is not None:
+            return known
+        listed = self._status_of(self._app)["jobs"]
+        found = [each["id"] for each in listed if each["id"].startswith(which.lower()) or each["name"] == which]
+        job = self._app.attach(found[-1] if found else which, watched=watched, prints=not watched)
+        if not any(each is job for each in self.jobs):
+            self.jobs.append(job)
+        return job
 
     def application(self) -> tuple[ApplicationNode, str | None]:
         """Return the application node, and a line for the user if a cluster was started or connected to for it."""
@@ -209,6 +252,8 @@ class CurrentCluster:
             status = self._status_of(self._app)
             graphs = [f"  graph: {graph_line(graph)}" for graph in status.get("graphs", ())]
             lines += [self._description, *_describe(status), *graphs]
+            if self._cluster is None and self._engine is None and "detached" in status:
+                lines.append(f"  {detached_line(status['detached'])}")
         if self.captured:
             names = (f"{c.name} ({c.kind}, {format_bytes(c.size_bytes)})" for c in self.captured)
             lines.append(f"sent with the last cell: {', '.join(names)}")
@@ -275,10 +320,15 @@ class CurrentCluster:
             cells.append([job["state"], name, ProgressCell(job["done"], job["tasks"]), "", "", age, job["id"][:8]])
         columns = _JOB_COLUMNS
         if others:
-            owners = ["this notebook"] * mine + [line_of(job["client"] or "?") for job in others]
+            owners = ["this notebook"] * mine + [_owner_of(job) for job in others]
             rows = [[*row, owner] for row, owner in zip(rows, owners, strict=True)]
             cells = [[*row, owner] for row, owner in zip(cells, owners, strict=True)]
             columns = [*columns, "Application"]
+        origins = [["", ""]] * mine + [_origin_of(job) for job in others]
+        if any(line for _, line in origins):
+            rows = [[*row, *origin] for row, origin in zip(rows, origins, strict=True)]
+            cells = [[*row, *origin] for row, origin in zip(cells, origins, strict=True)]
+            columns = [*columns, "Notebook", "Cell"]
         return Table("jobs", columns, cells, "\n".join(aligned(rows, right=(3,))))
 
     def trace(self, job: Job[Any] | None, path: str | None) -> str:
@@ -506,6 +556,16 @@ def _answers(app: ApplicationNode) -> bool:
     except ConcurrentError:
         return False
     return True
+
+
+def _owner_of(job: dict[str, Any]) -> str:
+    """Return the application of a job, as it is listed."""
+    return "(detached)" if job.get("detached") else line_of(job["client"] or "?")
+
+
+def _origin_of(job: dict[str, Any]) -> list[str]:
+    """Return the notebook of a job, and the first line of its cell, as they are listed."""
+    return [line_of(job.get("notebook") or ""), line_of(job.get("line") or "")]
 
 
 def _slave_cells(slave: dict[str, Any]) -> list[str | ProgressCell]:

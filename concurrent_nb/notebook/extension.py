@@ -35,7 +35,9 @@ def _cell_begins(*info: object) -> None:
     """Detect what %autoreload has changed at the beginning of a cell, and note which cell it is."""
     TRACKER.cell_begins()
     cell = getattr(info[0], "cell_id", None) if info else None
-    ORIGIN.move_to(os.environ.get(NOTEBOOK_VARIABLE, ""), str(cell)) if cell else ORIGIN.move_to("", "")
+    source = str(getattr(info[0], "raw_cell", None) or "") if info else ""
+    line = next((line.strip() for line in source.splitlines() if line.strip()), "")
+    ORIGIN.move_to(os.environ.get(NOTEBOOK_VARIABLE, ""), str(cell or ""), line)
 
 
 #: the last reason why no task can be sent that was printed, in a list so that it can be replaced

@@ -20,12 +20,14 @@ from traitlets import Bool, Int, Unicode
 from traitlets import default as default_of
 
 from concurrent_nb import Job, TaskFuture
+from concurrent_nb.clock import monotonic
 from concurrent_nb.engines.connecting import is_engine
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.nodes.launchers.short_options import take_short_options
 from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.cell_names import cell_name
 from concurrent_nb.notebook.cell_options import CellOptions, cell_options
+from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.cell_runner import CellRunner
 from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.notebook.dashboard_output import show_dashboard_link
@@ -56,6 +58,8 @@ _HELP: Final = """\
 %concurrent jobs                                list the jobs of this notebook, and those of others that you may see
 %concurrent cancel [JOB]                        cancel a job, by name, id or variable; without JOB, all jobs of this
                                                 notebook
+%concurrent attach JOB [--out NAME]             show a job that the cluster keeps, by name, id or variable: what it has
+                                                printed and returned so far, and what comes; `_job` is the job
 %concurrent show [JOB]                          show the display of a job again; without JOB, of the last one
 %concurrent trace [JOB] [FILE]                  write when and where the tasks of a job, or of all, ran to a file for
                                                 https://ui.perfetto.dev (default: trace.json)
@@ -82,7 +86,8 @@ _COMMANDS_OF_OPTIONS: Final = {
     "adapt": "start or scale",
     "now": "restart",
     "force": "stop",
-    "where": "connect, kernel, cancel, show, stats, trace or scale",
+    "out": "attach",
+    "where": "connect, kernel, cancel, attach, show, stats, trace or scale",
     "file": "trace",
 }
 
@@ -146,8 +151,8 @@ class ConcurrentMagics(Magics):
         "where",
         nargs="?",
         metavar="argument",
-        help="connect: name or connection file of the cluster; cancel, show, stats, trace: the job; scale: the number"
-        " of workers; kernel: the slave",
+        help="connect: name or connection file of the cluster; cancel, attach, show, stats, trace: the job; scale: the"
+        " number of workers; kernel: the slave",
     )
     @takes("file", nargs="?", metavar="file", help="trace: the file to write, which may also follow without a job")
     @takes(
@@ -177,6 +182,7 @@ class ConcurrentMagics(Magics):
         help="start, scale: have the number of slaves follow the queue",
     )
     @takes("--force", action="store_true", default=None, help="stop: do not ask, even if jobs of others run there")
+    @takes("--out", type=magic_options.variable, metavar="NAME", help="attach: assign the job to this variable")
     @takes("--now", action="store_true", default=None, help="restart: stop running tasks and run them again")
     @explained(_HELP)
     def concurrent(self, line: str) -> None:
@@ -208,6 +214,8 @@ class ConcurrentMagics(Magics):
             print(self._scale(options))
         elif options.command == "cancel":
             print(self.cluster.cancel(options.where, self._job_of(options.where)))
+        elif options.command == "attach":
+            self._attach(options.where, options.out)
         elif options.command == "show":
             self.views.show(self._job_of(options.where) or self.cluster.job(options.where))
         elif options.command == "stats":
@@ -232,6 +240,24 @@ class ConcurrentMagics(Magics):
             print(self.cluster.stop())
         else:
             print(self.cluster.status())
+
+    def _attach(self, which: str | None, out: str | None) -> None:
+        """Show a job that the cluster keeps in the current cell, and bind it."""
+        shell = self._shell()
+        if which is None:
+            raise ConfigurationError("%concurrent attach needs a job: %concurrent jobs lists them")
+        given = shell.user_ns.get(which)
+        live = self.live and view_choice.is_possible(shell)
+        job = self.cluster.attach(given if isinstance(given, str) else which, self._job_of(which), watched=live)
+        shell.user_ns["_job"] = job
+        if out is not None:
+            shell.user_ns[out] = job
+        if not job.watched or self.views.has(job):
+            self.views.show(job) if live else print(repr(job))
+            return
+        printer = Printer(tagged=len(job) > 1)
+        started = monotonic() - job.elapsed_s
+        self.views.add(job, view_choice.background_display(job, shell, None, started, printer))
 
     def _launch(self, options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Return the arguments of `Cluster` that are about a launcher."""
@@ -295,6 +321,12 @@ class ConcurrentMagics(Magics):
         "--keep",
         action="store_true",
         help="leave the results in the cluster, for other tasks; the value is the future, with --for the job",
+    )
+    @takes(
+        "--detach",
+        action="store_true",
+        help="return at once with the job's id: the cluster keeps the job, also when this notebook's kernel ends; see"
+        " %%concurrent attach",
     )
     @takes("--local", action="store_true", help="run the tasks in this process, without a cluster, to debug them")
     @takes(

@@ -59,6 +59,11 @@ class JobViews:
             for known in ended[: max(0, len(self._displays) - KEPT)]:
                 del self._displays[known]
 
+    def has(self, job: Job[Any]) -> bool:
+        """Return whether the job is, or was, displayed."""
+        with self._lock:
+            return job.id in self._displays
+
     def bundle(self, job: Job[Any]) -> dict[str, Any]:
         """Return the MIME bundle of a job that is the value of a cell."""
         text = {"text/plain": repr(job)}

@@ -43,6 +43,15 @@ def test_jobs() -> None:
     ]
 
 
+def test_jobs_of_cells_and_detached_ones() -> None:
+    of_cell = job(client=None, detached=True, notebook="work/fit.ipynb", line="fit(n)")
+    assert job_table([of_cell, job()], Style()) == [
+        "ID        NAME  STATE    DONE  TASKS  ASSIGNED  APPLICATION  AGE   NOTEBOOK        CELL",
+        "26dcfdf6  fits  running   999  1,000         1  (detached)   10 s  work/fit.ipynb  fit(n)",
+        "26dcfdf6  fits  running   999  1,000         1  notebook     10 s",
+    ]
+
+
 def test_settings() -> None:
     item = {"value": 5, "default": 3, "help": "Deaths.", "hot": True, "note": ""}
     fixed = {"value": ["::1", "127.0.0.1"], "default": [], "help": "Where.", "hot": False, "note": "it is bound"}

@@ -61,7 +61,7 @@ class FakeApplication:
             raise MasterLost("the master is gone")
         self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
         del rest["prints"], rest["strategy"], rest["needs"]
-        for name in ("batch", "keep"):
+        for name in ("batch", "keep", "detach"):
             rest.pop(name, None)
         job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
         job.slaves = {"here"}
@@ -246,6 +246,7 @@ def test_options_reach_the_job(notebook: Notebook) -> None:
     assert notebook.app.started[0][1] == {
         "until": False,
         "keep": False,
+        "detach": False,
         "strategy": "stealing",
         "timeout_s": 2.5,
         "name": "my job",
@@ -461,6 +462,26 @@ def test_jobs_of_others_are_listed(
     assert others.split()[:2] == ["running", "fits"]
     assert "7 of 1,200 done" in others
     assert others.endswith("application-7")
+
+
+def test_jobs_of_cells_elsewhere_are_listed_with_notebook_and_first_line(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detached = {**OTHERS[0], "client": None, "detached": True, "notebook": "work/fit.ipynb", "line": "fit(n)"}
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": [detached]}, raising=False)
+    notebook.task("--name mine", "1")
+    capsys.readouterr()
+    notebook.run("%concurrent jobs")
+    mine, listed = capsys.readouterr().out.splitlines()
+    assert mine.endswith("this notebook")
+    assert listed.split()[-3:] == ["(detached)", "work/fit.ipynb", "fit(n)"]
+
+
+def test_attaching_needs_a_job_and_a_cluster(notebook: Notebook) -> None:
+    with pytest.raises(ConfigurationError, match="needs a job"):
+        notebook.run("%concurrent attach")
+    with pytest.raises(ConfigurationError, match="no cluster"):
+        notebook.run("%concurrent attach 3f2a91c0")
 
 
 def test_jobs_and_slaves_are_tables(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -747,7 +768,7 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
     ("line", "message"),
     [
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect, kernel, cancel, show, stats, trace or scale does"),
+        ("start now", "start takes no `now`, only connect, kernel, cancel, attach, show, stats, trace or scale does"),
         ("connect", "connect needs the name of the cluster"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),
