@@ -32,9 +32,9 @@ class Notebook(Client):
         self.manager.cleanup_resources()
         self.manager.context.destroy(linger=0)
 
-    def restart(self) -> None:
-        """Restart the kernel as front ends do, and load the extension again."""
-        self.manager.restart_kernel()
+    def restart(self, *, now: bool = False) -> None:
+        """Restart the kernel as front ends do, and load the extension again; `now`: kill it."""
+        self.manager.restart_kernel(now=now)
         self.client.wait_for_ready(timeout=PATIENCE_S)
         assert self.run("%load_ext concurrent_nb").error is None
 

@@ -186,6 +186,11 @@ class CellRunner:
         self, job: Job, options: CellOptions, view: View | None, printer: Printer, handle: DisplayHandle | None
     ) -> str | None:
         """Show a detached job in the background; return its id if that is to be shown as the cell's value."""
+        try:
+            self._button.raise_if_pressed()
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
         if job.watched:
             display = view_choice.background_display(job, self._shell, view, self._started, printer, handle)
             self._views.add(job, display)

@@ -394,7 +394,7 @@ class JobAttached(Message, tag=41, frozen=True):
     notebook: str = ""
     cell: str = ""
     line: str = ""
-    age_s: float = 0.0  #: how long ago it was opened
+    age_s: float = 0.0  #: from when it was opened until its end, or until now
 
 
 # --------------------------------------------------------------------------------------------- master to slave

@@ -13,6 +13,7 @@ import msgspec
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.master.detached_jobs import DetachedLimits
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.store import ObjectStore
@@ -37,8 +38,8 @@ TASKS: Final = 6
 #: turns within which good tasks must end, a few for each task
 TURNS_MAX: Final = 400
 #: state that may hold old names, because it is bounded: entries that a heap skips, run times of functions, subjects of
-#: the rate-limited log, the last tasks, events, jobs and graphs, and objects that the scheduler lists for slaves (but
-#: not of tasks that were refused)
+#: the rate-limited log, the last tasks, events, jobs and graphs, why detached jobs were dropped, and objects that the
+#: scheduler lists for slaves (but not of tasks that were refused)
 BOUNDED: Final = (
     "._heap[]",
     ".estimates._average_s",
@@ -49,9 +50,12 @@ BOUNDED: Final = (
     "measured._reports",
     ".locations.",
     ".graphs._graphs",
+    "detached._gone",
 )
 #: the state of a session that is over is dropped within so many seconds
 FORGOTTEN_S: Final = 20.0
+#: detached jobs, which are cancelled when their application has gone, are dropped so many seconds after their end
+DETACHED_S: Final = 1.0
 
 
 class FuzzFailure(Exception):
@@ -149,7 +153,8 @@ class FuzzedMaster:
         self._ids = random.Random(seed)
         self.reader, self.store = SegmentReader(), ObjectStore()
         scheduler = Scheduler(PullRoundRobinStrategy())
-        self.core = MasterCore(EPOCH, scheduler, Liveness(), 1.0, self.reader, self.store)
+        detached = DetachedLimits(results_s=DETACHED_S)
+        self.core = MasterCore(EPOCH, scheduler, Liveness(), 1.0, self.reader, self.store, detached=detached)
         self.gate = InMemoryServer()
         self.clients: list[GoodClient] = []
         self.slaves: list[GoodSlave] = []
@@ -337,6 +342,9 @@ class FuzzedMaster:
 
     def _expire_sessions(self) -> None:
         """Let the time pass after which the state of ended sessions is dropped."""
+        for job in list(self.core.detached.jobs):
+            if job in self.core.scheduler.jobs:
+                self.core.requests.cancel(job, None, None, self.now)
         until = self.now + FORGOTTEN_S
         while self.now < until:
             self.now += 0.9

@@ -186,7 +186,7 @@ def test_a_kernel_that_is_restarted_attaches_to_its_job_and_so_does_another_note
         assert job is not None
         job = job.strip("'")
         assert notebook.run("_job[0], _job[1]").value == "(0, 1)"  # in the middle of the job
-        notebook.restart()
+        notebook.restart(now=True)
         connected(notebook, cluster)
         listed = notebook.run("%concurrent jobs").shown[0]["text/plain"]
         assert job[:8] in listed and "work/fit.ipynb" in listed
@@ -197,7 +197,8 @@ def test_a_kernel_that_is_restarted_attaches_to_its_job_and_so_does_another_note
         assert notebook.run("back.results()").value == "[0, 1, 4, 9]"
         other = new_notebook(cluster, tmp_path)
         try:
-            assert other.run("%concurrent attach squares").error is None
+            shown = other.run("%concurrent attach squares")
+            other.wait_for_text({f"[{n}] task {n}" for n in range(4)}, shown.text)
             assert other.run("_job.results()").value == "[0, 1, 4, 9]"
         finally:
             other.close()

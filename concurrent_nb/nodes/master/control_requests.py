@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from concurrent_nb.errors import ConfigurationError, StackUnavailable
 from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.detached_jobs import DetachedJobs
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
 from concurrent_nb.nodes.master.peers import NodeInfo, Peer
@@ -28,6 +29,7 @@ class ControlRequests:
         stacks: keeps the questions for stacks.
         emit: called with events for the scheduler.
         decide: passes them to the scheduler, at a time.
+        detached: the detached jobs.
     """
 
     peers: Mapping[SessionId, Peer]
@@ -37,6 +39,7 @@ class ControlRequests:
     stacks: StackRequests
     emit: Callable[[e.Event], None]
     decide: Callable[[float], None]
+    detached: DetachedJobs
     log_level: m.LogLevel | None = field(default=None, init=False)  #: of slaves, if it was set
     _restarts: int = field(default=0, init=False)  # number of the last RestartWorkers
 
@@ -87,9 +90,13 @@ class ControlRequests:
             owner: whose job it must be; None for an admin.
             now: the time.
 
-        Returns how many tasks are being cancelled. Raises ConfigurationError if there is no such job, or task without
-        an outcome, or if the job is another's, which looks the same.
+        Returns how many tasks are being cancelled. Of a detached job that has ended, results and output are dropped.
+        Raises ConfigurationError if there is no such job, or task without an outcome, or if the job is another's, which
+        looks the same.
         """
+        if indexes is None and self.detached.free(job_id, owner):
+            self.decide(now)
+            return 0
         job = self._job_of(job_id, owner, "cancel")
         tasks = job.tasks.values() if indexes is None else [job.tasks[at] for at in indexes if at in job.tasks]
         open_tasks = [task for task in tasks if task.outcome is None]

@@ -158,7 +158,14 @@ class MasterCore:
         )
         #: what callers of the control channel ask of slaves and jobs
         self.requests = ControlRequests(
-            self.peers, scheduler, self._dispatch, self.kernels, self.stacks, self._add_event, self._decide
+            self.peers,
+            scheduler,
+            self._dispatch,
+            self.kernels,
+            self.stacks,
+            self._add_event,
+            self._decide,
+            self.detached,
         )
         self._handlers: dict[type, Handler] = {
             **self._client_messages.handlers(),

@@ -201,7 +201,7 @@ class DetachedJobs:
             self._send(peer.session_id, m.JobAttached(job_id, self._why_gone(job_id, owner)))
             return
         self._emit(e.OwnerNamed(peer.session_id, owner))
-        age_s = now - job.opened_s
+        age_s = (now if job.ended_s is None else job.ended_s) - job.opened_s
         self._send(
             peer.session_id,
             m.JobAttached(job_id, "", job.name, job.tasks, job.notebook, job.cell, job.line, age_s),
@@ -417,6 +417,19 @@ class DetachedJobs:
             self._due.set(job.id, job.due_s)
         else:
             self._due.discard(job.id)
+
+    def free(self, job_id: JobId, owner: str | None) -> bool:
+        """Keep a job that has ended no longer; return whether there is one.
+
+        Args:
+            job_id: the job.
+            owner: whose job it must be; None for an admin.
+        """
+        job = self.jobs.get(job_id)
+        if job is None or job.ended_s is None or owner not in (None, job.owner):
+            return False
+        self._drop(job, "it was cancelled when it had ended")
+        return True
 
     def _drop(self, job: DetachedJob, why: str) -> None:
         """Keep a job no longer; if it has not ended, it is cancelled."""

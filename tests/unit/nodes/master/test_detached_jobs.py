@@ -2,6 +2,7 @@
 
 import pytest
 
+from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master import detached_jobs
 from concurrent_nb.nodes.master.detached_jobs import DetachedLimits
@@ -322,6 +323,21 @@ def test_the_status_shows_the_settings_and_what_is_kept() -> None:
     }
     job = jobs_of(bench)[JOB.hex()]
     assert (job["detached"], job["notebook"], job["line"], job["state"]) == (True, "fit.ipynb", "fit(n)", "running")
+
+
+@pytest.mark.parametrize(("owner", "is_dropped"), [(None, True), ("alice's key", True), ("bob's key", False)])
+def test_cancelling_a_job_that_has_ended_drops_what_is_kept(owner: str | None, is_dropped: bool) -> None:
+    bench = bench_with_job()
+    end(bench, 0, 1)
+    bench.all_sent()
+    bench.all_sent()
+    if is_dropped:
+        assert bench.core.requests.cancel(JobId(JOB), None, owner, bench.now) == 0
+    else:
+        with pytest.raises(ConfigurationError, match="another user's"):
+            bench.core.requests.cancel(JobId(JOB), None, owner, bench.now)
+    bench.all_sent()
+    assert bool(jobs_of(bench)) is not is_dropped
 
 
 def test_functions_of_a_job_that_has_ended_are_not_kept() -> None:
