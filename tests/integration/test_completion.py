@@ -57,7 +57,7 @@ def test_only_what_may_stand_there(notebook: Notebook, cell: str, expected: list
 def test_all_options_and_no_other_name(notebook: Notebook) -> None:
     found = completed(notebook, "%%concurrent_task --|")
     assert found[:3] == [f"%%concurrent_task {option}" for option in ("--for", "--until", "--out")]
-    assert len(found) == 18
+    assert len(found) == 19
 
 
 def test_slaves_of_the_cluster(notebook: Notebook) -> None:
