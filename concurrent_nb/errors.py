@@ -104,6 +104,22 @@ class MasterLost(ClusterError, concurrent.futures.BrokenExecutor):
     """The connection to the master was lost and not restored in time. Open futures raise this."""
 
 
+class JournalError(ClusterError):
+    """A master cannot use its journal; the message has the reason and a remedy."""
+
+
+class JournalInUse(JournalError):
+    """Another master has the journal: one journal belongs to one running master."""
+
+
+class JournalFull(JournalError):
+    """There is no room on the disk for the journal."""
+
+
+class JournalDamaged(JournalError):
+    """A journal, or a record of it, is torn or was changed by something else than a master."""
+
+
 class EngineUnavailable(ClusterError, ConnectionError):
     """Tasks cannot run on an engine (Dask, Ray, an executor): it does not answer, has no workers, or lacks a
     package; the message has the reason and a remedy."""

@@ -1,0 +1,144 @@
+"""What the records of a journal say about open jobs, when they are read in their order. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from concurrent_nb.journal.journal_records import (
+    FunctionKept,
+    JobEnded,
+    JobForgotten,
+    JobKept,
+    OutcomesKept,
+    Record,
+    ResultsReleased,
+    SlaveGone,
+    SlaveKept,
+    TasksAcknowledged,
+    TasksCancelled,
+    TasksKept,
+    buffers_of_items,
+)
+from concurrent_nb.wire.codec import Buffer, Buffers
+
+#: a record and the buffers that follow it
+KeptRecord = tuple[Record, Sequence[Buffer]]
+
+
+@dataclass(eq=False, slots=True)
+class ReplayedJob:
+    """A job that is not forgotten."""
+
+    opened: JobKept
+    runs: list[tuple[TasksKept, list[Buffers]]] = field(default_factory=list)  #: of tasks that are not forgotten
+    outcomes: list[tuple[OutcomesKept, list[Buffers]]] = field(default_factory=list)  #: of these tasks, one of each
+    acknowledged: list[int] = field(default_factory=list)  #: tasks whose results are kept, and whose outcome is known
+    cancelled: list[int] | None = field(default_factory=list)  #: tasks; None: the whole job
+    is_ended: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Replayed:
+    """What a restarted master has to know."""
+
+    functions: dict[bytes, tuple[FunctionKept, Buffers]] = field(default_factory=dict)
+    jobs: dict[bytes, ReplayedJob] = field(default_factory=dict)
+    slaves: dict[bytes, str] = field(default_factory=dict)  #: name by key
+
+
+@dataclass(eq=False, slots=True)
+class _Folded:
+    """A job while records are read."""
+
+    opened: JobKept
+    runs: list[tuple[TasksKept, list[Buffers], set[int]]] = field(default_factory=list)
+    outcomes: list[tuple[OutcomesKept, list[Buffers], set[int]]] = field(default_factory=list)
+    open: dict[int, bool] = field(default_factory=dict)  # tasks that are not forgotten: whether they have ended
+    kept: set[int] = field(default_factory=set)
+    acknowledged: set[int] = field(default_factory=set)
+    cancelled: set[int] | None = field(default_factory=set)
+    is_ended: bool = False
+
+
+def replay(records: Iterable[KeptRecord]) -> Replayed:
+    """Return what records say. Those about jobs and tasks of which nothing is known say nothing."""
+    result = Replayed()
+    jobs: dict[bytes, _Folded] = {}
+    for record, buffers in records:
+        if isinstance(record, FunctionKept):
+            result.functions[record.digest] = record, buffers
+        elif isinstance(record, JobKept):
+            if (job := jobs.get(record.job)) is None:
+                jobs[record.job] = _Folded(record)
+            else:
+                job.is_ended = False
+        elif isinstance(record, JobForgotten):
+            jobs.pop(record.job, None)
+        elif isinstance(record, SlaveKept):
+            result.slaves[record.key] = record.name
+        elif isinstance(record, SlaveGone):
+            result.slaves.pop(record.key, None)
+        elif (job := jobs.get(record.job)) is not None:
+            _fold(job, record, buffers)
+    for job_id, job in jobs.items():
+        result.jobs[job_id] = _unfolded(job)
+    return result
+
+
+def _fold(
+    job: _Folded,
+    record: TasksKept | OutcomesKept | TasksAcknowledged | ResultsReleased | TasksCancelled | JobEnded,
+    buffers: Sequence[Buffer],
+) -> None:
+    if isinstance(record, TasksKept):
+        fresh = {task.index for task in record.tasks if task.index not in job.open}
+        job.open.update(dict.fromkeys(fresh, False))
+        if record.keep:
+            job.kept |= fresh
+        job.runs.append((record, buffers_of_items(record.tasks, buffers), fresh))
+    elif isinstance(record, OutcomesKept):
+        fresh = {item.index for item in record.items if job.open.get(item.index) is False}
+        job.open.update(dict.fromkeys(fresh, True))
+        job.outcomes.append((record, buffers_of_items(record.items, buffers), fresh))
+    elif isinstance(record, TasksAcknowledged):
+        for index in record.indexes:
+            if index in job.kept:
+                job.acknowledged.add(index)
+            else:
+                job.open.pop(index, None)
+    elif isinstance(record, ResultsReleased):
+        for index in record.indexes:
+            job.kept.discard(index)
+            if index in job.acknowledged:
+                job.acknowledged.discard(index)
+                job.open.pop(index, None)
+    elif isinstance(record, TasksCancelled):
+        if record.indexes is None:
+            job.cancelled = None
+        elif job.cancelled is not None:
+            job.cancelled.update(index for index in record.indexes if index in job.open)
+    else:
+        job.is_ended = True
+
+
+def _unfolded(job: _Folded) -> ReplayedJob:
+    result = ReplayedJob(job.opened, is_ended=job.is_ended)
+    for run, buffers, fresh in job.runs:
+        left = [place for place, task in enumerate(run.tasks) if task.index in fresh and task.index in job.open]
+        for is_kept in (True, False):  # a result that was freed before its task was forgotten is not kept again
+            at = [place for place in left if (run.tasks[place].index in job.kept) is is_kept]
+            if at:
+                names = {run.tasks[place].index for place in at}
+                inputs = [each for each in run.inputs if each[0] in names]
+                tasks = [run.tasks[place] for place in at]
+                part = msgspec.structs.replace(run, tasks=tasks, inputs=inputs, keep=is_kept)
+                result.runs.append((part, [buffers[place] for place in at]))
+    for ended, buffers, fresh in job.outcomes:
+        at = [place for place, item in enumerate(ended.items) if item.index in fresh and item.index in job.open]
+        if at:
+            items = [ended.items[place] for place in at]
+            result.outcomes.append((msgspec.structs.replace(ended, items=items), [buffers[place] for place in at]))
+    result.acknowledged = sorted(job.acknowledged)
+    result.cancelled = None if job.cancelled is None else sorted(job.cancelled & job.open.keys())
+    return result
