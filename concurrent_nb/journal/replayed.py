@@ -20,6 +20,7 @@ from concurrent_nb.journal.journal_records import (
     TasksKept,
     buffers_of_items,
 )
+from concurrent_nb.outcome import Status
 from concurrent_nb.wire.codec import Buffer, Buffers
 
 #: a record and the buffers that follow it
@@ -100,6 +101,7 @@ def _fold(
     elif isinstance(record, OutcomesKept):
         fresh = {item.index for item in record.items if job.open.get(item.index) is False}
         job.open.update(dict.fromkeys(fresh, True))
+        job.kept.difference_update(item.index for item in record.items if item.status != Status.OK)
         job.outcomes.append((record, buffers_of_items(record.items, buffers), fresh))
     elif isinstance(record, TasksAcknowledged):
         for index in record.indexes:

@@ -22,6 +22,7 @@ from concurrent_nb.journal.journal_records import (
     TasksCancelled,
     TasksKept,
 )
+from concurrent_nb.outcome import Status
 
 
 @dataclass(eq=False, slots=True)
@@ -129,6 +130,8 @@ class Retention:
         if not fresh:
             return False
         had.update(dict.fromkeys(fresh, number))
+        if job.kept:  # only plain values are kept
+            job.kept.difference_update(item.index for item in record.items if item.status != Status.OK)
         self._left[number] = len(fresh)
         job.rows.add(number)
         return True

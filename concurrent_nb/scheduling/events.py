@@ -217,6 +217,23 @@ class OutcomesAcknowledged(Struct, frozen=True, gc=False):
     indexes: Sequence[int]
 
 
+class OutcomesRestored(Struct, frozen=True, gc=False):
+    """Tasks had ended when a former run of the master ended; its journal has their outcomes."""
+
+    job: JobId
+    slave: str  #: its name
+    items: Sequence[OutcomeFrame]
+    buffers: Sequence[Sequence[Buffer]]  #: for each item, in order; may be empty if no item has any
+    is_last: bool = True  #: no more of this job come: if one of its tasks ends the job, it ends now
+
+
+class AttemptsOffered(Struct, frozen=True, gc=False):
+    """A slave has attempts of a former run of the master, or outcomes of them: they go on there, or are stopped."""
+
+    slave: SessionId
+    tasks: Sequence[TaskRef]
+
+
 Event = (
     SlaveJoined
     | SlaveResized
@@ -240,6 +257,8 @@ Event = (
     | FunctionLost
     | OutcomesReceived
     | OutcomesAcknowledged
+    | OutcomesRestored
+    | AttemptsOffered
     | ObjectsHeld
     | ObjectsDropped
 )

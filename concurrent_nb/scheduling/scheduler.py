@@ -1,6 +1,6 @@
 """The scheduler: events in, instructions out. The only entry point is `Scheduler.handle`.
 
-    events --> Scheduler --> ClientEventHandler, SlaveEventHandler --> TaskLifecycle -.
+    events --> Scheduler --> Client-, Slave-, RestartEventHandler --> TaskLifecycle --.
                    |                                                                  SchedulerState --> instructions
                    '-> Dependencies, deadlines, strategies, Suspects, Placement, Balance, Ahead'
 
@@ -25,6 +25,7 @@ from concurrent_nb.scheduling.dependencies import Dependencies
 from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
+from concurrent_nb.scheduling.restart_events import RestartEventHandler
 from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES, SchedulerState
 from concurrent_nb.scheduling.slave_events import SlaveEventHandler
 from concurrent_nb.scheduling.slave_state import SlaveState
@@ -96,7 +97,8 @@ class Scheduler:
         self._placement = Placement(self._state, lifecycle, move_after_s=rebalance_after_s)
         self._suspects = Suspects(self._state, lifecycle)
         self._balance = Balance(self._state, after_s=rebalance_after_s)
-        self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
+        self._restart = RestartEventHandler(self._state, lifecycle)
+        self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves, self._restart)
 
     def find_job(self, job: JobId) -> JobRecord | None:
         """Return a job, also one of the last that have ended."""
@@ -174,6 +176,18 @@ class Scheduler:
         if state.leaders:
             self._ahead.send(now)
         return state.outbox.flush()
+
+    def note_conclusions(self) -> None:
+        """Have `take_concluded` return the tasks that end from now on."""
+        self._state.concluded = []
+
+    def take_concluded(self) -> list[TaskRecord]:
+        """Return the tasks that have ended since the last call, in order."""
+        concluded = self._state.concluded
+        if not concluded:
+            return []
+        self._state.concluded = []
+        return concluded
 
     @property
     def deaths_allowed(self) -> int:
@@ -293,7 +307,7 @@ def _turn(estimate_s: float | None) -> int:
     return 1 if estimate_s is None else max(1, int(TURN_S / estimate_s))
 
 
-def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
+def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler, restart: RestartEventHandler) -> _Handlers:
     return {
         e.JobOpened: jobs.opened,
         e.OwnerNamed: jobs.owner_named,
@@ -317,6 +331,8 @@ def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
         e.TasksReturned: slaves.returned,
         e.AttemptsRefused: slaves.attempts_refused,
         e.OutcomesReceived: slaves.outcomes_received,
+        e.OutcomesRestored: restart.outcomes_restored,
+        e.AttemptsOffered: restart.offered,
         e.ObjectsHeld: slaves.objects_held,
         e.ObjectsDropped: slaves.objects_dropped,
     }

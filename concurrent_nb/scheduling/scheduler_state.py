@@ -89,6 +89,8 @@ class SchedulerState:
         self.blocked = 0  #: number of blocked tasks, those that were sent ahead included
         self.graphs = FunctionGraphs()  #: the linked tasks of each owner, folded by function
         self.leaders: list[TaskRecord] = []  #: assigned tasks behind which others may be sent ahead
+        #: tasks that have ended, for a journal; None: there is none
+        self.concluded: list[TaskRecord] | None = None
         self.retained: dict[tuple[JobId, int], TaskRecord] = {}  #: forgotten tasks whose results others need
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         #: tasks that run with a time limit, by when their slave is asked again to stop them

@@ -264,6 +264,8 @@ class SlaveEventHandler:
                 over = True
         if logged:
             state.task_log.add_all(job, slave_name, logged)
+            if state.concluded is not None:
+                state.concluded += [task for task, _, _ in logged]
         self._measure(slave, function, total_s, count)
         if kept_bytes:
             state.keep_bytes(job.owner, kept_bytes)

@@ -181,6 +181,12 @@ class SlaveState:
         share = self.unconfirmed[task.job.id, task.index, task.attempt] = (task.needs, task.width)
         self._fill(share)
 
+    def refuse(self, attempt: AttemptKey) -> None:
+        """Note an attempt that is here, and does not count: it takes a slot until `confirm_ended`."""
+        if attempt not in self.unconfirmed:
+            share = self.unconfirmed[attempt] = (None, 1)
+            self._fill(share)
+
     def confirm_ended(self, attempt: AttemptKey) -> None:
         """Free the slots of an attempt that was given up, if this is one: the slave has reported its end."""
         if (share := self.unconfirmed.pop(attempt, None)) is not None:

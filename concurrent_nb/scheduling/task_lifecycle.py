@@ -60,13 +60,16 @@ class TaskLifecycle:
                 task.links.node.end(outcome.status, self._state.task_log.now_s)
         self._count(task, outcome, buffers, slave)
         keep(task, outcome, buffers, slave)
-        if task.links is not None and task.links.is_kept:  # only plain values are kept; those come by another way
+        # Only plain values are kept; but for those of a former master, they come by another way.
+        if task.links is not None and task.links.is_kept and outcome.status != Status.OK:
             self._state.free(task, settle=False)
         if task.deaths:
             self._state.blamed.pop(task, None)
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         if task.links is not None:
             self._state.settled.append(task)
+        if self._state.concluded is not None:
+            self._state.concluded.append(task)
         self.deliver(task)
 
     def ran(self, job: JobRecord, ended: Sequence[tuple[TaskRecord, OutcomeFrame, int]], slave: str) -> None:
@@ -257,6 +260,8 @@ class TaskLifecycle:
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         if task.links is not None:
             self._state.settled.append(task)
+        if self._state.concluded is not None:
+            self._state.concluded.append(task)
         self.deliver(task)
 
     def end(self, job: JobRecord) -> None:

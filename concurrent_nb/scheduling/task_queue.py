@@ -205,6 +205,12 @@ class TaskQueue:
         elif queue.ended > queue.alive + _SWEEP_FROM:
             queue.sweep()
 
+    def left(self, owner: str, count: int) -> None:
+        """Note that `count` waiting tasks of an owner do not wait any more, and may wait again later."""
+        self.ended(owner, count)
+        if (queue := self._paused.get(owner) or self._queues.get(owner)) is not None:
+            queue.sweep()  # else such a task would have two entries when it waits again
+
     def _queue_of(self, owner: str) -> _OwnerQueue:
         queue = self._paused.get(owner) or self._queues.get(owner)
         if queue is None:
