@@ -1,7 +1,7 @@
 """What makes a master the one that nodes and copies of its connection file know: its keys, its tokens, its ports.
 
 The process that starts a master keeps its identity in memory, and gives it to the next one when the master has died. So
-copies of the connection file on other machines remain valid. It is never written to a file.
+copies of the connection file on other machines remain valid. Only a journal has it in a file.
 """
 
 import msgspec
@@ -20,6 +20,7 @@ class MasterIdentity(msgspec.Struct, frozen=True, kw_only=True):
     control_port: int
     compute_ports: dict[str, int]  #: by address
     epoch: int  #: of the last master
+    journal: str = ""  #: id of its journal, in hexadecimal; "" without one
 
     def __repr__(self) -> str:  # keys must not be printed or logged
         return f"MasterIdentity(public_key={self.public_key!r}, control_port={self.control_port}, epoch={self.epoch})"

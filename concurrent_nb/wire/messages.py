@@ -504,6 +504,16 @@ class StackSampled(Message, tag=35, frozen=True):
     error: str  #: why there is none
 
 
+class OfferAttempts(Message, tag=36, frozen=True):
+    """Attempts of a former run of this master that are here, or whose outcomes it has not acknowledged.
+
+    Sent to a restarted master with a journal, before all else but ShareMemory. It continues them, or has them stopped.
+    """
+
+    tasks: list[TaskRef]
+    is_last: bool  #: no other OfferAttempts follows
+
+
 #: messages that every node sends, and takes
 FromAnyone = Segment | Part | DropSegments | Bye
 FromClient = (
@@ -534,6 +544,7 @@ FromSlave = (
     | WorkersOutdated
     | StackSampled
     | HostLoad
+    | OfferAttempts
     | ShareMemory
 )
 ToClient = FromAnyone | Outcomes | Started | Output | JobAttached

@@ -13,8 +13,11 @@ from concurrent_nb.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
-#: sections of a master: its own, and those of the built-in strategies
-OF_MASTER: Final = ("MasterNode", "PullRoundRobin", "PushBest", "Stealing", "Locality")
+#: sections of a master: its own, those of the built-in strategies, and those of the journals
+OF_MASTER: Final = (
+    *("MasterNode", "PullRoundRobin", "PushBest", "Stealing", "Locality"),
+    *("MemoryJournal", "SqliteJournal"),
+)
 OF_SLAVE: Final = ("SlaveNode",)
 #: those of the launchers, which the owner of a cluster reads
 OF_LAUNCHERS: Final = ("Local", "Ssh", "Command", "Slurm", "Dask", "Ray")

@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 
 from concurrent_nb.errors import AccessRefused, LimitExceeded, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
+from concurrent_nb.journal.journal_store import JournalStore
 from concurrent_nb.nodes.common.shared_memory_link import PeerSegments
 from concurrent_nb.nodes.master.client_limits import DEFAULT, SLACK, Limits, Usage
 from concurrent_nb.nodes.master.client_messages import ClientMessages
@@ -32,9 +33,12 @@ from concurrent_nb.nodes.master.control_requests import ControlRequests
 from concurrent_nb.nodes.master.detached_jobs import DetachedJobs, DetachedLimits
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionTable
+from concurrent_nb.nodes.master.journal_recorder import JournalRecorder
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
 from concurrent_nb.nodes.master.measured_values import MeasuredValues
 from concurrent_nb.nodes.master.peers import NO_PLACE, UNKNOWN_NODE, Handler, NodeInfo, Peer, SlavePlace, ids_of
+from concurrent_nb.nodes.master.recovery import events_of, restore_functions
+from concurrent_nb.nodes.master.rejoining import Rejoining
 from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.shared_views import SharedViews
 from concurrent_nb.nodes.master.slave_messages import SlaveMessages
@@ -46,6 +50,7 @@ from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, NodeChange, NodeState
 from concurrent_nb.scheduling.ranking import Ranking
+from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.telemetry.feed_state import ClusterView
@@ -84,6 +89,7 @@ class MasterCore:
         kept_s: how long an application whose connection has broken may come back, in seconds.
         limits: what clients may make this master hold.
         detached: how long, and how much, it keeps of detached jobs.
+        journal: takes down what is accepted; None: there is none. No memory may be shared with one.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class MasterCore:
         kept_s: float = KEPT_S,
         limits: Limits = DEFAULT,
         detached: DetachedLimits | None = None,
+        journal: JournalStore | None = None,
     ) -> None:
         self.epoch = epoch
         self._kept_s = kept_s
@@ -124,6 +131,9 @@ class MasterCore:
         self.shared_views = SharedViews(scheduler)
         self.stacks = StackRequests()
         self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
+        self._journal = journal
+        self._recorder = None if journal is None else JournalRecorder(journal, scheduler, self._functions, self.peers)
+        self.rejoining = Rejoining(self.peers, self._add_event, self._on_slave_gone)
         self._memory = SharedMemoryTracker(
             reader,
             store,
@@ -170,12 +180,34 @@ class MasterCore:
         self._handlers: dict[type, Handler] = {
             **self._client_messages.handlers(),
             **self._slave_messages.handlers(),
+            m.OfferAttempts: self._on_offer,
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
             m.Content: self._on_memory,
             m.DropSegments: self._on_memory,
             m.Release: self._on_memory,
         }
+
+    def recover(self, now: float, rejoin_s: float) -> None:
+        """Go on with what the journal has. To be called once, before any peer registers.
+
+        Args:
+            now: the time, in seconds.
+            rejoin_s: how long to wait for the slaves of the former run before tasks are assigned.
+        """
+        if self._journal is None or self._recorder is None:
+            return
+        replayed = self._journal.take_replayed()
+        restore_functions(replayed, self._functions)
+        self._recorder.recovered(replayed)
+        instructions = self.scheduler.handle(*events_of(replayed, self._kept_s, LINGER_S), now=now)
+        self._dispatch.execute(instructions, now)
+        self.scheduler.note_conclusions()
+        self._recorder.handled((), instructions)
+        jobs, waiting = len(self.scheduler.jobs), self.scheduler.waiting
+        if jobs:
+            log.warning("the journal has %d open jobs, in which %d tasks have not ended", jobs, waiting)
+        self.rejoining.wait_for(replayed.slaves, now + (rejoin_s if waiting else 0.0))
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
@@ -440,6 +472,7 @@ class MasterCore:
         peer.memory.announced.share(shares)
         if peer.role == "slave":
             self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
+            self.rejoining.joined(peer)
             text = f"slave {peer.name} has joined with {peer.slots} slots"
             self.scheduler.event_log.add(now, "slave joined", text, slave=peer.name)
             if (level := self.requests.log_level) is not None:
@@ -459,6 +492,15 @@ class MasterCore:
     def _on_memory(self, peer: Peer, message: SharedMemoryMessage, item: Received, now: float) -> None:
         self._memory.handle(peer.memory, message, item.buffers[0] if item.buffers else (), now)
 
+    def _on_offer(self, peer: Peer, message: m.OfferAttempts, _: Received, now: float) -> None:
+        self._peer_events.append(e.AttemptsOffered(peer.session_id, message.tasks))
+        if message.is_last:
+            self.rejoining.offered(peer)
+
+    def _on_slave_gone(self, key: bytes) -> None:
+        if self._recorder is not None:
+            self._recorder.slave_gone(key)
+
     def _is_final(self, job_id: JobId, frame: m.OutcomeFrame) -> bool:
         """Return whether an outcome is the final one of its task."""
         job = self.scheduler.jobs.get(job_id)
@@ -475,8 +517,14 @@ class MasterCore:
             self._peer_events.clear()
         try:
             instructions = self.scheduler.handle(*events, now=now)
+        except EventRefused as refused:
+            if self._recorder is not None:
+                self._recorder.handled(events[: refused.position], ())
+            raise
         finally:
             self._functions.settle(self.scheduler.jobs)
+        if self._recorder is not None:
+            self._recorder.handled(events, instructions)
         self._dispatch.execute(instructions, now)
 
     def _touch(self, session_id: SessionId) -> None:
@@ -521,6 +569,8 @@ class MasterCore:
         self.detached.tick(now)
         if self.detached.acknowledged:
             self._events += self.detached.take_acknowledged()
+        if now >= self.rejoining.due_s:
+            self.rejoining.tick(now)
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
@@ -548,7 +598,7 @@ class MasterCore:
             self._set_silent(peer, state is NodeState.SUSPECTED)
         else:
             peer.is_silent = state is NodeState.SUSPECTED
-            if not peer.is_full:
+            if not peer.is_full and not self.rejoining.is_waiting:
                 self._events.append(e.SlaveSuspected(node) if peer.is_silent else e.SlaveTrusted(node))
 
     def _set_silent(self, client: Peer, is_silent: bool) -> None:
@@ -606,6 +656,7 @@ class MasterCore:
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._deadlines.soonest)
         if self._silent:
             due = min(due, self._next_check_s)
+        due = min(due, self.rejoining.due_s)
         deadlines = (self.kernels, self.stacks, self.shared_views, self.detached)
         return min(due, *(each.next_deadline() for each in deadlines))
 
@@ -642,7 +693,8 @@ class MasterCore:
         """
         asker = None if session_id is None else self.peers.get(session_id)
         status = describe(self.peers, self.scheduler, self.detached, now, asker, sees_all=sees_all)
-        return {"epoch": self.epoch, **status, "functions": len(self._functions)}
+        journal = {} if self._journal is None else {"journal": self._journal.describe()}
+        return {"epoch": self.epoch, **status, "functions": len(self._functions), **journal}
 
     def statistics(
         self, now: float, job: JobId | None, session_id: SessionId | None, *, sees_all: bool = False

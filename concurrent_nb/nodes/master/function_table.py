@@ -80,6 +80,13 @@ class FunctionTable:
         self._functions[function.digest] = function
         self._keep_for(function, key)
 
+    def restore(self, function: FunctionEntry, jobs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store a function of the former run of a master, which these open jobs use; each with the key of its owner."""
+        self._functions[function.digest] = function
+        for job, key in jobs:
+            function.jobs[job] = None
+            self._jobs.setdefault(job, _JobFunctions(key)).digests[function.digest] = None
+
     def claim(self, function: FunctionEntry, job: bytes, key: bytes) -> None:
         """Keep a function until the scheduler has handled a submit of it; `settle` must be called then."""
         function.claims += 1

@@ -25,6 +25,8 @@ FIXED: Final = {
     "suspect_after_s": _INTERVALS,
     "lost_after_s": _INTERVALS,
     "object_bytes": "nodes get it when they register",
+    "journal": "what was accepted before would not be in it",
+    "rejoin_s": "it counts only when a master is started again",
     "share_memory": "nodes have agreed on it when they registered",
 }
 #: items that may only grow, because applications keep to the value that they got when they registered

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.journal.journal_store import JournalStore
+from concurrent_nb.nodes.master.core import MasterCore, Outgoing
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.wire.codec import Buffer
 from concurrent_nb.wire.session import Session
@@ -61,14 +62,23 @@ class MasterLoop(Generic[ConnectionT]):
         core: decides; only these turns touch it.
         gate: the compute channel.
         interval_s: seconds between two answers to envelopes that are refused on one connection.
+        journal: no envelope leaves before the records of what was handled up to then are committed; or None.
     """
 
-    def __init__(self, core: MasterCore, gate: ComputeGate[ConnectionT], interval_s: float) -> None:
+    def __init__(
+        self,
+        core: MasterCore,
+        gate: ComputeGate[ConnectionT],
+        interval_s: float,
+        journal: JournalStore | None = None,
+    ) -> None:
         self.questions: deque[Callable[[float], None]] = deque()  #: of other threads; each is called with the time
         self._core = core
         self._gate = gate
         self._interval_s = interval_s
         self._limited_log = RateLimitedLog(log, lines=1)
+        self._journal = journal
+        self._uncommitted: deque[tuple[int, Outgoing]] = deque()  # envelopes, and the records that they wait for
 
     def answer(self, now: float) -> None:
         """Answer the questions of other threads: a session that they register is known before its first envelope."""
@@ -91,9 +101,22 @@ class MasterLoop(Generic[ConnectionT]):
             core.received(session, connection.key, frames, now)
         for session in gate.take_left(has_left):
             core.unreachable(SessionId(session), now)
-        for session_id, envelope in core.step(now):
+        outgoing: Iterable[Outgoing] = core.step(now)
+        if self._journal is not None:
+            outgoing = self._committed(outgoing, self._journal)
+        for session_id, envelope in outgoing:
             if not gate.send(session_id, envelope):
                 core.unreachable(session_id, now)
+
+    def _committed(self, outgoing: Iterable[Outgoing], journal: JournalStore) -> list[Outgoing]:
+        """Return the envelopes that may leave now, of these and of former ones that have waited."""
+        waiting, appended = self._uncommitted, journal.appended
+        waiting.extend((appended, each) for each in outgoing)
+        committed = journal.committed
+        free: list[Outgoing] = []
+        while waiting and waiting[0][0] <= committed:
+            free.append(waiting.popleft()[1])
+        return free
 
     def stop(self) -> None:
         """End all sessions: the cluster is stopped."""

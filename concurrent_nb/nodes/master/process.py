@@ -23,7 +23,7 @@ from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatI
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError
 from concurrent_nb.foreign import describe
-from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.ids import SessionId, new_job_id, new_session_id
 from concurrent_nb.nodes.common import descriptors
 from concurrent_nb.nodes.common.garbage import search_rarely
 from concurrent_nb.nodes.common.kernel_access import connection_info
@@ -38,6 +38,8 @@ from concurrent_nb.nodes.master.cluster_statistics import sample as take_sample
 from concurrent_nb.nodes.master.control_methods import ControlMethods, job_of, session_of
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.detached_jobs import DetachedLimits
+from concurrent_nb.nodes.master.journal_components import JOURNALS, IJournal
+from concurrent_nb.nodes.master.journaled_identity import identity_in, store_identity
 from concurrent_nb.nodes.master.live_feed import LiveFeed
 from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.master.metrics_source import MetricsSource
@@ -144,6 +146,12 @@ class MasterSettings(Component):
         help="Bytes of the largest result, or argument in shared memory, that is sent to or from another host.",
     )
     share_memory = BoolItem(True, help="Whether nodes of this host exchange large buffers through shared memory.")
+    journal = ExtensionPointItem(
+        IJournal, "memory", help="Where a master writes down what it has accepted: memory (nowhere) or sqlite."
+    )
+    rejoin_s = FloatItem(
+        10.0, min=0.0, help="Seconds for which a master that was started again waits for its slaves with their tasks."
+    )
 
 
 class Master:
@@ -165,14 +173,18 @@ class Master:
     ) -> None:
         self.name = connection_file.check_name(name)
         self.config = config
-        self._former = former
+        self._journal = config.journal.open(name)
+        journaled = identity_in(self._journal)
+        self._former = former = former if journaled is None else journaled
         self._keys = keys.fresh()
         self._tokens = {role: keys.fresh_token() for role in ROLES}
+        self._journal_id = "" if self._journal is None else new_job_id().hex()
         # Wall clock, so that a restarted master has a larger number although nothing is kept between two runs.
         epoch = time.time_ns() // 1_000_000
         if former is not None:
             self._keys = keys.KeyPair(former.public_key.encode(), former.secret_key.encode())
             self._tokens = former.tokens
+            self._journal_id = former.journal or self._journal_id
             epoch = max(epoch, former.epoch + 1)  # the wall clock may have been set back
         strategy = config.strategy.make()
         scheduler = Scheduler(
@@ -182,14 +194,17 @@ class Master:
             results_kept_bytes=config.results_kept_bytes,
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
+        # With a journal no memory is shared, so that large arguments and results are in it.
+        self._shares_memory = config.share_memory and self._journal is None
         self._reader = SegmentReader()
-        self._store = ObjectStore(resident_bytes=RESIDENT_BYTES) if segments.is_available() else None
+        can_store = self._journal is None and segments.is_available()
+        self._store = ObjectStore(resident_bytes=RESIDENT_BYTES) if can_store else None
         self._core = MasterCore(
             epoch,
             scheduler,
             liveness,
             config.interval_s,
-            self._reader,
+            self._reader if self._journal is None else None,
             self._store,
             kept_s=config.results_kept_s,
             limits=Limits(
@@ -204,7 +219,9 @@ class Master:
                 results_s=config.detached_results_s,
                 results_bytes=config.detached_results_bytes,
             ),
+            journal=self._journal,
         )
+        self._core.recover(monotonic(), config.rejoin_s)
         self._web_sessions = WebSessions()  # used by the main thread
         self._kernels = WaitingCallers(self._core.kernels)
         self._stacks = WaitingCallers(self._core.stacks)
@@ -214,7 +231,7 @@ class Master:
         self._of_owner = OwnerMethods(self.name, owner, self._core, self._ask, self._compute_of)
         # Each report of the owner is a new dict, so another thread may read it.
         self._feed = LiveFeed(self._core, self.name, self._began, self._ask, lambda: self._of_owner.launched)
-        self._stopping = False
+        self._stopping = self._is_stopped = False
         self._failure: BaseException | None = None  # of the compute thread
         self._stop_event = asyncio.Event()
         self._thread = threading.Thread(target=self._compute, name="compute channel", daemon=True)
@@ -232,6 +249,7 @@ class Master:
             control_port=self._control_port,
             compute_ports=self._gate.ports,
             epoch=self._core.epoch,
+            journal=self._journal_id,
         )
 
     async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
@@ -247,7 +265,7 @@ class Master:
             silent_max=descriptors.share_of_limit(1 / 8, SILENT_MAX),
             ports={} if self._former is None else self._former.compute_ports,
         )
-        self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s)
+        self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s, self._journal)
         tls = self._tls = self._certificate(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         metrics = MetricsSource(self._core, self._ask, self._whole_status)
@@ -259,25 +277,40 @@ class Master:
             readers_of_role=descriptors.share_of_limit(1 / 8, limits.readers_of_role),
         )
         pages = WebPages(self.name, self._web_sessions, read_files(WEB_FILES))
-        server = ControlServer(
-            dispatcher,
-            tokens,
-            addresses,
-            self.config.control_port if self._former is None else self._former.control_port,
-            tls,
-            limits=limits,
-            watches=self._feed,
-            metrics=metrics.scrape,
-            pages=pages,
-        )
+
+        def make_server(port: int) -> ControlServer:
+            return ControlServer(
+                dispatcher,
+                tokens,
+                addresses,
+                port,
+                tls,
+                limits=limits,
+                watches=self._feed,
+                metrics=metrics.scrape,
+                pages=pages,
+            )
+
+        former_port = 0 if self._former is None else self._former.control_port
+        server = make_server(self.config.control_port or former_port)
         self._thread.start()
         path = None
         at_end = contextlib.ExitStack()
         giving_back = asyncio.create_task(trim_periodically())
         try:
             self._probe = at_end.enter_context(segments.probe())
-            await server.start()
+            try:
+                await server.start()
+            except ConfigurationError as error:
+                if self.config.control_port or not former_port:
+                    raise
+                log.warning("nodes elsewhere need the new connection file: %s", error)
+                server = make_server(0)
+                await server.start()
             self._control_port = int(server.endpoints[0].rpartition(":")[2])
+            if self._journal is not None:
+                store_identity(self._journal, self.identity())
+                self._journal.start(self._wake.set)
             info = ConnectionFile(
                 name=self.name,
                 endpoints=server.endpoints,
@@ -305,11 +338,14 @@ class Master:
             self._reader.close()
             if self._store is not None:
                 self._store.close()
+            if self._journal is not None:  # a cluster that is stopped has no open jobs
+                await asyncio.to_thread(self._journal.close, empty=self._is_stopped and self._failure is None)
         if self._failure is not None:
             raise ClusterError(f"the compute thread has failed: {describe(self._failure)}") from self._failure
 
     def stop(self) -> None:
         """End `run`, after a Bye to every node: the cluster has been stopped. To be called in the loop's thread."""
+        self._is_stopped = True
         self._stop_event.set()
 
     def _silent_s(self) -> float:
@@ -563,7 +599,7 @@ class Master:
     def _welcome(
         self, session: SessionId, secret: str, name: str, caller: Caller, memory: list[Any] | None
     ) -> dict[str, Any]:
-        shares = self.config.share_memory and can_open(memory)
+        shares = self._shares_memory and can_open(memory)
         return {
             "session": session.hex(),
             "secret": secret,
@@ -573,6 +609,7 @@ class Master:
             "master_key": self._keys.public.decode(),
             "interval_s": self.config.interval_s,
             "silence_s": self.config.suspect_after_s,
+            "journal": self._journal_id,
             "memory": as_json(self._probe) if shares and self._probe is not None else None,
         }
 
@@ -641,9 +678,10 @@ def run_master(
     descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
     check_sections_of_files(manager.config.keys() - overrides.keys())
-    manager.load([MasterSettings, *BUILT_IN])
-    ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
-    if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
+    manager.load([MasterSettings, *BUILT_IN, *JOURNALS])
+    ours = {name for each in (*BUILT_IN, *JOURNALS) for name in (each.__name__, each.__dict__["short_name"])}
+    chosen = manager.config.MasterNode
+    if not {chosen.get("strategy", "PullRoundRobin"), chosen.get("journal", "memory")} <= ours:
         manager.load_entry_points()  # only then, because it searches all installed packages
     search_rarely()
     asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease, wishes, former, keep))

@@ -6,13 +6,14 @@ from concurrent_nb.components.core import Component, section_of
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.cluster import Cluster
 from concurrent_nb.nodes.common import sections
+from concurrent_nb.nodes.master.journal_components import JOURNALS
 from concurrent_nb.nodes.master.process import MasterSettings
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN
 from concurrent_nb.nodes.slave.process import SlaveSettings
 
 
 def test_the_sections_are_those_of_the_components() -> None:
-    of_master: list[type[Component]] = [MasterSettings, *BUILT_IN]
+    of_master: list[type[Component]] = [MasterSettings, *BUILT_IN, *JOURNALS]
     assert tuple(map(section_of, of_master)) == sections.OF_MASTER
     assert (section_of(SlaveSettings),) == sections.OF_SLAVE
 

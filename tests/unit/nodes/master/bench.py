@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from concurrent_nb.ids import SessionId, digest_of
+from concurrent_nb.journal.journal_store import JournalStore
 from concurrent_nb.nodes.common.shared_memory_link import PeerSegments
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.core import MasterCore
@@ -30,6 +31,7 @@ class Bench:
         reader: PeerSegments | None = None,
         limits: Limits = DEFAULT,
         detached: DetachedLimits | None = None,
+        journal: JournalStore | None = None,
     ) -> None:
         self.core = MasterCore(
             7,
@@ -39,6 +41,7 @@ class Bench:
             store=store,
             limits=limits,
             detached=detached,
+            journal=journal,
         )
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0

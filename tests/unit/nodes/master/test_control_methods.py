@@ -12,6 +12,7 @@ import pytest
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.control_methods import ControlMethods
+from concurrent_nb.nodes.master.journal_components import JOURNALS
 from concurrent_nb.nodes.master.metrics_source import MetricsSource
 from concurrent_nb.nodes.master.process import MasterSettings
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN
@@ -56,7 +57,7 @@ class Control:
             ALICE, m.OpenJob(JOB, "job", False, False), function(), m.Submit(JOB, function().digest, None, 0, tasks)
         )
         manager = ComponentManager()
-        manager.load([MasterSettings, *BUILT_IN])
+        manager.load([MasterSettings, *BUILT_IN, *JOURNALS])
         self.stacks = WaitingCallers(bench.core.stacks)
         methods = ControlMethods("lab", bench.core, manager.get(MasterSettings), self.ask, self.stacks)
         self.dispatcher = Dispatcher(Registry(methods, MetricsSource(bench.core, self.ask, self.status)))

@@ -5,6 +5,7 @@ import pytest
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.master.hot_settings import FIXED, GROWING, HotSettings
+from concurrent_nb.nodes.master.journal_components import JOURNALS
 from concurrent_nb.nodes.master.process import MasterSettings
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN
 from tests.unit.nodes.master.bench import ALICE, Bench
@@ -18,7 +19,7 @@ def bench() -> Bench:
 @pytest.fixture
 def settings(bench: Bench) -> HotSettings:
     manager = ComponentManager()
-    manager.load([MasterSettings, *BUILT_IN])
+    manager.load([MasterSettings, *BUILT_IN, *JOURNALS])
     return HotSettings(manager.get(MasterSettings), bench.core)
 
 

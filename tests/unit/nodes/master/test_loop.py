@@ -6,6 +6,7 @@ from math import inf
 import pytest
 
 from concurrent_nb.ids import SessionId
+from concurrent_nb.journal.journal_store import JournalStore
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.master.loop import SESSION_OVER, MasterLoop
 from concurrent_nb.scheduling.liveness import Liveness
@@ -14,6 +15,7 @@ from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinS
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, decode
 from concurrent_nb.wire.session import Session
+from tests.journal_in_memory import JournalInMemory
 
 EPOCH = 7
 ALICE = SessionId(b"alice's session.")
@@ -61,10 +63,11 @@ class Gate:
 class Bench:
     """A master with one client, Alice."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: JournalStore | None = None) -> None:
         self.gate = Gate()
-        self.core = MasterCore(EPOCH, Scheduler(PullRoundRobinStrategy()), Liveness())
-        self.loop: MasterLoop[Connection] = MasterLoop(self.core, self.gate, interval_s=1.0)
+        self.core = MasterCore(EPOCH, Scheduler(PullRoundRobinStrategy()), Liveness(), journal=journal)
+        self.core.recover(0.0, 0.0)
+        self.loop: MasterLoop[Connection] = MasterLoop(self.core, self.gate, 1.0, journal)
         self.alice = Session(EPOCH, "to_client")
         self.connection = Connection(KEY)
         self.loop.questions.append(lambda now: self.core.add_client(ALICE, KEY, "alice", now))
@@ -141,3 +144,20 @@ def test_all_sessions_hear_of_a_stop(bench: Bench) -> None:
     bench.gate.sent.clear()
     bench.loop.stop()
     assert bench.sent() == [(bench.connection, [m.Bye(m.CLUSTER_STOPPED)])]
+
+
+def test_nothing_leaves_before_it_is_committed() -> None:
+    journal = JournalInMemory(slow=True)
+    bench = Bench(journal)
+    bench.alice.send(m.OpenJob(b"j" * 16, "job", False, False))
+    bench.gate.arrived += [(bench.connection, ALICE, frames) for frames in bench.alice.flush(0.0)]
+    bench.loop.turn(False, 0.0)
+    bench.loop.turn(False, 0.03)  # its acknowledgement is due
+    assert journal.appended == 1 and not journal.committed
+    assert not bench.sent()
+    journal.commit()
+    bench.loop.turn(False, 0.04)
+    ((connection, messages),) = bench.sent()
+    assert connection is bench.connection and messages == []
+    bench.loop.turn(False, 1.1)  # a heartbeat, for which nothing has to be committed
+    assert len(bench.sent()) == 1
