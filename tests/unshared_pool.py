@@ -64,6 +64,10 @@ class QueueingPool(UnsharedPool):
             (job, frame.index, frame.attempt) == (ref.job, ref.index, ref.attempt) for job, _, frame, _ in self.waiting
         )
 
+    def attempts(self) -> list[TaskRef]:
+        """Return the attempts that wait."""
+        return [TaskRef(job, frame.index, frame.attempt) for job, _, frame, _ in self.waiting]
+
     def follow(self, run: Assign, now: float) -> int:
         """Take no task that needs the result of one that waits."""
         return 0

@@ -173,6 +173,10 @@ class EnginePool:
         """Return whether this attempt is here, and its end is in no report yet."""
         return self._scheduler.has(ref) or (self._local is not None and self._local.has(ref))
 
+    def attempts(self) -> list[m.TaskRef]:
+        """Return all attempts that are here, and whose end is in no report yet."""
+        return self._scheduler.attempts() + ([] if self._local is None else self._local.attempts())
+
     def follow(self, run: m.Assign, now: float) -> int:
         """Return 0: a group of the engine is complete when it begins."""
         return 0

@@ -136,6 +136,10 @@ class GroupScheduler:
         """Return whether an attempt has no outcome."""
         return (ref.job, ref.index, ref.attempt) in self._tasks
 
+    def attempts(self) -> list[TaskRef]:
+        """Return all attempts without an outcome."""
+        return [TaskRef(*key) for key in self._tasks]
+
     def take_reports(self) -> PoolReports:
         """Return what has happened since the last call."""
         reports, self._reports = self._reports, PoolReports()

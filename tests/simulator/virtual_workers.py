@@ -246,6 +246,10 @@ class VirtualPool(UnsharedPool):
         """Return whether this attempt is here, and its end is in no report yet."""
         return self.scheduler.place_of(ref) is not None
 
+    def attempts(self) -> list[m.TaskRef]:
+        """Return all attempts that are here, and whose end is in no report yet."""
+        return self.scheduler.attempts()
+
     def follow(self, run: m.Assign, now: float) -> int:
         """Have a worker take tasks behind their leader, and check that they are not here."""
         count, commands = self.scheduler.followed(run, now)

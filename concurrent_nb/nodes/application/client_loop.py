@@ -56,7 +56,7 @@ class ClientLoop(Generic[T]):
         self._core = core
         self._take_news = take_news
         self._cluster = cluster
-        self._patience_s = MASTER_LOST_AFTER_S
+        self._patience_s = self._usual_patience_s = MASTER_LOST_AFTER_S
         self._received_at = 0.0
         self._fault = ""  # of the master, that has ended the session
         self._deadline: float | None = None  # of the search for a master, from its first attempt on
@@ -73,6 +73,7 @@ class ClientLoop(Generic[T]):
         *,
         shares: bool = False,
         quota: Quota = UNLIMITED,
+        patience_s: float = MASTER_LOST_AFTER_S,
     ) -> list[TaskEntry[T]]:
         """Go on in a new session, and return the tasks that `ClientCore.attach` does.
 
@@ -80,11 +81,13 @@ class ClientLoop(Generic[T]):
             link, epoch: of the master.
             silence_s: after this long without an envelope, the master is asked whether it still has the session.
             memory, shares, quota: see `ClientCore.attach`.
+            patience_s: how long to look for a master that is lost: longer for one that goes on with its journal.
         """
         self._link, self._silence_s = link, silence_s
         self._session = Session(epoch, "to_client")
         self._received_at = now
         self._fault, self.error = "", None
+        self._usual_patience_s = patience_s
         return self._core.attach(self._session, memory, shares=shares, quota=quota)
 
     def receive(self, now: float) -> None:
@@ -92,7 +95,7 @@ class ClientLoop(Generic[T]):
         try:
             for frames in self._link.receive():
                 self._received_at = now
-                self._patience_s = MASTER_LOST_AFTER_S
+                self._patience_s = self._usual_patience_s
                 self._take_news(self._core.received(frames, now))
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)

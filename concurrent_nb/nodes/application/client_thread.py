@@ -36,7 +36,7 @@ from concurrent_nb.errors import (
     WorkerDied,
 )
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
+from concurrent_nb.nodes.application.client_loop import MASTER_LOST_AFTER_S, PATIENCE_S, RETRY_S, ClientLoop
 from concurrent_nb.nodes.application.client_tasks import (
     ClientJob,
     Found,
@@ -415,6 +415,7 @@ class ClientThread:
             self.store,
             shares=member.shares_memory,
             quota=member.quota,
+            patience_s=PATIENCE_S if member.journal else MASTER_LOST_AFTER_S,
         )
 
     def _turn(self) -> bool:

@@ -66,6 +66,7 @@ class Membership:
     master_ip: str  #: address of the master's compute channel
     shares_memory: bool  #: node and master are on one machine, and each can open the other's shared memory
     quota: Quota = UNLIMITED  #: how much the master accepts from one application
+    journal: str = ""  #: id of the master's journal, with which it may be started again; "" if it has none
 
     @property
     def credentials(self) -> dict[str, str]:
@@ -147,7 +148,7 @@ def register(
         secret, epoch, name, interval_s, silence_s = (
             answer[word] for word in ("secret", "epoch", "name", "interval_s", "silence_s")
         )
-        shares = can_open(answer["memory"])
+        shares, journal = can_open(answer["memory"]), str(answer.get("journal", ""))
         compute = answer["compute"] if info.compute_endpoint is None else f"tcp://{info.compute_endpoint}"
         link = ComputeClient(compute, session_id, master_key, keys.public, keys.secret, info.compute_proxy)
     except BaseException as error:
@@ -158,7 +159,7 @@ def register(
             raise ProtocolError(f"the master's answer to register_{role} cannot be read: {error!r}") from error
         raise
     return Membership(
-        session_id, secret, epoch, name, interval_s, silence_s, link, control, role, master_ip, shares, quota
+        session_id, secret, epoch, name, interval_s, silence_s, link, control, role, master_ip, shares, quota, journal
     )
 
 

@@ -19,6 +19,7 @@ from concurrent_nb.nodes.common.log_format import PACKAGE_LOGGER
 from concurrent_nb.nodes.common.pool_contents import PoolContents
 from concurrent_nb.nodes.common.shared_memory_link import AnnouncedSegments, NullSegmentReader, PeerSegments
 from concurrent_nb.nodes.slave.followers import Followers
+from concurrent_nb.nodes.slave.unacknowledged import OutcomesTag, Unacknowledged
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
@@ -35,6 +36,8 @@ GATHER_S: Final = 0.04
 GATHER_MAX: Final = 32
 #: while more bytes of tasks' output than that are not acknowledged, tasks that send notes are slowed down
 OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
+#: most attempts in one OfferAttempts
+OFFERED_MAX: Final = 4096
 #: seconds between two reports of how busy the machine is
 HOST_LOAD_S: Final = 5.0
 
@@ -86,6 +89,9 @@ class WorkerPool(Protocol):
     def has(self, ref: m.TaskRef) -> bool:
         """Return whether this attempt is here, and its end is in no report yet."""
 
+    def attempts(self) -> list[m.TaskRef]:
+        """Return all attempts that are here, and whose end is in no report yet."""
+
     def follow(self, run: m.Assign, now: float) -> int:
         """Have the worker that has `run.behind` take these tasks, each with the result of the one before.
 
@@ -127,6 +133,8 @@ class SlaveCore:
         shares: whether the master is on this machine and can open that shared memory.
         host_load: measures how busy this machine is; None to report nothing.
         result_bytes_max: most bytes of a result that must go through this process's memory; 0: no limit.
+        unacknowledged: what the master has not acknowledged, if it has a journal: then `shares` is False.
+        resumes: whether the master was started again, and the pool has its tasks.
     """
 
     def __init__(
@@ -141,6 +149,8 @@ class SlaveCore:
         shares: bool = False,
         host_load: Callable[[], m.HostLoad] | None = None,
         result_bytes_max: int = 0,
+        unacknowledged: Unacknowledged | None = None,
+        resumes: bool = False,
     ) -> None:
         self.name = name
         self._result_bytes_max = result_bytes_max or 1 << 62
@@ -168,6 +178,24 @@ class SlaveCore:
         self.degraded = ""  #: why the pool cannot run tasks any more
         self.drain_requested = False  #: the master has asked this slave to leave when its running tasks have ended
         self.kernel_requests: list[int] = []  #: requests for the slave's kernel without an answer
+        self._unacknowledged = unacknowledged
+        self._former_reports: WorkerReports | None = None  # of the time without a session
+        if unacknowledged is not None and resumes:
+            self._offer(unacknowledged)
+
+    def _offer(self, unacknowledged: Unacknowledged) -> None:
+        """Offer what is here to a master that was started again, and send the outcomes that it may not have."""
+        reports = self._former_reports = self._pool.take_reports()
+        refs = [*self._pool.attempts(), *unacknowledged.refs()]
+        refs += [m.TaskRef(job, it.index, it.attempt) for job, items, _ in reports.outcomes for it in items]
+        for at in range(0, max(1, len(refs)), OFFERED_MAX):
+            self.session.send(m.OfferAttempts(refs[at : at + OFFERED_MAX], at + OFFERED_MAX >= len(refs)))
+        if started := unacknowledged.started():
+            self.session.send(m.Started(self.name, started))
+        for job, items, buffers in unacknowledged.take():
+            self.session.send(
+                m.Outcomes(job, self.name, list(items)), buffers, unacknowledged.keep(job, items, buffers)
+            )
 
     @property
     def closed_by_master(self) -> str | None:
@@ -230,9 +258,13 @@ class SlaveCore:
         self._is_draining = True
         self._followers.drain()
 
-    def _throttle_output(self) -> None:
-        """Slow down tasks that write more than the master acknowledges."""
-        self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
+    def _take_acknowledged(self) -> None:
+        """Forget what the master has; slow down tasks that write more than it acknowledges."""
+        for tag in self.session.take_acked():
+            if isinstance(tag, int):
+                self._output_bytes -= tag
+            elif isinstance(tag, OutcomesTag) and self._unacknowledged is not None:
+                self._unacknowledged.acknowledged(tag)
         holds = self._output_bytes > OUTPUT_BYTES_MAX
         if holds != self._holds_notes:
             self._holds_notes = holds
@@ -259,14 +291,21 @@ class SlaveCore:
         would cost master and application about as much time.
         """
         reports = self._pool.take_reports()
+        if self._former_reports is not None:
+            self._former_reports.add(reports)
+            reports, self._former_reports = self._former_reports, None
         if self._followers or self._followers.returned:
             reports = self._go_on(reports, now)
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
             self._output_bytes += len(data)
             self.session.send(m.Output(task, stream, data), tag=len(data))
-        if self._output_bytes:
-            self._throttle_output()
+        unacknowledged = self._unacknowledged
+        if self._output_bytes or unacknowledged is not None:
+            self._take_acknowledged()
+        if unacknowledged is not None:
+            unacknowledged.note_started(reports.started)
+            unacknowledged.note_returned(reports.returned)
         for sample in reports.stacks:
             self.session.send(sample)
         # A task may have begun before, or after the end of its leader, and both ends may be in these reports.
@@ -282,7 +321,8 @@ class SlaveCore:
                 frames, buffers = self._with_slices(job, frames, buffers)
             self._unsent_outcomes += len(frames)
             urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
-            self.session.send(m.Outcomes(job, self.name, frames), buffers)
+            tag = None if unacknowledged is None else unacknowledged.keep(job, frames, buffers)
+            self.session.send(m.Outcomes(job, self.name, frames), buffers, tag)
         if after:
             self.session.send(m.Started(self.name, after))
         if reports.forgotten or reports.orphaned:

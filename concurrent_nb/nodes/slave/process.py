@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from concurrent_nb.nodes.slave.core import SlaveCore
     from concurrent_nb.nodes.slave.kernel_thread import KernelHost
     from concurrent_nb.nodes.slave.loop import SlavePool
+    from concurrent_nb.nodes.slave.unacknowledged import Unacknowledged
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,9 @@ class Slave:
         self._segments = SegmentReader()  # shared memory of our workers, which holds results
         self._polled: dict[int, int] = {}
         self._polled_version = -1
+        # What a master with a journal has not acknowledged, and which run of which one: it may be started again.
+        self._unacknowledged: Unacknowledged | None = None
+        self._master: tuple[str, int] = ("", 0)
 
     def run(self, ready: Callable[[str], None] = lambda name: None) -> None:
         """Serve until the cluster is stopped, the lease ends, `stop` is called or the slave is drained.
@@ -207,7 +211,7 @@ class Slave:
         deadline = monotonic() + self._config.patience_s
         while not (self._stopping or self._lease_over() or self._draining):
             if monotonic() < self._retry_at:
-                time.sleep(min(RETRY_S, max(0.0, self._retry_at - monotonic())))
+                self._pass_time(min(RETRY_S, max(0.0, self._retry_at - monotonic())))
                 continue
             try:
                 return self._join()
@@ -215,8 +219,22 @@ class Slave:
                 if monotonic() >= deadline:
                     log.error("no master for %.0f s, the slave ends: %s", self._config.patience_s, error)
                     return None
-                time.sleep(RETRY_S)
+                self._pass_time(RETRY_S)
         return None
+
+    def _pass_time(self, seconds: float) -> None:
+        """Wait; workers that have tasks of a master with a journal go on meanwhile."""
+        if self._unacknowledged is None:
+            time.sleep(seconds)
+            return
+        until_s = monotonic() + seconds
+        while not self._stopping and (left_s := until_s - monotonic()) > 0:
+            self._polled, waiter = self._pool.fds(), select.poll()
+            for fd, events in self._polled.items():
+                waiter.register(fd, events)
+            due_s = self._pool.next_deadline()
+            wait_s = left_s if due_s is None else min(left_s, max(0.0, due_s - monotonic()))
+            self._turn_pool(dict(waiter.poll(wait_s * 1000)), monotonic())
 
     def _lease_over(self) -> bool:
         """Return whether the lease has ended; read the owner's commands from it."""
@@ -240,6 +258,15 @@ class Slave:
         from concurrent_nb.nodes.slave.core import SlaveCore  # here: the workers already start while it is loaded
 
         store = ObjectStore() if is_available() else None
+        resumes = self._unacknowledged is not None
+        if resumes and (membership.journal != self._master[0] or membership.epoch == self._master[1]):
+            resumes = False
+            self._forget_tasks()
+        self._master = membership.journal, membership.epoch
+        if membership.journal and self._unacknowledged is None:
+            from concurrent_nb.nodes.slave.unacknowledged import Unacknowledged  # here, too
+
+            self._unacknowledged = Unacknowledged()
         core = SlaveCore(
             membership.name,
             membership.epoch,
@@ -250,13 +277,15 @@ class Slave:
             shares=membership.shares_memory,
             host_load=host_load,
             result_bytes_max=min(self._result_bytes_max, membership.quota.object),
+            unacknowledged=self._unacknowledged,
+            resumes=resumes,
         )
         source = self._source
         assert source is not None
         where = str(source.absolute()) if isinstance(source, Path) else connection_file.in_one_line(source)
         self._pool.cluster = ClusterAt(where, membership.name)
         begun_at = monotonic()
-        verdict = Verdict.REJOIN
+        verdict, may_resume = Verdict.REJOIN, True
         try:
             verdict = self._take_turns(core, membership)
             if core.degraded:
@@ -269,16 +298,23 @@ class Slave:
         except (ClusterError, AccessRefused) as error:
             log.warning("the session is over: %s", error)
         except Exception as error:
+            may_resume = False
             is_nonsense = isinstance(error, ProtocolError)
             log.error("the session is over: %s", describe(error), exc_info=None if is_nonsense else error)
             self._session_failed(error, begun_at)
         finally:
             core.end()
-            self._pool.reset(monotonic())
+            if not (membership.journal and may_resume and verdict is Verdict.REJOIN) or self._stopping:
+                self._forget_tasks()
             if store is not None:
                 store.close()
             membership.leave() if self._stopping or verdict is Verdict.LEAVE else membership.close()
         return verdict is Verdict.REJOIN
+
+    def _forget_tasks(self) -> None:
+        """Stop all tasks: no master asks for them any more."""
+        self._pool.reset(monotonic())
+        self._unacknowledged = None
 
     def _take_turns(self, core: "SlaveCore", membership: "Membership") -> Verdict:
         """Take turns until the session is over: REJOIN, LEAVE or END."""

@@ -225,6 +225,10 @@ class Pool:
         """Return whether this attempt is here, and its end is in no report yet."""
         return self._scheduler.place_of(ref) is not None
 
+    def attempts(self) -> list[TaskRef]:
+        """Return all attempts that are here, and whose end is in no report yet."""
+        return self._scheduler.attempts()
+
     def follow(self, run: Assign, now: float) -> int:
         """Have the worker that has `run.behind` take these tasks, each with the result of the one before.
 

@@ -117,6 +117,10 @@ class PoolScheduler:
         self._state.check_over(ticket)
         return None
 
+    def attempts(self) -> list[TaskRef]:
+        """Return all attempts without an outcome."""
+        return [attempt.ref for attempt in self._state.attempts.values()]
+
     def place_of(self, ref: TaskRef) -> tuple[int, int] | None:
         """Return the ticket of an attempt and the number of the worker that has it, 0 while it waits.
 

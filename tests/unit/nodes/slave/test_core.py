@@ -6,7 +6,9 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
+from concurrent_nb.nodes.slave import core
 from concurrent_nb.nodes.slave.core import GATHER_MAX, GATHER_S, OUTPUT_BYTES_MAX, SlaveCore
+from concurrent_nb.nodes.slave.unacknowledged import Unacknowledged
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
@@ -246,3 +248,56 @@ def test_tasks_that_write_more_than_the_master_takes_are_slowed(ends: bool) -> N
             slave.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, received, [])), 100.0)
             received += len(slave.step(100.0))
     assert workers.held == [True, False]
+
+
+# ---------------------------------------------------------------------------- a master that was started again
+
+
+def messages_of(slave: SlaveCore, now: float) -> list[m.AnyMessage]:
+    return [item.message for frames in slave.step(now) for item in decode(frames, "from_slave")[1]]
+
+
+def acknowledge(slave: SlaveCore, envelopes: int) -> None:
+    slave.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 0, envelopes, [])), 100.0)
+
+
+def test_what_a_master_with_a_journal_has_not_acknowledged_is_offered_to_its_next_run(workers: Workers) -> None:
+    kept = Unacknowledged()
+    slave = SlaveCore("east", EPOCH, workers, interval_s=1.0, unacknowledged=kept)
+    workers.run_dry()
+    workers.end(2)
+    assert sent_outcomes(slave, 100.0) == [0, 1]
+    acknowledge(slave, 1)
+    workers.end(1)
+    running = m.StartedTask(JOB, 7, 1, 4711)
+    workers._reports.started += [running, m.StartedTask(JOB, 8, 1, 4711)]
+    workers._reports.returned.append(m.TaskRef(JOB, 8, 1))
+    assert sent_outcomes(slave, 101.0) == [2]
+
+    workers.end(1)  # without a session
+    workers.attempts = lambda: [m.TaskRef(JOB, 7, 1)]  # type: ignore[method-assign]
+    again = SlaveCore("east", EPOCH + 1, workers, interval_s=1.0, unacknowledged=kept, resumes=True)
+    offer, started, *outcomes = messages_of(again, 102.0)
+    assert isinstance(offer, m.OfferAttempts) and offer.is_last
+    assert [ref.index for ref in offer.tasks] == [7, 2, 3]
+    assert started == m.Started("east", [running])
+    assert [frame.index for each in outcomes if isinstance(each, m.Outcomes) for frame in each.items] == [2, 3]
+
+    # A third run gets both again, as they are still not acknowledged.
+    third = SlaveCore("east", EPOCH + 2, workers, interval_s=1.0, unacknowledged=kept, resumes=True)
+    assert [ref.index for ref in kept.refs()] == [2, 3]
+    assert sent_outcomes(third, 103.0) == [2, 3]
+    third.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH + 2, 0, 1, [])), 103.0)
+    third.step(103.1)
+    assert kept.refs() == [] and kept.take() == []
+
+
+def test_many_attempts_are_offered_in_several_messages(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "OFFERED_MAX", 2)
+    workers.attempts = lambda: [m.TaskRef(JOB, index, 1) for index in range(5)]  # type: ignore[method-assign]
+    slave = SlaveCore("east", EPOCH, workers, interval_s=1.0, unacknowledged=Unacknowledged(), resumes=True)
+    offers = [each for each in messages_of(slave, 100.0) if isinstance(each, m.OfferAttempts)]
+    assert [(len(each.tasks), each.is_last) for each in offers] == [(2, False), (2, False), (1, True)]
+    workers.attempts = list  # type: ignore[method-assign]
+    slave = SlaveCore("east", EPOCH, workers, interval_s=1.0, unacknowledged=Unacknowledged(), resumes=True)
+    assert messages_of(slave, 100.0)[0] == m.OfferAttempts([], True)
