@@ -1,6 +1,7 @@
 """`concurrent-nb master | slave | start | status | stats | dashboard | kernel | run | restart | stop`: from a shell.
 
-The commands that inspect and steer a running cluster are in `cluster_commands`.
+The commands that inspect and steer a running cluster are in `cluster_commands`, that of its journal in
+`journal_commands`.
 
 The configuration items are the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` on the command line is `c.SlaveNode.workers = 8` in the file.
@@ -22,6 +23,7 @@ from concurrent_nb.cli import daemon
 from concurrent_nb.cli.cluster_commands import ERASE, add_commands
 from concurrent_nb.cli.config_options import read_items, seconds, whole_number
 from concurrent_nb.cli.control import control_of
+from concurrent_nb.cli.journal_commands import add_journal_command
 from concurrent_nb.cli.statistics_text import newest_job, statistics_text
 from concurrent_nb.cli.status import describe
 from concurrent_nb.cli.table import shown
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 SHORT: Final = {
     "host": ("MasterNode", "addresses"),
     "port": ("MasterNode", "control_port"),
+    "journal": ("MasterNode", "journal"),
     "workers": ("SlaveNode", "workers"),
     "max_tasks_per_worker": ("SlaveNode", "max_tasks_per_worker"),
 }
@@ -140,6 +143,11 @@ def command_line() -> argparse.ArgumentParser:
         each.add_argument(
             "--port", type=whole_number(0, 65535), help="port of the control channel (default: any free port)"
         )
+        each.add_argument(
+            "--journal",
+            metavar="memory|sqlite",
+            help="sqlite: a master that was killed and is started again goes on (default: memory; docs/journal.md)",
+        )
     start.add_argument(
         "--on",
         metavar="LAUNCHER[:PLACE]",
@@ -203,6 +211,7 @@ def command_line() -> argparse.ArgumentParser:
         help="repeat every SECONDS until Ctrl-C (default: 2)",
     )
     add_commands(command)
+    add_journal_command(command)
     stats = command(
         "stats",
         _stats,

@@ -55,6 +55,7 @@ class SqliteJournalStore:
     Args:
         folder: where it is, or is made.
         commit_s: at most one commit in this time, in seconds.
+        repairs: drop the first record that is wrong and all that follow, and keep a copy; else that is JournalDamaged.
 
     Raises:
         JournalInUse: another process has it.
@@ -64,12 +65,13 @@ class SqliteJournalStore:
         JournalError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, commit_s: float = COMMIT_S) -> None:
+    def __init__(self, folder: Path, commit_s: float = COMMIT_S, *, repairs: bool = True) -> None:
         journal_folder.make_private_folder(folder)
         self.folder = folder
         self.cut = 0  #: records that were dropped, because they were torn or changed, or follow such a one
         self.copy: Path | None = None  #: where they are
         self._commit_s = commit_s
+        self._repairs = repairs
         self._lock = journal_folder.lock(folder)
         try:
             self._why_no_log = journal_folder.why_no_log(folder)
@@ -151,6 +153,11 @@ class SqliteJournalStore:
                 " use the package that has written it, or move the folder away"
             )
         why, rows = self._read_rows()
+        if why and not self._repairs:
+            raise JournalDamaged(
+                f"the journal in {self.folder} is damaged: {why}. {len(rows)} records before that are whole; a master"
+                " that is started uses them, drops the rest, and keeps a copy of everything"
+            )
         if why:
             self._cut(why, rows)
         return rows
