@@ -80,6 +80,10 @@ class JobStarter:
             raise ConfigurationError("the master keeps each result of a detached job: leave out keep and batch")
         if options.detach and self._client_thread.kept is not None:
             raise ConfigurationError("a task cannot start a detached job: leave out detach")
+        if options.detach and self._client_thread.member.journal:
+            raise ConfigurationError(
+                "the master of this cluster has a journal, in which detached jobs are not kept yet: leave out detach"
+            )
         if keep and (options.until or size is not None):
             raise ConfigurationError("keep leaves each result in the cluster: leave out until and batch")
         if size == "auto" and default_size is not None:

@@ -174,6 +174,12 @@ class Master:
         self.name = connection_file.check_name(name)
         self.config = config
         self._journal = config.journal.open(name)
+        if self._journal is not None and config.unattended_jobs_s:
+            self._journal.close(empty=False)
+            raise ConfigurationError(
+                "MasterNode.unattended_jobs_s keeps jobs that are in no journal: leave it out, or set"
+                ' MasterNode.journal to "memory"'
+            )
         journaled = identity_in(self._journal)
         self._former = former = former if journaled is None else journaled
         self._keys = keys.fresh()
