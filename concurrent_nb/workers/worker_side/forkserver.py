@@ -60,6 +60,7 @@ class ForkServer:
     def serve(self) -> WorkerChannels | None:
         """Return in each worker, with its channels; return None in the fork server when its slave has gone."""
         process_setup.adopt_orphans()
+        process_setup.wake_when_parent_dies()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for tasks
         signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)

@@ -40,6 +40,12 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def wake_when_parent_dies() -> None:
+    """Have the kernel let this process go on, if it is stopped, when its parent dies, on Linux: it has to tidy up."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
+
+
 def adopt_orphans() -> None:
     """Become the parent of orphaned descendants, on Linux."""
     if sys.platform == "linux":

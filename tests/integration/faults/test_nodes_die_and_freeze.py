@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def test_a_slave_and_a_master_that_are_stopped_are_told_and_replaced(caplog: pyt
         eventually(lambda: master_pid(cluster) != master, "another master is there")
         assert answers(cluster.application())
         assert f"master {master} of cluster {cluster.name} has been stopped" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped process is not woken by its parent's death")
+def test_a_slave_that_dies_while_what_starts_its_workers_is_stopped_leaves_nothing() -> None:
+    with Cluster(workers=1, config=BRISK) as cluster:
+        assert answers(cluster.application())
+        (slave,) = slave_pids(cluster)
+        (template,) = [child.pid for child in psutil.Process(slave).children()]
+        os.kill(template, signal.SIGSTOP)
+        os.kill(slave, signal.SIGKILL)
+        eventually(lambda: not psutil.pid_exists(template), "it goes on, and ends")
+        assert answers(cluster.application())
 
 
 def test_a_master_that_nobody_starts_again_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
