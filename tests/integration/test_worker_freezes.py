@@ -143,13 +143,29 @@ def wait_as_for_a_disk(file: str) -> None:
         os._exit(0)
 
 
-@pytest.mark.skipif(
+needs_vfork = pytest.mark.skipif(
     sys.platform != "linux" or os.uname().machine != "x86_64" or ctypes.sizeof(ctypes.c_void_p) != 8,
     reason="the number of the system call is that of Linux on x86-64",
 )
+
+
+@needs_vfork
 def test_a_hung_disk_is_told_before_its_worker_is_killed(tmp_path: Path) -> None:
     with Driver("fork_server", slots=1, stopped_s=0, hung_disk_s=1.2) as driver:
         ref = started(driver, wait_as_for_a_disk, str(tmp_path / "waits"))
         assert "has waited 1 s for a disk or a network file system that does not answer" in end_of(driver, ref)
         assert b"for a disk" in driver.output[ref][2]
+        assert driver.run(pow, 2, 5).value == 32
+
+
+@needs_vfork
+def test_a_worker_that_no_signal_ends_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concurrent_nb.workers.slave_side.pool.UNKILLABLE_S", 0.5)
+    with Driver("fork_server", slots=1, stopped_s=0, hung_disk_s=0.8) as driver:
+        pid = driver.run(os.getpid).value
+        ref = started(driver, wait_as_for_a_disk, str(tmp_path / "waits"))
+        monkeypatch.setattr(driver.pool._launcher, "kill", lambda worker: None)  # as if the kernel did nothing
+        assert "for a disk or a network file system that does not answer and was killed" in end_of(driver, ref)
+        assert driver.run(os.getpid).value != pid
+        driver.until(lambda: not psutil.pid_exists(pid))  # its end, when it comes, disturbs nobody
         assert driver.run(pow, 2, 5).value == 32

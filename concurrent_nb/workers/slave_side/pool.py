@@ -46,7 +46,13 @@ from concurrent_nb.workers.slave_side.attempts import (
     Recall,
     Start,
 )
-from concurrent_nb.workers.slave_side.freeze_watch import HUNG_DISK_S, STOPPED_S, FreezeWatch, FrozenProcess
+from concurrent_nb.workers.slave_side.freeze_watch import (
+    HUNG_DISK_S,
+    STOPPED_S,
+    FreezeWatch,
+    FrozenProcess,
+    StandstillState,
+)
 from concurrent_nb.workers.slave_side.launchers import (
     Event,
     ForkServerLauncher,
@@ -78,6 +84,8 @@ CLOSED_S: Final = 1.0
 #: the end of a worker that SIGTERM has ended is handled so much later: batch systems send SIGTERM to all processes of a
 #: job, one by one, and a task is not to blame if the slave gets it, too, and leaves
 TERMINATED_S: Final = 0.3
+#: a worker that was killed so long ago, and still waits for a disk, is replaced: it runs nothing any more
+UNKILLABLE_S: Final = 10.0
 #: most bytes read from the socket of a dead worker: more than it can hold
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 #: most characters of a line that a worker causes in the log
@@ -416,6 +424,20 @@ class Pool:
             if frozen.is_over:
                 self._kill_deadlines.setdefault(connection.worker, (now, str(frozen)))
                 self._next_launcher_check = min(self._next_launcher_check, now)
+
+        self._replace_unkillable(now)
+
+    def _replace_unkillable(self, now: float) -> None:
+        """Replace workers that were killed and do not end, because the system call in which they are does not."""
+        for worker, (kill_at, _) in list(self._kill_deadlines.items()):
+            connection = self._connections.get(worker) or self._main_threads.get(worker)
+            if connection is None or not connection.was_killed or now < kill_at + UNKILLABLE_S:
+                continue
+            reading = self._process_reader.read([connection.pid]).get(connection.pid)
+            if reading is not None and reading.state is StandstillState.DISK:
+                text = "worker %d was killed and does not end, because it waits for a disk: another one takes its place"
+                log.error(text, connection.pid, extra={"worker": connection.pid})
+                self._take_event(ProcessEnded(connection.process, "was killed and does not end"), now)
 
     def _watched_pids(self) -> dict[int, WorkerConnection | None]:
         """Return the processes that must not be frozen: those with tasks, and what starts workers (None)."""
