@@ -78,6 +78,7 @@ class DetachedJob:
     is_unattended: bool = False  #: it was no detached job while its application was there
     is_closed: bool = False  #: all tasks have been sent
     tasks: int = 0  #: number of tasks; their indexes are below
+    sent: int = 0  #: number of tasks that have come, those that came again included
     outcomes: dict[int, _KeptOutcome] = field(default_factory=dict)  #: by index
     output: list[m.Output] = field(default_factory=list)
     output_bytes: int = 0
@@ -166,6 +167,7 @@ class DetachedJobs:
     ) -> tuple[list[m.TaskFrame], ItemBuffers]:
         """Return those of submitted tasks, with their buffers, whose outcomes are not kept here."""
         job.tasks = max(job.tasks, 1 + max(frame.index for frame in tasks))
+        job.sent += len(tasks)
         if not any(frame.index in job.outcomes for frame in tasks):
             return tasks, buffers
         places = [at for at, frame in enumerate(tasks) if frame.index not in job.outcomes]
@@ -199,6 +201,10 @@ class DetachedJobs:
                 self._emit(e.OwnerNamed(client.session_id, owner))
         if job is None or job.owner != owner:
             self._send(peer.session_id, m.JobAttached(job_id, self._why_gone(job_id, owner)))
+            return
+        if job.tasks > job.sent:
+            why = f"job {job_id.hex()} cannot be attached to: its tasks are not numbered from 0"
+            self._send(peer.session_id, m.JobAttached(job_id, why))
             return
         self._emit(e.OwnerNamed(peer.session_id, owner))
         age_s = (now if job.ended_s is None else job.ended_s) - job.opened_s
@@ -311,6 +317,13 @@ class DetachedJobs:
         job = self.jobs.get(job_id)
         if job is None or job.ended_s is not None:
             return
+        missing = [index for index in range(min(job.tasks, job.sent)) if index not in job.outcomes]
+        for index in missing:  # acknowledged while the master began to keep the job
+            self._keep(job, _lost(index), (), "", now)
+        if missing:
+            frames = [job.outcomes[index].frame for index in missing]
+            for reader in list(job.readers):
+                self._show(i.ShowOutcomes(reader, job.id, "", frames, ()), now)
         job.ended_s = now
         self._set_due(job, now)
         self._close_arguments(job, now)
@@ -385,10 +398,10 @@ class DetachedJobs:
         job = self._new(record.id, record.owner, client, now)
         job.name, job.notebook, job.cell, job.line = record.name, record.notebook, record.cell, record.line
         job.opened_s, job.is_unattended, job.is_closed = record.opened_s, True, True
-        job.tasks = record.accepted
+        job.tasks = job.sent = record.accepted
         for index in range(record.accepted):
             if index not in record.tasks:  # its outcome was acknowledged
-                self._keep(job, lost_result(m.OutcomeFrame(index, 1, 0, 0.0, 0, b""), _DELIVERED), (), "", now)
+                self._keep(job, _lost(index), (), "", now)
         self._set_due(job, now)
         shares = record.shares_memory
         self._emit(e.JobOpened(job.session_id, job.owner, job.id, job.name, shares_memory=shares))
@@ -506,6 +519,11 @@ def why_not_detachable(job: JobRecord, client: Peer | None) -> str:
     if job.kept or any(task.links is not None and task.links.is_kept for task in tasks):
         return "its results stay in the cluster for its application (keep)"
     return ""
+
+
+def _lost(index: int) -> m.OutcomeFrame:
+    """Return the outcome of a task whose application has taken its result before the job was kept."""
+    return lost_result(m.OutcomeFrame(index, 1, Status.OK, 0.0, 0, b""), _DELIVERED)
 
 
 def _notes_on_cuts(job: DetachedJob) -> list[m.Output]:

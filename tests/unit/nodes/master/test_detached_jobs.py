@@ -294,6 +294,37 @@ def test_a_second_session_can_read_the_job_of_a_first_one_which_still_gets_every
     assert outcomes(sent[ALICE]).keys() == outcomes(sent[ALICE_2]).keys() == {0, 1}
 
 
+def test_what_is_acknowledged_while_a_job_is_taken_over_is_lost_and_that_is_said() -> None:
+    bench = bench_with_job(detached=False)
+    end(bench, 0)
+    bench.all_sent()
+    bench.client(ALICE_2)
+    bench.ends[ALICE].send(m.AttachJob(JOB))  # of its own job, in the envelope that acknowledges the outcome
+    bench.send(ALICE)
+    bench.send(ALICE_2, m.AttachJob(JOB))
+    end(bench, 1)
+    bench.all_sent()
+    bench.all_sent()
+    bench.core.scheduler.validate()
+    bench.core.remove(ALICE_2, "it has gone", bench.now)
+    got = outcomes(attach(bench))
+    assert [got[index].status for index in (0, 1)] == [Status.ERROR, Status.OK]
+
+
+def test_tasks_with_odd_numbers_cannot_be_attached_to() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.send(ALICE, opened(), function(), submit(2**40), m.CloseJob(JOB))
+    bench.all_sent()
+    end(bench, 2**40)
+    bench.all_sent()
+    bench.all_sent()
+    (answer,) = attach(bench)
+    assert isinstance(answer, m.JobAttached)
+    assert "not numbered from 0" in answer.error
+
+
 @pytest.mark.parametrize("kind", [m.TaskKind.CHUNK, m.TaskKind.BATCH])
 def test_tasks_that_travel_together_cannot_be_attached_to(kind: m.TaskKind) -> None:
     bench = Bench()
