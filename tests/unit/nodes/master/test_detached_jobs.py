@@ -1,10 +1,13 @@
 """Detached jobs: the master keeps what they print and return, for all applications of their owner."""
 
+from math import inf
+
 import pytest
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master import detached_jobs
+from concurrent_nb.nodes.master.core import LINGER_S
 from concurrent_nb.nodes.master.detached_jobs import DetachedLimits
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
@@ -155,6 +158,72 @@ def test_an_application_that_registers_again_gets_what_is_kept_and_its_tasks_do_
     assert outcomes(bench.sent_to(ALICE_2)).keys() == {1}
     bench.all_sent()
     assert JobId(JOB) not in bench.core.scheduler.jobs
+
+
+def test_a_session_that_is_replaced_has_a_moment_to_send_the_rest_of_its_job() -> None:
+    for comes_back in (True, False):
+        bench = Bench()
+        bench.client(ALICE)
+        bench.slave(EAST)
+        bench.send(ALICE, opened(), function(), submit(0))
+        bench.client(ALICE_2)
+        bench.core.remove(ALICE, "it has registered again", bench.now, LINGER_S)
+        bench.now = LINGER_S / 2
+        if comes_back:
+            bench.send(ALICE_2, opened(), function(), submit(0, 1), m.CloseJob(JOB))
+        bench.now = LINGER_S
+        assert any(isinstance(each, m.Withdraw) for each in bench.sent_to(EAST)) is not comes_back
+        assert bool(jobs_of(bench)) is comes_back
+
+
+def test_memory_of_arguments_stays_open_until_the_job_has_ended() -> None:
+    bench = bench_with_job()
+    memory = bench.core.peers[ALICE].memory
+    bench.core.remove(ALICE, "it has gone", bench.now, left=True)
+    bench.now = 1000.0
+    bench.all_sent()
+    assert bench.core._memory.departed == [(inf, memory)]
+    end(bench, 0, 1)
+    bench.all_sent()
+    bench.all_sent()
+    bench.all_sent()
+    assert bench.core._memory.departed == []
+
+
+def test_an_application_in_a_task_has_no_detached_jobs() -> None:
+    bench = Bench()
+    bench.client(ALICE, comes_back=False)
+    bench.send(ALICE, opened())
+    assert ALICE not in bench.core.peers
+    assert bench.core.detached.jobs == {}
+
+
+def test_who_reads_a_job_already_gets_only_the_answer() -> None:
+    bench = bench_with_job()
+    write(bench, b"hello\n")
+    end(bench, 0)
+    bench.all_sent()
+    bench.send(ALICE, m.AttachJob(JOB))
+    (answer,) = bench.sent_to(ALICE)
+    assert isinstance(answer, m.JobAttached) and answer.tasks == 2
+
+
+def test_who_has_read_a_job_in_a_former_session_gets_its_output_once() -> None:
+    bench = bench_with_job()
+    write(bench, b"hello\n")
+    end(bench, 0)
+    bench.client(ALICE_2)
+    bench.send(ALICE_2, m.AttachJob(JOB, again=True))
+    answer, ended = bench.sent_to(ALICE_2)
+    assert isinstance(answer, m.JobAttached) and isinstance(ended, m.Outcomes)
+
+
+def test_a_task_that_its_application_would_send_again_is_lost_without_it() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    needs = m.TaskInputs(JOB, 0, [m.JobTasks(b"g" * 16, [0])])  # a job that the master does not have
+    bench.send(ALICE, opened(), function(), needs, submit(0), m.CloseJob(JOB))
+    assert outcomes(bench.sent_to(ALICE))[0].status == Status.ERROR
 
 
 def test_a_job_of_which_not_all_tasks_were_sent_ends_with_its_application() -> None:
