@@ -162,10 +162,10 @@ class CurrentCluster:
         return f"left {what}, which {'is still running' if runs_on else 'has ended or does not answer'}"
 
     def _end(self) -> None:
-        """Leave the cluster at the end of the kernel; if it is restarted, without a goodbye: the user comes back."""
+        """Leave the cluster at the end of the kernel; if it is restarted, the user comes back to what runs."""
         app = self._app
         if app is not None and self._engine is None and not self._is_gone and is_restarting():
-            app._quit(says_goodbye=False)
+            app._quit(unattended=True)
             self._app = None
         self.stop()
 

@@ -185,7 +185,7 @@ class ClientThread:
         self._is_urgent = False  # but not now
         self._unsent: deque[Task] = deque()  # tasks that a thread may claim, the oldest first
         self._leaving = False  # this thread ends when no task is open
-        self._says_goodbye = True  # then
+        self._unattended = False  # and the master may keep its jobs then
         self._wake = Wakeup()
         self.output = OutputThread(name, drained=self._wake.set)
         self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
@@ -340,14 +340,14 @@ class ClientThread:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def quit(self, *, says_goodbye: bool = True) -> None:
+    def quit(self, *, unattended: bool = False) -> None:
         """Leave now, and wait for no outcome: no future ends, and the master cancels what is open.
 
-        Without a goodbye, the master does with it what it does with the jobs of an application that was killed.
+        With `unattended`, the master does with it what it does with the jobs of an application that was killed.
         """
         with self._lock:
             self._closed = True
-            self._says_goodbye = says_goodbye
+            self._unattended = unattended
         self.call_soon(self._quit)
         self._thread.join()
 
@@ -389,7 +389,9 @@ class ClientThread:
             self.report_blocked(False)
             with self._lock:
                 self._closed = True
-            if self._broken is None and self._says_goodbye:
+            if self._broken is None and self._unattended:
+                self.member.leave(unattended=True)  # what is not acknowledged is kept
+            elif self._broken is None:
                 self._report_last()
                 self._loop.acknowledge()
                 self.member.leave()

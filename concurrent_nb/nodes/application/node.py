@@ -598,12 +598,12 @@ class ApplicationNode(concurrent.futures.Executor):
         has_set = self.default_chunksize is not None or self._callbacks.receiver is not None or self._setups.are_there
         return not has_set and self._client_thread.present is None and self._client_thread.is_idle()
 
-    def _quit(self, *, says_goodbye: bool = True) -> None:
+    def _quit(self, *, unattended: bool = False) -> None:
         """Leave the cluster now, and wait for nothing: unfinished tasks are cancelled, and their futures do not end.
 
-        Without a goodbye, as if the process had been killed: the master may be configured to keep its jobs.
+        With `unattended`, as if the process had been killed: the master may be configured to keep its jobs.
         """
-        self._client_thread.quit(says_goodbye=says_goodbye)
+        self._client_thread.quit(unattended=unattended)
         self._callbacks.join()
         self._at_exit()
 

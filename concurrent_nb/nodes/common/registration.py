@@ -93,11 +93,16 @@ class Membership:
         """Call a method of the control channel as the owner of this session. Raises MasterUnreachable."""
         return self.control.call(method, **params, **self.credentials)
 
-    def leave(self) -> None:
-        """Unregister, if the master can be reached, and close the link."""
+    def leave(self, *, unattended: bool = False) -> None:
+        """Unregister, if the master can be reached, and close the link.
+
+        Args:
+            unattended: the user of an application comes back: the master may keep its jobs, if it is configured to.
+        """
         # If the master has ended, or was started anew, the membership is over anyway.
         with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
-            self.control.call(f"unregister_{self.role}", **self.credentials)
+            how = {"unattended": True} if unattended else {}
+            self.control.call(f"unregister_{self.role}", **self.credentials, **how)
         self.close()
 
     def close(self) -> None:

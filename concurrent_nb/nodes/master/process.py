@@ -567,9 +567,12 @@ class Master:
         return {**welcome, "limits": {"object": self.config.object_bytes}}
 
     @remote(roles=ALL_ROLES)
-    async def unregister_client(self, session: str, secret: str) -> bool:
-        """End an application's session; its unfinished jobs are cancelled. False if there is no such session."""
-        return await self._unregister("client", session, secret)
+    async def unregister_client(self, session: str, secret: str, unattended: bool = False) -> bool:
+        """End an application's session; its unfinished jobs are cancelled. False if there is no such session.
+
+        With `unattended`, they go on if MasterNode.unattended_jobs_s says so: the user of the application comes back.
+        """
+        return await self._unregister("client", session, secret, left=not unattended)
 
     @remote(roles=["admin", "slave"])
     async def unregister_slave(self, session: str, secret: str) -> bool:
@@ -592,10 +595,10 @@ class Master:
         """Take a heartbeat of a node. False if its session is over: the node must register again."""
         return await self._heartbeat("slave", session, secret)
 
-    async def _unregister(self, role: str, session: str, secret: str) -> bool:
+    async def _unregister(self, role: str, session: str, secret: str, *, left: bool = True) -> bool:
         own, core = session_of(session), self._core
         return await self._ask(
-            lambda now: core.is_session(own, role, secret) and core.remove(own, "it has unregistered", now, left=True)
+            lambda now: core.is_session(own, role, secret) and core.remove(own, "it has unregistered", now, left=left)
         )
 
     async def _heartbeat(self, role: str, session: str, secret: str) -> bool:
