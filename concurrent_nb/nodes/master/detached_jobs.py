@@ -155,6 +155,8 @@ class DetachedJobs:
                 raise ProtocolError(f"job {job_id.hex()[:8]} belongs to another owner")
             job = self._new(job_id, owner, peer, now)
             job.name, job.notebook, job.cell, job.line = message.name, message.notebook, message.cell, message.line
+            if known is not None:
+                self._take_over(job, known, now)
         job.submitter = peer.session_id
         job.is_closed, job.ended_s = False, None
         job.readers[peer.session_id] = peer
@@ -397,16 +399,21 @@ class DetachedJobs:
         """Keep a job that was not detached, from now on."""
         job = self._new(record.id, record.owner, client, now)
         job.name, job.notebook, job.cell, job.line = record.name, record.notebook, record.cell, record.line
-        job.opened_s, job.is_unattended, job.is_closed = record.opened_s, True, True
-        job.tasks = job.sent = record.accepted
-        for index in range(record.accepted):
-            if index not in record.tasks:  # its outcome was acknowledged
-                self._keep(job, _lost(index), (), "", now)
+        job.is_unattended = job.is_closed = True
+        self._take_over(job, record, now)
         self._set_due(job, now)
         shares = record.shares_memory
         self._emit(e.JobOpened(job.session_id, job.owner, job.id, job.name, shares_memory=shares))
         self._emit(e.JobClosed(job.session_id, job.id))
         return job
+
+    def _take_over(self, job: DetachedJob, record: JobRecord, now: float) -> None:
+        """Note the tasks of a job that the scheduler has already; outcomes that were acknowledged are lost."""
+        job.opened_s = record.opened_s
+        job.tasks = job.sent = record.accepted
+        for index in range(record.accepted):
+            if index not in record.tasks:
+                self._keep(job, _lost(index), (), "", now)
 
     def _new(self, job_id: JobId, owner: str, client: Peer | None, now: float) -> DetachedJob:
         session = Session(self._epoch, "from_client")

@@ -380,6 +380,19 @@ def test_what_is_acknowledged_while_a_job_is_taken_over_is_lost_and_that_is_said
     assert [got[index].status for index in (0, 1)] == [Status.ERROR, Status.OK]
 
 
+def test_a_job_that_runs_can_become_a_detached_one() -> None:
+    bench = bench_with_job(detached=False)
+    end(bench, 0)
+    bench.all_sent()
+    bench.send(ALICE)  # it acknowledges the first outcome
+    bench.send(ALICE, opened(), m.CloseJob(JOB))
+    end(bench, 1)
+    bench.all_sent()
+    bench.core.remove(ALICE, "it has gone", bench.now, left=True)
+    got = outcomes(attach(bench))
+    assert [got[index].status for index in (0, 1)] == [Status.ERROR, Status.OK]
+
+
 def test_tasks_with_odd_numbers_cannot_be_attached_to() -> None:
     bench = Bench()
     bench.client(ALICE)
