@@ -9,6 +9,8 @@ from itertools import groupby, repeat
 from operator import attrgetter
 from typing import Final
 
+import msgspec
+
 from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.dependencies import Dependencies
@@ -98,6 +100,8 @@ class ClientEventHandler:
         if event.needs is not None and event.needs.kind != "process" and event.needs.cores != 1:
             refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
         needs = event.needs if event.needs != PLAIN else None
+        if job.sent_again:
+            event = _without_answered(job, event)
         had_tasks = bool(job.tasks)
         fresh = self._fresh(job, event, needs, now)
         job.accepted += len(fresh)
@@ -198,6 +202,8 @@ class ClientEventHandler:
                 taken_back += outcome.status in _HANDED_BACK
                 kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
+                if outcome.status in _HANDED_BACK and job.sent_again:
+                    job.sent_again.discard(index)  # it may come once more
         job.sums.acknowledge(before - len(job.tasks) - taken_back, now)
         if kept_bytes:
             self._state.release_kept_bytes(job.owner, kept_bytes)
@@ -247,6 +253,7 @@ class ClientEventHandler:
 
     def _attach(self, job: JobRecord, event: JobOpened) -> None:
         job.client = event.client
+        job.sent_again = set(job.tasks)
         self._state.lingering.discard(job.id)
         if job.shares_memory != event.shares_memory:
             self._count_anew(job, event.shares_memory)
@@ -322,3 +329,18 @@ class ClientEventHandler:
         if job is not None and job.client != event.client and self._state.owners.get(event.client) != job.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
         return job
+
+
+def _without_answered(job: JobRecord, event: TasksSubmitted) -> TasksSubmitted:
+    """Return a run without tasks of a former session whose answers the owner has got since it has sent the run."""
+    indexes = [frame.index for frame in event.tasks]
+    left = [at for at, index in enumerate(indexes) if index in job.tasks or index not in job.sent_again]
+    job.sent_again.difference_update(indexes)
+    if len(left) == len(indexes):
+        return event
+    return msgspec.structs.replace(
+        event,
+        tasks=[event.tasks[at] for at in left],
+        buffers=[event.buffers[at] for at in left] if event.buffers else (),
+        objects=[event.objects[at] for at in left] if event.objects else (),
+    )

@@ -59,6 +59,8 @@ class JobRecord:
     #: how many edges lead from tasks of one function to its tasks of another, by the names of both
     edges: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
     kept: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: tasks whose results its owner keeps
+    #: tasks that it had when its owner came back: they are sent again, maybe when they are answered and forgotten
+    sent_again: set[int] = field(default_factory=set, repr=False)
     ahead_max: int = 8  #: most tasks that are sent ahead in one line: more after each that ran so, fewer after others
     ahead_skipped: int = 0  #: how often none was sent because that is 0, since the last one that was
 

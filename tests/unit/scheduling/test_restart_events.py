@@ -94,6 +94,27 @@ def test_tasks_with_needs_go_on_with_what_they_take() -> None:
         assert slave.load == 0
 
 
+def test_what_is_answered_before_it_is_sent_again_is_not_run_again() -> None:
+    bench = Bench()
+    again = slave_id("again")
+    bench(opened(), submitted(range(4)), restored(0, 1), gone())
+    assert delivered(bench(opened(again))).keys() == {0, 1}
+    bench(acknowledged([0], client=again))
+    assert delivered(bench(submitted([0, 1], client=again))).keys() == {1}
+    assert list(bench.scheduler.jobs[JOB].tasks) == [1, 2, 3]
+    # Each is expected once; others are new.
+    bench(acknowledged([1], client=again))
+    bench(submitted([1, 2, 7], client=again))
+    assert list(bench.scheduler.jobs[JOB].tasks) == [2, 3, 1, 7]
+
+    # One that its owner has to look after comes once more.
+    bench(gone(), restored(2, status=Status.INPUT_GONE))
+    bench(gone(again), opened(ME))
+    bench(acknowledged([2]))
+    bench(submitted([2, 3]))
+    assert 2 in bench.scheduler.jobs[JOB].tasks
+
+
 def test_tasks_that_end_are_noted_for_a_journal_and_only_then() -> None:
     bench = Bench()
     bench(opened(), submitted(range(4)), joined("a", slots=2), cancelled([3]))
