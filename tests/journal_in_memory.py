@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from concurrent_nb.journal.journal_codec import BufferFile, decode_row, encode_row
-from concurrent_nb.journal.journal_records import Record
+from concurrent_nb.journal.journal_records import Record, only
 from concurrent_nb.journal.replayed import Replayed, replay
 from concurrent_nb.journal.retention import Retention
 from concurrent_nb.wire.codec import Buffer
@@ -28,7 +28,7 @@ class JournalInMemory:
         read = [decode_row(number, body) for number, body in self.rows.items()]
         self._number = max(self.rows, default=0)
         for row in read:
-            assert self._retention.add(row.number, row.record)
+            assert self._retention.add(row.number, row.record) is not None
         self._replayed = replay(
             (row.record, [it for it in row.buffers if not isinstance(it, BufferFile)]) for row in read
         )
@@ -64,9 +64,10 @@ class JournalInMemory:
         """Commit what has gathered."""
         queue, self._queue = self._queue, []
         for record, buffers in queue:
-            if self._retention.add(self._number + 1, record):
+            if (fresh := self._retention.add(self._number + 1, record)) is not None:
                 self._number += 1
-                self.rows[self._number] = encode_row(self._number, record, [bytes(it) for it in buffers])
+                needed, own = only(record, buffers, fresh)
+                self.rows[self._number] = encode_row(self._number, needed, [bytes(it) for it in own])
             for number in self._retention.take_over():
                 del self.rows[number]
         self.committed += len(queue)

@@ -3,13 +3,16 @@
 A record of a run of tasks has no buffers: they follow it, flat, in the order of its items and of their `sizes`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
-from concurrent_nb.wire.codec import Buffer, Buffers
 from concurrent_nb.wire.messages import Digest, JobId, Needs, OutcomeFrame, TaskFrame
+
+#: what stands for a buffer
+BufferT = TypeVar("BufferT")
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -130,7 +133,26 @@ def buffer_count(record: Record) -> int:
     return len(record.sizes) if isinstance(record, FunctionKept) else 0
 
 
-def buffers_of_items(items: Sequence[TaskFrame | OutcomeFrame], flat: Iterable[Buffer]) -> list[Buffers]:
+def only(record: Record, buffers: Sequence[BufferT], indexes: Container[int]) -> tuple[Record, Sequence[BufferT]]:
+    """Return a run of tasks or outcomes with the items of these indexes only; any other record as it is."""
+    if isinstance(record, TasksKept):
+        items: Sequence[TaskFrame | OutcomeFrame] = record.tasks
+    elif isinstance(record, OutcomesKept):
+        items = record.items
+    else:
+        return record, buffers
+    at = [place for place, item in enumerate(items) if item.index in indexes]
+    if len(at) == len(items):
+        return record, buffers
+    own = buffers_of_items(items, buffers)
+    flat = [each for place in at for each in own[place]]
+    if isinstance(record, OutcomesKept):
+        return msgspec.structs.replace(record, items=[record.items[place] for place in at]), flat
+    inputs = [each for each in record.inputs if each[0] in indexes]
+    return msgspec.structs.replace(record, tasks=[record.tasks[place] for place in at], inputs=inputs), flat
+
+
+def buffers_of_items(items: Sequence[TaskFrame | OutcomeFrame], flat: Iterable[BufferT]) -> list[tuple[BufferT, ...]]:
     """Return the buffers of each item, of those that follow a record."""
     rest = iter(flat)
     return [tuple(islice(rest, len(item.sizes))) for item in items]

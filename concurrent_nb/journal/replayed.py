@@ -53,9 +53,10 @@ class _Folded:
     """A job while records are read."""
 
     opened: JobKept
-    runs: list[tuple[TasksKept, list[Buffers], set[int]]] = field(default_factory=list)
-    outcomes: list[tuple[OutcomesKept, list[Buffers], set[int]]] = field(default_factory=list)
-    open: dict[int, bool] = field(default_factory=dict)  # tasks that are not forgotten: whether they have ended
+    runs: list[tuple[TasksKept, list[Buffers]]] = field(default_factory=list)
+    outcomes: list[tuple[OutcomesKept, list[Buffers]]] = field(default_factory=list)
+    open: dict[int, int] = field(default_factory=dict)  # tasks that are not forgotten: which of the runs they are in
+    ended: dict[int, int] = field(default_factory=dict)  # which of the outcomes those are in that have ended
     kept: set[int] = field(default_factory=set)
     acknowledged: set[int] = field(default_factory=set)
     cancelled: set[int] | None = field(default_factory=set)
@@ -94,27 +95,27 @@ def _fold(
 ) -> None:
     if isinstance(record, TasksKept):
         fresh = {task.index for task in record.tasks if task.index not in job.open}
-        job.open.update(dict.fromkeys(fresh, False))
+        job.open.update(dict.fromkeys(fresh, len(job.runs)))
         if record.keep:
             job.kept |= fresh
-        job.runs.append((record, buffers_of_items(record.tasks, buffers), fresh))
+        job.runs.append((record, list(buffers_of_items(record.tasks, buffers))))
     elif isinstance(record, OutcomesKept):
-        fresh = {item.index for item in record.items if job.open.get(item.index) is False}
-        job.open.update(dict.fromkeys(fresh, True))
+        fresh = {it.index for it in record.items if it.index in job.open and it.index not in job.ended}
+        job.ended.update(dict.fromkeys(fresh, len(job.outcomes)))
         job.kept.difference_update(item.index for item in record.items if item.status != Status.OK)
-        job.outcomes.append((record, buffers_of_items(record.items, buffers), fresh))
+        job.outcomes.append((record, list(buffers_of_items(record.items, buffers))))
     elif isinstance(record, TasksAcknowledged):
         for index in record.indexes:
             if index in job.kept:
                 job.acknowledged.add(index)
             else:
-                job.open.pop(index, None)
+                _forget(job, index)
     elif isinstance(record, ResultsReleased):
         for index in record.indexes:
             job.kept.discard(index)
             if index in job.acknowledged:
                 job.acknowledged.discard(index)
-                job.open.pop(index, None)
+                _forget(job, index)
     elif isinstance(record, TasksCancelled):
         if record.indexes is None:
             job.cancelled = None
@@ -124,10 +125,17 @@ def _fold(
         job.is_ended = True
 
 
+def _forget(job: _Folded, index: int) -> None:
+    job.open.pop(index, None)
+    job.ended.pop(index, None)
+    if job.cancelled is not None:
+        job.cancelled.discard(index)
+
+
 def _unfolded(job: _Folded) -> ReplayedJob:
     result = ReplayedJob(job.opened, is_ended=job.is_ended)
-    for run, buffers, fresh in job.runs:
-        left = [place for place, task in enumerate(run.tasks) if task.index in fresh and task.index in job.open]
+    for number, (run, buffers) in enumerate(job.runs):
+        left = [place for place, task in enumerate(run.tasks) if job.open.get(task.index) == number]
         for is_kept in (True, False):  # a result that was freed before its task was forgotten is not kept again
             at = [place for place in left if (run.tasks[place].index in job.kept) is is_kept]
             if at:
@@ -136,11 +144,11 @@ def _unfolded(job: _Folded) -> ReplayedJob:
                 tasks = [run.tasks[place] for place in at]
                 part = msgspec.structs.replace(run, tasks=tasks, inputs=inputs, keep=is_kept)
                 result.runs.append((part, [buffers[place] for place in at]))
-    for ended, buffers, fresh in job.outcomes:
-        at = [place for place, item in enumerate(ended.items) if item.index in fresh and item.index in job.open]
+    for number, (ended, buffers) in enumerate(job.outcomes):
+        at = [place for place, item in enumerate(ended.items) if job.ended.get(item.index) == number]
         if at:
             items = [ended.items[place] for place in at]
             result.outcomes.append((msgspec.structs.replace(ended, items=items), [buffers[place] for place in at]))
     result.acknowledged = sorted(job.acknowledged)
-    result.cancelled = None if job.cancelled is None else sorted(job.cancelled & job.open.keys())
+    result.cancelled = None if job.cancelled is None else sorted(job.cancelled)
     return result

@@ -51,6 +51,7 @@ class Retention:
         self._slaves: dict[bytes, int] = {}
         self._needed: set[int] = set()
         self._over: list[int] = []
+        self._fresh: set[int] = set()  # of the last record
         self._handlers: Final[dict[type, Callable[[int, Any], bool]]] = {
             FunctionKept: self._function,
             JobKept: self._opened,
@@ -69,12 +70,17 @@ class Retention:
         """Return the number of rows that are needed."""
         return len(self._needed)
 
-    def add(self, number: int, record: Record) -> bool:
-        """Take note of the next record, whose row would have this number; return whether the row is needed."""
+    def add(self, number: int, record: Record) -> set[int] | None:
+        """Take note of the next record, whose row would have this number.
+
+        Returns None if the row is not needed. Else only the items with these indexes may be in it, of a run of tasks or
+        outcomes: of the others nothing would be known when their own rows are gone.
+        """
+        self._fresh = set()
         if not self._handlers[type(record)](number, record):
-            return False
+            return None
         self._needed.add(number)
-        return True
+        return self._fresh
 
     def take_over(self) -> list[int]:
         """Return the rows that are not needed any more since the last call."""
@@ -108,7 +114,7 @@ class Retention:
         job = self._jobs.get(record.job)
         if job is None:
             return False
-        fresh = [task.index for task in record.tasks if task.index not in job.runs]
+        fresh = self._fresh = {task.index for task in record.tasks if task.index not in job.runs}
         if not fresh:
             return False
         job.runs.update(dict.fromkeys(fresh, number))
@@ -126,7 +132,7 @@ class Retention:
         if job is None:
             return False
         known, had = job.runs, job.outcomes
-        fresh = [item.index for item in record.items if item.index in known and item.index not in had]
+        fresh = self._fresh = {item.index for item in record.items if item.index in known and item.index not in had}
         if not fresh:
             return False
         had.update(dict.fromkeys(fresh, number))

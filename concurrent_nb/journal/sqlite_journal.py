@@ -24,7 +24,7 @@ from zlib import crc32
 from concurrent_nb.errors import JournalDamaged, JournalError, JournalFull, VersionMismatch
 from concurrent_nb.journal import journal_folder
 from concurrent_nb.journal.journal_codec import JOURNAL_VERSION, BufferFile, JournalRow, decode_row, encode_row
-from concurrent_nb.journal.journal_records import Record
+from concurrent_nb.journal.journal_records import Record, only
 from concurrent_nb.journal.replayed import Replayed, replay
 from concurrent_nb.journal.retention import Retention
 from concurrent_nb.wire.codec import Buffer
@@ -402,9 +402,10 @@ class SqliteJournalStore:
         batch = [queue.popleft() for _ in range(min(len(queue), BATCH_RECORDS))]
         needed: list[tuple[int, Record, Sequence[Buffer]]] = []
         for record, buffers in batch:
-            if self._retention.add(self._number + 1, record):
+            fresh = self._retention.add(self._number + 1, record)
+            if fresh is not None:
                 self._number += 1
-                needed.append((self._number, record, buffers))
+                needed.append((self._number, *only(record, buffers, fresh)))
         over = self._retention.take_over()
         if over:
             gone = set(over)

@@ -20,6 +20,7 @@ from concurrent_nb.journal.journal_records import (
     TasksAcknowledged,
     TasksCancelled,
     TasksKept,
+    only,
 )
 from concurrent_nb.journal.journal_store import JournalStore
 from concurrent_nb.journal.replayed import Replayed
@@ -149,7 +150,9 @@ class JournalRecorder:
         inputs: list[tuple[int, list[tuple[bytes, int]]]] = [
             (index, [(job, number) for job, number in needed]) for index, needed in event.inputs
         ]
-        self._append(
+        job = self._scheduler.jobs.get(event.job)
+        accepted = job.tasks if job is not None else {}
+        record, own = only(
             TasksKept(
                 event.job,
                 event.function,
@@ -161,7 +164,9 @@ class JournalRecorder:
                 inputs,
             ),
             flat,
+            accepted,
         )
+        self._append(record, own)
 
     def _record_function(self, digest: bytes) -> None:
         if digest in self._users:

@@ -339,13 +339,13 @@ class Master:
             self._stopping = True
             self._wake.set()
             await asyncio.to_thread(self._thread.join)
+            if self._journal is not None:  # a cluster that is stopped has no open jobs
+                await asyncio.to_thread(self._journal.close, empty=self._is_stopped and self._failure is None)
             self._wake.close()
             at_end.close()
             self._reader.close()
             if self._store is not None:
                 self._store.close()
-            if self._journal is not None:  # a cluster that is stopped has no open jobs
-                await asyncio.to_thread(self._journal.close, empty=self._is_stopped and self._failure is None)
         if self._failure is not None:
             raise ClusterError(f"the compute thread has failed: {describe(self._failure)}") from self._failure
 
