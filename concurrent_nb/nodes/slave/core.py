@@ -179,13 +179,14 @@ class SlaveCore:
         self.drain_requested = False  #: the master has asked this slave to leave when its running tasks have ended
         self.kernel_requests: list[int] = []  #: requests for the slave's kernel without an answer
         self._unacknowledged = unacknowledged
-        self._former_reports: WorkerReports | None = None  # of the time without a session
         if unacknowledged is not None and resumes:
             self._offer(unacknowledged)
 
     def _offer(self, unacknowledged: Unacknowledged) -> None:
         """Offer what is here to a master that was started again, and send the outcomes that it may not have."""
-        reports = self._former_reports = self._pool.take_reports()
+        reports = self._pool.take_reports()
+        # They are not offered. The next run numbers attempts anew, and must not take one for another.
+        reports.returned = []
         refs = [*self._pool.attempts(), *unacknowledged.refs()]
         refs += [m.TaskRef(job, it.index, it.attempt) for job, items, _ in reports.outcomes for it in items]
         for at in range(0, max(1, len(refs)), OFFERED_MAX):
@@ -196,6 +197,7 @@ class SlaveCore:
             self.session.send(
                 m.Outcomes(job, self.name, list(items)), buffers, unacknowledged.keep(job, items, buffers)
             )
+        self._send_reports(reports)
 
     @property
     def closed_by_master(self) -> str | None:
@@ -291,11 +293,23 @@ class SlaveCore:
         would cost master and application about as much time.
         """
         reports = self._pool.take_reports()
-        if self._former_reports is not None:
-            self._former_reports.add(reports)
-            reports, self._former_reports = self._former_reports, None
         if self._followers or self._followers.returned:
             reports = self._go_on(reports, now)
+        urgent = self._send_reports(reports)
+        if self._host_load is not None and now >= self._host_load_at:
+            self._host_load_at = now + HOST_LOAD_S
+            self.session.send(self._host_load())
+        if self._is_held_back(urgent, now):
+            return []
+        envelopes = self.session.flush(now)
+        if not envelopes and now - self._sent_at >= self._interval_s:
+            envelopes = [self.session.heartbeat()]
+        if envelopes:
+            self._sent_at = now
+        return envelopes
+
+    def _send_reports(self, reports: WorkerReports) -> bool:
+        """Send what workers have reported; return whether that may not wait for more."""
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
             self._output_bytes += len(data)
@@ -332,17 +346,7 @@ class SlaveCore:
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
-        if self._host_load is not None and now >= self._host_load_at:
-            self._host_load_at = now + HOST_LOAD_S
-            self.session.send(self._host_load())
-        if self._is_held_back(urgent, now):
-            return []
-        envelopes = self.session.flush(now)
-        if not envelopes and now - self._sent_at >= self._interval_s:
-            envelopes = [self.session.heartbeat()]
-        if envelopes:
-            self._sent_at = now
-        return envelopes
+        return urgent
 
     def _go_on(self, reports: WorkerReports, now: float) -> WorkerReports:
         """Have the tasks run whose leaders have succeeded. Return all reports, with the tasks that do not run here."""

@@ -275,12 +275,14 @@ def test_what_a_master_with_a_journal_has_not_acknowledged_is_offered_to_its_nex
     assert sent_outcomes(slave, 101.0) == [2]
 
     workers.end(1)  # without a session
+    workers._reports.returned.append(m.TaskRef(JOB, 9, 1))  # the next run may number another attempt of it so
     workers.attempts = lambda: [m.TaskRef(JOB, 7, 1)]  # type: ignore[method-assign]
     again = SlaveCore("east", EPOCH + 1, workers, interval_s=1.0, unacknowledged=kept, resumes=True)
     offer, started, *outcomes = messages_of(again, 102.0)
     assert isinstance(offer, m.OfferAttempts) and offer.is_last
     assert [ref.index for ref in offer.tasks] == [7, 2, 3]
     assert started == m.Started("east", [running])
+    assert not [each for each in outcomes if isinstance(each, m.Returned)]
     assert [frame.index for each in outcomes if isinstance(each, m.Outcomes) for frame in each.items] == [2, 3]
 
     # A third run gets both again, as they are still not acknowledged.
