@@ -1,9 +1,9 @@
 """A restarted master is the same to its nodes, in a later epoch; without a journal each is a new one."""
 
 import pytest
+from concurrent_nb.nodes.master.master_identity import MasterIdentity
 
 from concurrent_nb.errors import JournalDamaged
-from concurrent_nb.nodes.master.master_identity import MasterIdentity
 from tests.journal_in_memory import JournalInMemory
 
 
