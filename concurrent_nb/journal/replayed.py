@@ -5,35 +5,21 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from concurrent_nb.journal.journal_records import (
-    FunctionKept,
-    JobEnded,
-    JobForgotten,
-    JobKept,
-    OutcomesKept,
-    Record,
-    ResultsReleased,
-    SlaveGone,
-    SlaveKept,
-    TasksAcknowledged,
-    TasksCancelled,
-    TasksKept,
-    buffers_of_items,
-)
+from concurrent_nb.journal import journal_records as r
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.codec import Buffer, Buffers
 
 #: a record and the buffers that follow it
-KeptRecord = tuple[Record, Sequence[Buffer]]
+KeptRecord = tuple[r.Record, Sequence[Buffer]]
 
 
 @dataclass(eq=False, slots=True)
 class ReplayedJob:
     """A job that is not forgotten."""
 
-    opened: JobKept
-    runs: list[tuple[TasksKept, list[Buffers]]] = field(default_factory=list)  #: of tasks that are not forgotten
-    outcomes: list[tuple[OutcomesKept, list[Buffers]]] = field(default_factory=list)  #: of these tasks, one of each
+    opened: r.JobKept
+    runs: list[tuple[r.TasksKept, list[Buffers]]] = field(default_factory=list)  #: of tasks that are not forgotten
+    outcomes: list[tuple[r.OutcomesKept, list[Buffers]]] = field(default_factory=list)  #: of these tasks, one of each
     acknowledged: list[int] = field(default_factory=list)  #: tasks whose results are kept, and whose outcome is known
     cancelled: list[int] | None = field(default_factory=list)  #: tasks; None: the whole job
     is_ended: bool = False
@@ -43,7 +29,7 @@ class ReplayedJob:
 class Replayed:
     """What a restarted master has to know."""
 
-    functions: dict[bytes, tuple[FunctionKept, Buffers]] = field(default_factory=dict)
+    functions: dict[bytes, tuple[r.FunctionKept, Buffers]] = field(default_factory=dict)
     jobs: dict[bytes, ReplayedJob] = field(default_factory=dict)
     slaves: dict[bytes, str] = field(default_factory=dict)  #: name by key
 
@@ -52,9 +38,9 @@ class Replayed:
 class _Folded:
     """A job while records are read."""
 
-    opened: JobKept
-    runs: list[tuple[TasksKept, list[Buffers]]] = field(default_factory=list)
-    outcomes: list[tuple[OutcomesKept, list[Buffers]]] = field(default_factory=list)
+    opened: r.JobKept
+    runs: list[tuple[r.TasksKept, list[Buffers]]] = field(default_factory=list)
+    outcomes: list[tuple[r.OutcomesKept, list[Buffers]]] = field(default_factory=list)
     open: dict[int, int] = field(default_factory=dict)  # tasks that are not forgotten: which of the runs they are in
     ended: dict[int, int] = field(default_factory=dict)  # which of the outcomes those are in that have ended
     kept: set[int] = field(default_factory=set)
@@ -68,18 +54,18 @@ def replay(records: Iterable[KeptRecord]) -> Replayed:
     result = Replayed()
     jobs: dict[bytes, _Folded] = {}
     for record, buffers in records:
-        if isinstance(record, FunctionKept):
+        if isinstance(record, r.FunctionKept):
             result.functions[record.digest] = record, buffers
-        elif isinstance(record, JobKept):
+        elif isinstance(record, r.JobKept):
             if (job := jobs.get(record.job)) is None:
                 jobs[record.job] = _Folded(record)
             else:
                 job.is_ended = False
-        elif isinstance(record, JobForgotten):
+        elif isinstance(record, r.JobForgotten):
             jobs.pop(record.job, None)
-        elif isinstance(record, SlaveKept):
+        elif isinstance(record, r.SlaveKept):
             result.slaves[record.key] = record.name
-        elif isinstance(record, SlaveGone):
+        elif isinstance(record, r.SlaveGone):
             result.slaves.pop(record.key, None)
         elif (job := jobs.get(record.job)) is not None:
             _fold(job, record, buffers)
@@ -90,33 +76,33 @@ def replay(records: Iterable[KeptRecord]) -> Replayed:
 
 def _fold(
     job: _Folded,
-    record: TasksKept | OutcomesKept | TasksAcknowledged | ResultsReleased | TasksCancelled | JobEnded,
+    record: r.TasksKept | r.OutcomesKept | r.TasksAcknowledged | r.ResultsReleased | r.TasksCancelled | r.JobEnded,
     buffers: Sequence[Buffer],
 ) -> None:
-    if isinstance(record, TasksKept):
+    if isinstance(record, r.TasksKept):
         fresh = {task.index for task in record.tasks if task.index not in job.open}
         job.open.update(dict.fromkeys(fresh, len(job.runs)))
         if record.keep:
             job.kept |= fresh
-        job.runs.append((record, list(buffers_of_items(record.tasks, buffers))))
-    elif isinstance(record, OutcomesKept):
+        job.runs.append((record, list(r.buffers_of_items(record.tasks, buffers))))
+    elif isinstance(record, r.OutcomesKept):
         fresh = {it.index for it in record.items if it.index in job.open and it.index not in job.ended}
         job.ended.update(dict.fromkeys(fresh, len(job.outcomes)))
         job.kept.difference_update(item.index for item in record.items if item.status != Status.OK)
-        job.outcomes.append((record, list(buffers_of_items(record.items, buffers))))
-    elif isinstance(record, TasksAcknowledged):
+        job.outcomes.append((record, list(r.buffers_of_items(record.items, buffers))))
+    elif isinstance(record, r.TasksAcknowledged):
         for index in record.indexes:
             if index in job.kept:
                 job.acknowledged.add(index)
             else:
                 _forget(job, index)
-    elif isinstance(record, ResultsReleased):
+    elif isinstance(record, r.ResultsReleased):
         for index in record.indexes:
             job.kept.discard(index)
             if index in job.acknowledged:
                 job.acknowledged.discard(index)
                 _forget(job, index)
-    elif isinstance(record, TasksCancelled):
+    elif isinstance(record, r.TasksCancelled):
         if record.indexes is None:
             job.cancelled = None
         elif job.cancelled is not None:

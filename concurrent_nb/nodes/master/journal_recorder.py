@@ -8,20 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from concurrent_nb.ids import SessionId
-from concurrent_nb.journal.journal_records import (
-    FunctionKept,
-    JobEnded,
-    JobForgotten,
-    JobKept,
-    OutcomesKept,
-    ResultsReleased,
-    SlaveGone,
-    SlaveKept,
-    TasksAcknowledged,
-    TasksCancelled,
-    TasksKept,
-    only,
-)
+from concurrent_nb.journal import journal_records as r
 from concurrent_nb.journal.journal_store import JournalStore
 from concurrent_nb.journal.replayed import Replayed
 from concurrent_nb.nodes.master.function_table import FunctionTable
@@ -74,7 +61,7 @@ class JournalRecorder:
     def slave_gone(self, key: bytes) -> None:
         """Record that a slave of the former run has not come back."""
         if not self._sessions[key]:
-            self._append(SlaveGone(key))
+            self._append(r.SlaveGone(key))
 
     def handled(self, events: Sequence[e.Event], instructions: Sequence[i.Instruction]) -> None:
         """Record events that the scheduler has handled, and what has become of tasks and jobs."""
@@ -95,30 +82,30 @@ class JournalRecorder:
         if isinstance(event, e.TasksSubmitted):
             self._record_tasks(event)
         elif isinstance(event, e.OutcomesAcknowledged):
-            self._append(TasksAcknowledged(event.job, list(event.indexes)))
+            self._append(r.TasksAcknowledged(event.job, list(event.indexes)))
         elif isinstance(event, e.JobOpened):
             self._record_job(event)
         elif isinstance(event, e.JobClosed):
             if event.job in self._jobs:
                 self._ended.add(event.job)
-                self._append(JobEnded(event.job))
+                self._append(r.JobEnded(event.job))
         elif isinstance(event, e.CancelRequested):
             if not event.unstarted_only and event.job in self._jobs:
                 indexes = None if event.indexes is None else list(event.indexes)
-                self._append(TasksCancelled(event.job, indexes))
+                self._append(r.TasksCancelled(event.job, indexes))
         elif isinstance(event, e.ResultsFreed):
             if event.job in self._jobs:
-                self._append(ResultsReleased(event.job, list(event.indexes)))
+                self._append(r.ResultsReleased(event.job, list(event.indexes)))
         elif isinstance(event, e.SlaveJoined):
             if (peer := self._peers.get(event.slave)) is not None:
                 self._slaves[event.slave] = peer.key
                 self._sessions[peer.key] += 1
-                self._append(SlaveKept(peer.key, event.name))
+                self._append(r.SlaveKept(peer.key, event.name))
         elif isinstance(event, e.SlaveLost) and (lost := self._slaves.pop(event.slave, None)) is not None:
             self._sessions[lost] -= 1
             if not self._sessions[lost]:  # else it has joined again
                 del self._sessions[lost]
-                self._append(SlaveGone(lost))
+                self._append(r.SlaveGone(lost))
 
     def _record_job(self, event: e.JobOpened) -> None:
         if event.job in self._jobs and event.job not in self._ended:
@@ -127,7 +114,7 @@ class JournalRecorder:
         self._ended.discard(event.job)
         peer = self._peers.get(event.client)
         self._append(
-            JobKept(
+            r.JobKept(
                 event.job,
                 event.owner,
                 event.name,
@@ -152,8 +139,8 @@ class JournalRecorder:
         ]
         job = self._scheduler.jobs.get(event.job)
         accepted = job.tasks if job is not None else {}
-        record, own = only(
-            TasksKept(
+        record, own = r.only(
+            r.TasksKept(
                 event.job,
                 event.function,
                 list(event.tasks),
@@ -177,13 +164,13 @@ class JournalRecorder:
             return  # its segment was dropped: its tasks are refused
         message = function.message
         sizes = tuple(size for size in message.sizes if isinstance(size, int))
-        self._append(FunctionKept(digest, message.body, sizes, message.name), list(function.buffers[0]))
+        self._append(r.FunctionKept(digest, message.body, sizes, message.name), list(function.buffers[0]))
 
     def _record_outcomes(self, tasks: Sequence[TaskRecord]) -> None:
         for (job, slave), alike in groupby(tasks, lambda task: (task.job.id, task.outcome_slave)):
             ended = [task for task in alike if task.outcome is not None]
             items = [task.outcome for task in ended if task.outcome is not None]
-            self._append(OutcomesKept(job, slave, items), [each for task in ended for each in task.outcome_buffers])
+            self._append(r.OutcomesKept(job, slave, items), [each for task in ended for each in task.outcome_buffers])
 
     def _forget(self, job: bytes) -> None:
         self._ended.discard(job)
@@ -192,4 +179,4 @@ class JournalRecorder:
             users.discard(job)
             if not users:
                 del self._users[digest]
-        self._append(JobForgotten(job))
+        self._append(r.JobForgotten(job))

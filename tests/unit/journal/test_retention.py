@@ -5,35 +5,21 @@ from collections.abc import Sequence
 
 import pytest
 
-from concurrent_nb.journal.journal_records import (
-    FunctionKept,
-    JobEnded,
-    JobForgotten,
-    JobKept,
-    OutcomesKept,
-    Record,
-    ResultsReleased,
-    SlaveGone,
-    SlaveKept,
-    TasksAcknowledged,
-    TasksCancelled,
-    TasksKept,
-    only,
-)
+from concurrent_nb.journal import journal_records as r
 from concurrent_nb.journal.replayed import Replayed, replay
 from concurrent_nb.journal.retention import Retention
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
 
 JOB, OTHER, DIGEST = b"j" * 16, b"o" * 16, b"d" * 32
-FUNCTION, OPENED = FunctionKept(DIGEST, b"pickle", (), "f"), JobKept(JOB, "key")
+FUNCTION, OPENED = r.FunctionKept(DIGEST, b"pickle", (), "f"), r.JobKept(JOB, "key")
 
 
-def tasks(*indexes: int, job: bytes = JOB, keep: bool = False) -> TasksKept:
-    return TasksKept(job, DIGEST, [TaskFrame(index, 0, b"%d" % index) for index in indexes], keep=keep)
+def tasks(*indexes: int, job: bytes = JOB, keep: bool = False) -> r.TasksKept:
+    return r.TasksKept(job, DIGEST, [TaskFrame(index, 0, b"%d" % index) for index in indexes], keep=keep)
 
 
-def outcomes(*indexes: int, job: bytes = JOB) -> OutcomesKept:
-    return OutcomesKept(job, "east", [OutcomeFrame(index, 1, 0, 0.0, 1, b"%d" % index) for index in indexes])
+def outcomes(*indexes: int, job: bytes = JOB) -> r.OutcomesKept:
+    return r.OutcomesKept(job, "east", [OutcomeFrame(index, 1, 0, 0.0, 1, b"%d" % index) for index in indexes])
 
 
 class Rows:
@@ -41,14 +27,14 @@ class Rows:
 
     def __init__(self) -> None:
         self.retention = Retention()
-        self.rows: dict[int, Record] = {}
+        self.rows: dict[int, r.Record] = {}
         self.number = 0
 
-    def add(self, *records: Record) -> "Rows":
+    def add(self, *records: r.Record) -> "Rows":
         for record in records:
             if (fresh := self.retention.add(self.number + 1, record)) is not None:
                 self.number += 1
-                self.rows[self.number] = only(record, (), fresh)[0]
+                self.rows[self.number] = r.only(record, (), fresh)[0]
             for number in self.retention.take_over():
                 del self.rows[number]
         assert len(self.retention) == len(self.rows)
@@ -73,22 +59,22 @@ def functions_needed(replayed: Replayed) -> set[bytes]:
     return {run.function for job in replayed.jobs.values() for run, _ in job.runs}
 
 
-def replayed(records: Sequence[Record]) -> Replayed:
+def replayed(records: Sequence[r.Record]) -> Replayed:
     return replay((record, ()) for record in records)
 
 
 def test_a_job_that_is_over_leaves_nothing() -> None:
     rows = Rows().add(FUNCTION, OPENED, tasks(0, 1, 2), outcomes(0, 1))
     assert rows.kinds == ["FunctionKept", "JobKept", "TasksKept", "OutcomesKept"]
-    rows.add(TasksAcknowledged(JOB, [0]))
+    rows.add(r.TasksAcknowledged(JOB, [0]))
     assert rows.kinds[-1] == "TasksAcknowledged"
-    rows.add(TasksAcknowledged(JOB, [1]), outcomes(2), JobEnded(JOB))
+    rows.add(r.TasksAcknowledged(JOB, [1]), outcomes(2), r.JobEnded(JOB))
     assert rows.kinds == [
         "FunctionKept", "JobKept", "TasksKept", "TasksAcknowledged", "TasksAcknowledged", "OutcomesKept", "JobEnded",
     ]  # fmt: skip
-    rows.add(TasksAcknowledged(JOB, [2]))  # the last of its run, with which all that is about it goes
+    rows.add(r.TasksAcknowledged(JOB, [2]))  # the last of its run, with which all that is about it goes
     assert rows.kinds == ["FunctionKept", "JobKept", "JobEnded"]
-    rows.add(JobForgotten(JOB))
+    rows.add(r.JobForgotten(JOB))
     assert rows.kinds == []
 
 
@@ -97,50 +83,50 @@ def test_it_does_not_grow_with_finished_tasks() -> None:
     for first in range(0, 5000, 10):
         indexes = range(first, first + 10)
         rows.add(tasks(*indexes), outcomes(*indexes[:5]), outcomes(*indexes[5:]))
-        rows.add(*(TasksAcknowledged(JOB, [index]) for index in indexes))
+        rows.add(*(r.TasksAcknowledged(JOB, [index]) for index in indexes))
         assert len(rows.rows) <= 13
     assert rows.kinds == ["FunctionKept", "JobKept"]
 
 
 def test_what_is_known_is_not_written_again() -> None:
-    rows = Rows().add(FUNCTION, OPENED, tasks(0, 1), outcomes(0), SlaveKept(b"k", "east"))
+    rows = Rows().add(FUNCTION, OPENED, tasks(0, 1), outcomes(0), r.SlaveKept(b"k", "east"))
     before = list(rows.rows)
-    rows.add(FUNCTION, OPENED, tasks(0, 1), outcomes(0), SlaveKept(b"k", "west"), tasks(5, job=OTHER))
-    rows.add(TasksAcknowledged(JOB, [77]), TasksCancelled(OTHER, [1]), JobForgotten(OTHER), SlaveGone(b"other"))
+    rows.add(FUNCTION, OPENED, tasks(0, 1), outcomes(0), r.SlaveKept(b"k", "west"), tasks(5, job=OTHER))
+    rows.add(r.TasksAcknowledged(JOB, [77]), r.TasksCancelled(OTHER, [1]), r.JobForgotten(OTHER), r.SlaveGone(b"other"))
     assert list(rows.rows) == before
-    rows.add(JobEnded(JOB), JobEnded(JOB))
+    rows.add(r.JobEnded(JOB), r.JobEnded(JOB))
     assert rows.kinds.count("JobEnded") == 1
     rows.add(OPENED)  # opened again
     assert "JobEnded" not in rows.kinds
-    rows.add(SlaveGone(b"k"))
+    rows.add(r.SlaveGone(b"k"))
     assert "SlaveKept" not in rows.kinds
 
 
 def test_kept_results_stay_until_they_are_freed() -> None:
-    rows = Rows().add(FUNCTION, OPENED, tasks(0, 1, keep=True), outcomes(0, 1), TasksAcknowledged(JOB, [0, 1]))
+    rows = Rows().add(FUNCTION, OPENED, tasks(0, 1, keep=True), outcomes(0, 1), r.TasksAcknowledged(JOB, [0, 1]))
     assert replayed(list(rows.rows.values())).jobs[JOB].acknowledged == [0, 1]
-    rows.add(ResultsReleased(JOB, [0]))
+    rows.add(r.ResultsReleased(JOB, [0]))
     job = replayed(list(rows.rows.values())).jobs[JOB]
     assert job.acknowledged == [1]
     assert [task.index for run, _ in job.runs for task in run.tasks if run.keep] == [1]
-    rows.add(ResultsReleased(JOB, [1]))
+    rows.add(r.ResultsReleased(JOB, [1]))
     assert rows.kinds == ["FunctionKept", "JobKept"]
 
 
 def test_freed_before_its_end_it_is_a_plain_task() -> None:
-    rows = Rows().add(FUNCTION, OPENED, tasks(0, 1, keep=True), ResultsReleased(JOB, [0]))
+    rows = Rows().add(FUNCTION, OPENED, tasks(0, 1, keep=True), r.ResultsReleased(JOB, [0]))
     runs = replayed(list(rows.rows.values())).jobs[JOB].runs
     assert sorted((task.index, run.keep) for run, _ in runs for task in run.tasks) == [(0, False), (1, True)]
 
 
-def random_records(rng: random.Random, count: int) -> list[Record]:
+def random_records(rng: random.Random, count: int) -> list[r.Record]:
     """Make a history as a master makes it, with repetitions."""
-    known: list[Record] = [FUNCTION]
+    known: list[r.Record] = [FUNCTION]
     submitted: dict[bytes, int] = {}
     for _ in range(count):
         job = rng.choice([JOB, OTHER])
         if job not in submitted:
-            known.append(JobKept(job, "key"))
+            known.append(r.JobKept(job, "key"))
             submitted[job] = 0
         some = [rng.randrange(submitted[job] + 1) for _ in range(rng.randrange(1, 6))]
         match rng.randrange(12):
@@ -151,15 +137,20 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
             case 3 | 4 | 5:
                 known.append(outcomes(*dict.fromkeys(some), job=job))
             case 6 | 7 | 8:
-                known.append(TasksAcknowledged(job, some))
+                known.append(r.TasksAcknowledged(job, some))
             case 9:
-                known.append(ResultsReleased(job, some) if rng.random() < 0.5 else TasksCancelled(job, some))
+                known.append(r.ResultsReleased(job, some) if rng.random() < 0.5 else r.TasksCancelled(job, some))
             case 10:
-                others: list[Record] = [JobEnded(job), JobKept(job, "key"), SlaveKept(b"k", "east"), SlaveGone(b"k")]
+                others: list[r.Record] = [
+                    r.JobEnded(job),
+                    r.JobKept(job, "key"),
+                    r.SlaveKept(b"k", "east"),
+                    r.SlaveGone(b"k"),
+                ]
                 known.append(rng.choice(others))
             case _:
                 if rng.random() < 0.3:
-                    known += [JobForgotten(job), FUNCTION]
+                    known += [r.JobForgotten(job), FUNCTION]
                     del submitted[job]
     return known
 
@@ -168,7 +159,7 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
 def test_a_compacted_journal_says_the_same(seed: int) -> None:
     rng = random.Random(seed)
     records, rows = random_records(rng, 80), Rows()
-    so_far: list[Record] = []
+    so_far: list[r.Record] = []
     for record in records:
         rows.add(record)
         so_far.append(record)
