@@ -123,9 +123,7 @@ class Retention:
         if record.function not in job.functions and record.function in self._users:
             job.functions.add(record.function)
             self._users[record.function].add(record.job)
-        self._left[number] = len(fresh)
-        job.rows.add(number)
-        return True
+        return self._needed_by(number, job)
 
     def _outcomes(self, number: int, record: OutcomesKept) -> bool:
         job = self._jobs.get(record.job)
@@ -138,7 +136,11 @@ class Retention:
         had.update(dict.fromkeys(fresh, number))
         if job.kept:  # only plain values are kept
             job.kept.difference_update(item.index for item in record.items if item.status != Status.OK)
-        self._left[number] = len(fresh)
+        return self._needed_by(number, job)
+
+    def _needed_by(self, number: int, job: _JobRows) -> bool:
+        """Note that the fresh tasks of a job need a row; return True."""
+        self._left[number] = len(self._fresh)
         job.rows.add(number)
         return True
 

@@ -171,6 +171,11 @@ class CellRunner:
         self, job: Job, options: CellOptions, view: View | None, printer: Printer, handle: DisplayHandle | None
     ) -> Job | None:
         """Let the job run on after the cell; return it if it is to be shown as the cell's value."""
+        self._show_in_background(job, view, printer, handle)
+        bound: Job | None = self._bind(options.out, job, shown=options.out is None and not job.watched)
+        return bound
+
+    def _show_in_background(self, job: Job, view: View | None, printer: Printer, handle: DisplayHandle | None) -> None:
         try:
             self._button.raise_if_pressed()
         except KeyboardInterrupt:
@@ -179,21 +184,12 @@ class CellRunner:
         if job.watched:
             display = view_choice.background_display(job, self._shell, view, self._started, printer, handle)
             self._views.add(job, display)
-        bound: Job | None = self._bind(options.out, job, shown=options.out is None and not job.watched)
-        return bound
 
     def _leave_to_the_cluster(
         self, job: Job, options: CellOptions, view: View | None, printer: Printer, handle: DisplayHandle | None
     ) -> str | None:
         """Show a detached job in the background; return its id if that is to be shown as the cell's value."""
-        try:
-            self._button.raise_if_pressed()
-        except KeyboardInterrupt:
-            job.cancel()
-            raise
-        if job.watched:
-            display = view_choice.background_display(job, self._shell, view, self._started, printer, handle)
-            self._views.add(job, display)
+        self._show_in_background(job, view, printer, handle)
         bound: str | None = self._bind(options.out, job.id.hex(), shown=options.out is None)
         return bound
 

@@ -65,6 +65,10 @@ class TaskLifecycle:
             self._state.free(task, settle=False)
         if task.deaths:
             self._state.blamed.pop(task, None)
+        self._hand_out(task, outcome)
+
+    def _hand_out(self, task: TaskRecord, outcome: OutcomeFrame) -> None:
+        """Deliver an outcome that is kept from now on, and note that the task has ended."""
         self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
         if task.links is not None:
             self._state.settled.append(task)
@@ -257,12 +261,7 @@ class TaskLifecycle:
         keep(task, outcome, (), "")
         self._state.free(task, settle=False)
         task.job.accepted -= 1
-        self._state.keep_bytes(task.job.owner, cost_of(outcome, task.job))
-        if task.links is not None:
-            self._state.settled.append(task)
-        if self._state.concluded is not None:
-            self._state.concluded.append(task)
-        self.deliver(task)
+        self._hand_out(task, outcome)
 
     def end(self, job: JobRecord) -> None:
         """Cancel the rest of a job, tasks that still come included."""

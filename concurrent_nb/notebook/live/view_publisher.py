@@ -22,26 +22,19 @@ from concurrent_nb.nodes.application.master_calls import MasterCalls, SeparateCa
 
 log = logging.getLogger(__name__)
 
-#: seconds between two questions whether a view is wanted
-TICK_S: Final = 1.0
+TICK_S: Final = 1.0  #: seconds between two questions whether a view is wanted
 #: a view without a reader is sent after this time in seconds, and this part of the job's age, since the last one
 UNWANTED_S: Final = 10.0
 UNWANTED_PART: Final = 0.25
 #: most of the processor time of one core that this takes: else it ticks later, up to LONGEST_TICK_S
 SHARE: Final = 0.05
 LONGEST_TICK_S: Final = 10.0
-#: ... and for the sake of the master, which each job asks: seconds between two ticks for each job
-TICK_OF_JOB_S: Final = 0.1
-#: seconds that a call may take
-CALL_S: Final = 5.0
-#: seconds after a call that has failed until the next one
-RETRY_S: Final = 5.0
-#: seconds after the end of a job in which its last view is tried again
-GIVE_UP_S: Final = 30.0
-#: seconds after the end of a job after which its display does not come to its own end any more
-SETTLED_S: Final = 5.0
-#: most seconds that the end of the interpreter waits for views that are due
-JOIN_S: Final = 1.0
+TICK_OF_JOB_S: Final = 0.1  #: ... and for the sake of the master, which each job asks: seconds between ticks per job
+CALL_S: Final = 5.0  #: seconds that a call may take
+RETRY_S: Final = 5.0  #: seconds after a call that has failed until the next one
+GIVE_UP_S: Final = 30.0  #: seconds after the end of a job in which its last view is tried again
+SETTLED_S: Final = 5.0  #: seconds after the end of a job after which its display does not come to its own end any more
+JOIN_S: Final = 1.0  #: most seconds that the end of the interpreter waits for views that are due
 
 
 class Shareable(Protocol):
