@@ -7,7 +7,7 @@ is that of the browser.
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
@@ -76,6 +76,8 @@ class _Pages(RequestHandler):
 class _Sockets(WebSocketHandler):
     """Passes messages of both sides on."""
 
+    connecting: ClassVar[set[object]] = set()  #: handlers whose connections to the server are being opened
+
     def initialize(self, target: str, connections: set[WebSocketClientConnection]) -> None:
         self.target, self.connections = target, connections
         self.server: WebSocketClientConnection | None = None
@@ -88,6 +90,7 @@ class _Sockets(WebSocketHandler):
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         offered = self.request.headers.get("Sec-WebSocket-Protocol", "")
+        self.connecting.add(self)
         try:
             self.server = await websocket_connect(
                 HTTPRequest(
@@ -101,6 +104,8 @@ class _Sockets(WebSocketHandler):
             )
         except HTTPClientError as error:
             raise HTTPError(error.code) from None
+        finally:
+            self.connecting.discard(self)
         self.connections.add(self.server)
         await super().get(*args, **kwargs)
 
@@ -152,7 +157,7 @@ def reverse_proxy(port: int) -> Iterator[str]:
         server.stop()
         await server.close_all_connections()
         for _ in range(100):  # requests whose answers come only now
-            if not client.active:
+            if not client.active and not _Sockets.connecting:
                 break
             await asyncio.sleep(0.05)
         client.close()
