@@ -103,10 +103,12 @@ class SqliteJournalStore:
         (self.folder / _BUFFERS).mkdir(mode=0o700, exist_ok=True)
         self._database = self._connect()
         try:
-            rows = self._prepare(is_new)
+            self._replay(self._prepare(is_new))
         except BaseException:
             self._database.close()
             raise
+
+    def _replay(self, rows: Sequence[JournalRow]) -> None:
         self._number = max((row.number for row in rows), default=0)
         self._files: Counter[bytes] = Counter()
         self._files_of: dict[int, list[bytes]] = {}
@@ -127,12 +129,15 @@ class SqliteJournalStore:
             self.folder / _DATABASE, isolation_level=None, timeout=5.0, check_same_thread=False, cached_statements=16
         )
         if self._why_no_log:
-            database.execute("PRAGMA locking_mode=EXCLUSIVE")
-            database.execute("PRAGMA journal_mode=PERSIST")
+            pragmas = ("locking_mode=EXCLUSIVE", "journal_mode=PERSIST", "synchronous=FULL")
         else:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA wal_autocheckpoint=0")
-        database.execute("PRAGMA synchronous=FULL")
+            pragmas = ("journal_mode=WAL", "wal_autocheckpoint=0", "synchronous=FULL")
+        try:
+            for pragma in pragmas:
+                database.execute(f"PRAGMA {pragma}")
+        except BaseException:  # the file is damaged
+            database.close()
+            raise
         return database
 
     def _prepare(self, is_new: bool) -> list[JournalRow]:

@@ -79,14 +79,21 @@ def _faults() -> int:
     return usage.ru_minflt + usage.ru_majflt
 
 
+class _OwnedFile(FileIO):
+    """A file that is closed with its object, without a warning: a thread may be interrupted before `with` has it."""
+
+    def close(self) -> None:
+        self._finalizing = False  # of FileIO, which warns if it is true
+        super().close()
+
+
 def _is_written(address: int, size: int) -> bool:
     """Return whether pages of a private mapping were written to; True if the system does not report it."""
     at = address // mmap.PAGESIZE * _ENTRY_BYTES
     end = at + -(-size // mmap.PAGESIZE) * _ENTRY_BYTES
     try:
-        # Opened each time, because a task may close descriptors that it did not open. An object has the descriptor: it
-        # is closed even if this thread is interrupted between opening it and `with`.
-        with FileIO("/proc/self/pagemap") as pagemap:
+        # Opened each time, because a task may close descriptors that it did not open.
+        with _OwnedFile("/proc/self/pagemap") as pagemap:
             while at < end:
                 entries = os.pread(pagemap.fileno(), min(_READ_BYTES, end - at), at)
                 if not entries or entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES].translate(None, _NOT_WRITTEN):
