@@ -158,7 +158,7 @@ def test_a_cluster_without_a_free_descriptor_waits_for_one(
         assert application.submit(pow, 2, 3).result(PATIENCE_S) == 8
         (slave,) = slaves_of(cluster).values()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        os.close(free := os.open(os.devnull, os.O_RDONLY))
+        free = min(a_free_descriptor() for _ in range(200))  # threads of the cluster open files for moments
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
         try:
             kill_here(slave)
@@ -167,6 +167,12 @@ def test_a_cluster_without_a_free_descriptor_waits_for_one(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert future.result(PATIENCE_S) == 1024
+
+
+def a_free_descriptor() -> int:
+    time.sleep(0.005)
+    os.close(free := os.open(os.devnull, os.O_RDONLY))
+    return free
 
 
 def test_workers_in_a_template_need_a_number() -> None:

@@ -19,8 +19,14 @@ class ProcessReader:
         self._known: dict[int, psutil.Process] = {}
 
     def read(self, pids: Iterable[int]) -> dict[int, ProcessReading]:
-        """Return what the system says about these processes, without those that it does not know any more."""
-        import psutil  # here: a slave's workers start before it is loaded
+        """Return what the system says about these processes, without those that it does not know any more.
+
+        Empty while this process is short of descriptors: the next look may succeed.
+        """
+        try:
+            import psutil  # here: a slave's workers start before it is loaded
+        except OSError:
+            return {}
 
         before, self._known = self._known, {}
         readings: dict[int, ProcessReading] = {}
@@ -28,7 +34,7 @@ class ProcessReader:
             try:
                 process = before.get(pid) or psutil.Process(pid)
                 readings[pid] = _read(process)
-            except psutil.Error:  # it has ended, which others notice
+            except (psutil.Error, OSError):  # it has ended, which others notice; or this process is short of something
                 continue
             self._known[pid] = process
         return readings
