@@ -64,6 +64,7 @@ GOOD: dict[str, Any] = {
     "slave": "nobody",
     "slaves": 1,
     "slots": 1,
+    "unattended": False,
     "value": 1000,
     "versions": versions(),
     "view": {"format": 1},

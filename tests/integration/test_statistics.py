@@ -282,6 +282,6 @@ def test_a_job_of_a_cell_has_its_notebook_and_cell(cluster: Cluster) -> None:
         assert origin_of("magic") == ("plans/fits.ipynb", "c-1")
         assert origin_of("f") == ("plans/fits.ipynb", "c-2")
         assert ("plans/fits.ipynb", "c-3") in [(job["notebook"], job["cell"]) for job in admin.call("stats")["jobs"]]
-        assert origin_of("elsewhere") == ("", "")
+        assert origin_of("elsewhere") == ("plans/fits.ipynb", "")  # of a cell without an id
         run_cell("%concurrent stop", "c-4")
         eventually(lambda: len(admin.call("status")["clients"]) <= 1, "the notebook has left")
