@@ -274,7 +274,9 @@ class Cluster:
             self._launched.close()
         if self.connection_file is not None:
             with contextlib.suppress(ConcurrentError):  # a killed master has left its file
-                connection_file.remove(self.connection_file, self._epoch)
+                left = connection_file.read(self.connection_file)
+                is_ours = self._identity is not None and left.master_key == self._identity.public_key
+                connection_file.remove(self.connection_file, left.epoch if is_ours else self._epoch)
         for slave in slaves:
             if slave.supervisor is not None and slave.supervisor is not threading.current_thread():
                 slave.supervisor.join()
