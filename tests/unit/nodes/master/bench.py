@@ -18,7 +18,8 @@ from concurrent_nb.wire.codec import Buffers
 from concurrent_nb.wire.session import Session
 
 ALICE, BOB, EAST = SessionId(b"alice's session."), SessionId(b"bob's session..."), SessionId(b"east's session..")
-KEYS = {ALICE: b"alice's key", BOB: b"bob's key", EAST: b"east's key"}
+WEST = SessionId(b"west's session..")
+KEYS = {ALICE: b"alice's key", BOB: b"bob's key", EAST: b"east's key", WEST: b"west's key"}
 JOB = b"j" * 16
 
 

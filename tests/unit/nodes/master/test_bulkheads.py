@@ -17,9 +17,8 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Envelope, decode_error, encode, function_digest
 from tests.fuzzer.held import held_for
-from tests.unit.nodes.master.bench import ALICE, BOB, EAST, KEYS, Bench, function
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, KEYS, WEST, Bench, function
 
-WEST = SessionId(b"west's session..")
 HERS, HIS = b"h" * 16, b"g" * 16
 SEGMENT = b"s" * 16
 MIB = 1024 * 1024
@@ -59,7 +58,6 @@ class Place(Bench):
     def __init__(self, limits: Limits = DEFAULT) -> None:
         self.reader, self.store = SegmentReader(), ObjectStore()
         super().__init__(self.store, self.reader, limits)
-        KEYS[WEST] = b"west's key"
         self.client(ALICE)
         self.slave(EAST, slots=4)
         self.send(ALICE, opened(HERS), function(b"hers"))

@@ -5,12 +5,10 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers
 from tests.journal_in_memory import JournalInMemory
-from tests.unit.nodes.master.bench import ALICE, EAST, JOB, KEYS, Bench, function
+from tests.unit.nodes.master.bench import ALICE, EAST, JOB, KEYS, WEST, Bench, function
 
 OPENED = m.OpenJob(JOB, "fits", False, False)
 REJOIN_S = 10.0
-WEST = SessionId(b"west's session..")
-KEYS[WEST] = b"west's key"
 
 
 def submit(*indexes: int, keep: bool = False) -> m.Submit:

@@ -3,13 +3,12 @@
 import pytest
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.master.task_pages import PAGE_TASKS, TaskPage
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
-from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function, with_two_clients
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, WEST, Bench, function, with_two_clients
 
-WEST = SessionId(b"west's session..")
 ALICES, BOBS = KEYS[ALICE].decode(), KEYS[BOB].decode()
 
 
@@ -90,11 +89,7 @@ def test_a_slave_drains_and_its_tasks_go_elsewhere(bench: Bench) -> None:
     assert not [message for message in bench.sent_to(EAST) if isinstance(message, m.Assign)]
     bench.core.requests.drain_slave("east", bench.now)
     assert not [message for message in bench.sent_to(EAST) if isinstance(message, m.Drain)]
-    KEYS[WEST] = b"west's key"
-    try:
-        bench.slave(WEST, slots=2)
-    finally:
-        del KEYS[WEST]
+    bench.slave(WEST, slots=2)
     assert bench.core.scheduler.slaves[WEST].tasks
 
 
@@ -172,11 +167,7 @@ def test_long_traces_come_in_pages() -> None:
 def test_slaves_get_the_level_of_logs_also_those_that_come_later(bench: Bench) -> None:
     assert bench.core.requests.set_log_level("DEBUG") == 1
     assert bench.sent_to(EAST) == [m.SetLogLevel("DEBUG")]
-    KEYS[WEST] = b"west's key"
-    try:
-        bench.slave(WEST)
-    finally:
-        del KEYS[WEST]
+    bench.slave(WEST)
     assert m.SetLogLevel("DEBUG") in bench.sent_to(WEST)
 
 
