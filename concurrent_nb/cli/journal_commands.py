@@ -99,7 +99,7 @@ def _size_of(folder: Path) -> int:
 
 
 def describe_row(row: JournalRow) -> dict[str, Any]:
-    """Return what a record says, for people: ids in hexadecimal, and of payloads only the size in bytes."""
+    """Return a record as text for people: ids in hexadecimal, and the sizes of payloads in bytes."""
     record = row.record
     described: dict[str, Any] = {"number": row.number, "record": type(record).__name__}
     for field in record.__struct_fields__:

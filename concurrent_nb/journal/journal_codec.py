@@ -92,5 +92,5 @@ def decode_row(number: int, data: bytes) -> JournalRow:
         buffers.append(bytes(view[start : start + place]))
         start += place
     if start != len(data) or len(buffers) != buffer_count(header.record):
-        raise JournalDamaged(f"record {number} of the journal has other buffers than it says")
+        raise JournalDamaged(f"record {number} of the journal does not have the buffers that it lists")
     return JournalRow(number, header.record, buffers)

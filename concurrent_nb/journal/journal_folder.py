@@ -73,7 +73,7 @@ def why_no_log(folder: Path, mounts: Path = _MOUNTS) -> str:
 
 
 def file_system_of(folder: Path, mounts: Path = _MOUNTS) -> str:
-    """Return the name of the file system of a folder; "" where the system does not say."""
+    """Return the name of the file system of a folder; "" if it is not known."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:

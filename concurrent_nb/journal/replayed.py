@@ -1,4 +1,4 @@
-"""What the records of a journal say about open jobs, when they are read in their order. Pure."""
+"""The open jobs of a journal, made from its records in their order. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class _Folded:
 
 
 def replay(records: Iterable[KeptRecord]) -> Replayed:
-    """Return what records say. Those about jobs and tasks of which nothing is known say nothing."""
+    """Return the open jobs of records. Records of unknown jobs and tasks are ignored."""
     result = Replayed()
     jobs: dict[bytes, _Folded] = {}
     for record, buffers in records:

@@ -1,6 +1,6 @@
 """Which rows of the journal are still needed. Pure: the same records in the same order give the same answer.
 
-Each record says what is over by now: rows of which nothing is needed any more are to be deleted together with the
+Each record may end tasks and jobs: rows of which nothing is needed any more are to be deleted together with the
 addition of that record. So the journal has what is open, and neither grows with finished tasks nor with time.
 """
 
